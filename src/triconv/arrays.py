@@ -1,0 +1,63 @@
+"""Arrays as they come in and go out: which dtypes there are, and where results lie in memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+COMPUTED = ("float32", "float64", "complex64", "complex128")
+STORED = {"float16": "float32", "bfloat16": "float32"}
+"""dtypes that are only stored, and what they are computed in."""
+
+
+def operand(name: str, value: ArrayLike) -> Array:
+    """The value as an array of a dtype that the operations take."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not taken, their mask would be lost; use {name}.filled(...)")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array: {str(error).splitlines()[0]}") from None
+    if array.dtype.name not in COMPUTED and array.dtype.name not in STORED:
+        raise TypeError(f"{name} of dtype {array.dtype}: {_expected(array.dtype)}")
+    return array
+
+
+def common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
+    """NumPy's promotion of the dtypes, in the machine's byte order."""
+    try:
+        dtype = np.result_type(*dtypes)
+    except TypeError:
+        names = " and ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(
+            f"dtypes {names}: NumPy has no common type for them; cast one, for example to float32"
+        ) from None
+    if dtype.name not in COMPUTED and dtype.name not in STORED:
+        raise TypeError(f"dtype {dtype}: {_expected(dtype)}")
+    return dtype.newbyteorder("=")
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that a result of this dtype is computed in."""
+    return np.dtype(STORED.get(dtype.name, dtype))
+
+
+def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple[int, ...]) -> Array:
+    """An uninitialised array in the memory order of another one, or with its axes in the given physical order."""
+    try:
+        if isinstance(order, tuple):
+            return np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
+        return np.empty_like(order, dtype=dtype, shape=shape, subok=False)
+    except (MemoryError, ValueError):
+        need = prod(shape) * np.dtype(dtype).itemsize
+        raise MemoryError(f"{what} to shape {shape} asks for {need} bytes") from None
+
+
+def _expected(dtype: np.dtype[Any]) -> str:
+    to = "float64" if dtype.kind in "iubf" else "complex128" if dtype.kind == "c" else "a numeric array"
+    return f"expected {', '.join((*COMPUTED, *STORED))}; cast it, for example with .astype({to!r})"

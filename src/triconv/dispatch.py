@@ -1,0 +1,138 @@
+"""Which engine computes a problem: the ordered list of engines, the choice, and the plan that explains it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from .engine import Engine, Run
+from .engines import im2row, matrix, reference
+from .form import OPERANDS, Problem, Role, equation
+
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (im2row, matrix, reference)}
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One operation at one size, an engine for it, and why none of the others. str(plan) explains it to a person."""
+
+    problem: Problem
+    engine: Engine
+    why_not: dict[str, str]
+
+    @cached_property
+    def run(self) -> Run:
+        """The callable run(a, b, out); built when it is first asked for."""
+        return self.engine.build(self.problem)
+
+    @property
+    def flops(self) -> int:
+        return self.problem.flops
+
+    @property
+    def bytes(self) -> int:
+        return self.problem.bytes
+
+    @property
+    def workspace(self) -> int:
+        """The most bytes that a call allocates besides its result."""
+        return self.engine.workspace(self.problem)
+
+    @property
+    def seconds(self) -> float:
+        """The engine's own estimate of one call."""
+        return self.engine.cost(self.problem)
+
+    def shape(self, role: Role) -> tuple[int, ...]:
+        return self.problem.shape(role)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<14} {text}" for name, text in self.rows())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What the plan says, as (name, text)."""
+        problem = self.problem
+        arrays = [f"{role.value} {problem.shape(role)}" for role in (*OPERANDS[problem.produces], problem.produces)]
+        rows = [
+            ("operation", f"{problem.name}, {problem.dtype}"),
+            ("shapes", f"{arrays[0]} · {arrays[1]} → {arrays[2]}"),
+            ("equation", equation(problem)),
+            *_phases(problem),
+            ("work", f"{problem.flops:,} flops on {_bytes(problem.bytes)}, workspace at most {_bytes(self.workspace)}"),
+            ("engine", f"{self.engine.name}, about {_seconds(self.seconds)}"),
+        ]
+        return rows + [(f"not {name}", reason) for name, reason in self.why_not.items()]
+
+
+@lru_cache(maxsize=1024)
+def choose(problem: Problem, engine: str = AUTO) -> Plan:
+    """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
+    if engine != AUTO and engine not in ENGINES:
+        raise ValueError(f'engine={engine!r}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
+    wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
+    refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
+    able = [one for name, one in wanted.items() if name not in refused]
+    if not able:
+        reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
+        raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
+    fitting = [one for one in able if _bytes_asked(problem, one) <= memory()]
+    if not fitting:
+        need = min(_bytes_asked(problem, one) for one in able)
+        shape = problem.shape(problem.produces)
+        raise MemoryError(f"{problem.name} to shape {shape} asks for {need} bytes, more than this machine's {memory()}")
+    best = min(fitting, key=lambda one: one.cost(problem))
+
+    def why_not(one: Engine) -> str:
+        if one.name in refused:
+            return "; ".join(refused[one.name])
+        if one.name not in wanted:
+            return f'engine="{engine}" was asked for'
+        if one not in fitting:
+            return f"its workspace of {_bytes(one.workspace(problem))} does not fit in memory"
+        return f"slower: about {_seconds(one.cost(problem))}"
+
+    return Plan(problem, best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
+
+
+def _bytes_asked(problem: Problem, engine: Engine) -> int:
+    return problem.bytes_of(problem.produces) + engine.workspace(problem)
+
+
+@lru_cache(maxsize=1)
+def memory() -> int:
+    """The machine's physical memory in bytes; more than any array where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
+def _phases(problem: Problem) -> list[tuple[str, str]]:
+    """For a strided transpose, the taps that reach each residue of the visible positions, axis by axis."""
+    if problem.produces is not Role.VISIBLE:
+        return []
+    rows = []
+    for a, axis in enumerate(problem.geometry.axes):
+        if 1 < axis.stride <= 8:
+            phases = [f"{p.first}, {p.first + axis.stride}, … from taps {list(p.taps)}" for p in axis.phases]
+            rows.append((f"phases {a}", f"visible positions {'; '.join(phases)}"))
+    return rows
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:,.4g} TiB"
+
+
+def _seconds(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.2g} {unit}"
+    return f"{seconds / 1e-9:.2g} ns"

@@ -1,0 +1,40 @@
+"""What an engine is: a way to compute the operations, and what it says of itself before it computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .form import Problem
+
+Array = NDArray[Any]
+
+Run = Callable[[Array, Array, Array], None]
+"""run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
+
+The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One algorithm, as data.
+
+    why_not(problem) lists the reasons why it cannot take the problem; empty means that it can.
+    cost(problem) estimates the seconds of one call. workspace(problem) is the most bytes a call allocates besides
+    the result. build(problem) does all that needs no array and returns the callable; ask once, call often.
+    """
+
+    name: str
+    why_not: Callable[[Problem], tuple[str, ...]]
+    cost: Callable[[Problem], float]
+    workspace: Callable[[Problem], int]
+    build: Callable[[Problem], Run]
+
+
+def takes_all(_problem: Problem) -> tuple[str, ...]:
+    """The `why_not` of an engine that is total."""
+    return ()

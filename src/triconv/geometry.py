@@ -1,0 +1,240 @@
+"""Sizes and index arithmetic, one axis at a time.
+
+This is the only module that knows which visible position a hidden position and a kernel tap meet,
+
+    x = s·c + e·k − p
+
+how a border extends an axis, and which sizes belong together. Everything is plain data: frozen, hashable, and carrying
+both sizes, so that no other module ever derives one from the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Border = Literal["zero", "circular", "reflect", "replicate"]
+Pads = tuple[int, int] | Literal["valid", "same", "full"]
+Index = NDArray[np.intp]
+
+BORDERS: tuple[Border, ...] = ("zero", "circular", "reflect", "replicate")
+OUTSIDE = -1
+"""The source of a position that the zero border supplies."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The visible positions first, first + s, first + 2s, … of a transpose, and the taps that reach them.
+
+    The j-th of them receives hidden position j + offset through each tap: a stride-1 contraction of its own.
+    """
+
+    first: int
+    taps: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution: both sizes, kernel, stride s, dilation e, padding (before, after), bank t, border."""
+
+    visible: int
+    hidden: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+    bank: int = 1
+    border: Border = "zero"
+
+    @property
+    def span(self) -> int:
+        """How many positions the dilated kernel covers."""
+        return span(self.kernel, self.dilation)
+
+    @property
+    def reach(self) -> int:
+        """How many positions, from the first of the padding on, all the windows together cover."""
+        return self.stride * (self.hidden - 1) + self.span
+
+    def with_bank(self, period: int) -> Axis:
+        """The same axis with kernels that repeat with a period."""
+        return replace(self, bank=period)
+
+    def position(self, c: Index | int, k: Index | int) -> Index:
+        """The visible position s·c + e·k − p, in the padding where it is negative or at least `visible`."""
+        return np.asarray(self.stride * c + self.dilation * k - self.before, dtype=np.intp)
+
+    def source(self, position: Index) -> Index:
+        """The visible index that a position reads after the border map, OUTSIDE where the border is zero."""
+        last = self.visible - 1
+        match self.border:
+            case "zero":
+                return np.where((position < 0) | (position > last), OUTSIDE, position)
+            case "circular":
+                wrapped: Index = np.mod(position, self.visible)
+                return wrapped
+            case "replicate":
+                return np.clip(position, 0, last).astype(np.intp)
+            case "reflect":
+                return last - np.abs(last - np.abs(position))
+
+    @cached_property
+    def sources(self) -> Index:
+        """The visible index of each (hidden position, tap), shape (hidden, kernel)."""
+        return self.source(self.position(np.arange(self.hidden)[:, None], np.arange(self.kernel)[None, :]))
+
+    @cached_property
+    def extension(self) -> Index:
+        """The visible index of each of the `reach` positions that the windows cover, padding included."""
+        return self.source(np.arange(self.reach) - self.before)
+
+    @cached_property
+    def banks(self) -> Index:
+        """The kernel of the bank that each hidden position uses: c mod t."""
+        return np.arange(self.hidden) % self.bank
+
+    @property
+    def interior(self) -> range:
+        """The hidden positions whose whole window lies inside the visible; those before and after are the edges."""
+        first = -(-self.before // self.stride)
+        last = (self.visible + self.before - self.span) // self.stride
+        first = min(first, self.hidden)
+        return range(first, max(first, min(last + 1, self.hidden)))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The residue phases of the stride: which taps of which hidden positions reach a visible position."""
+        phases = []
+        for first in range(min(self.stride, self.visible)):
+            padded = first + self.before
+            taps = tuple(k for k in range(self.kernel) if (padded - self.dilation * k) % self.stride == 0)
+            offsets = tuple((padded - self.dilation * k) // self.stride for k in taps)
+            phases.append(Phase(first, taps, offsets))
+        return tuple(phases)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The axes of a convolution, and whether its weight carries bank axes."""
+
+    axes: tuple[Axis, ...] = ()
+    banked: bool = False
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    @property
+    def visible(self) -> tuple[int, ...]:
+        return tuple(axis.visible for axis in self.axes)
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return tuple(axis.hidden for axis in self.axes)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(axis.kernel for axis in self.axes)
+
+    @property
+    def bank(self) -> tuple[int, ...]:
+        return tuple(axis.bank for axis in self.axes)
+
+    @cached_property
+    def reads(self) -> Index:
+        """The flat visible position of each (flat hidden position, flat tap), OUTSIDE on a zero border."""
+        reads, outside = np.zeros((1, 1), dtype=np.intp), np.zeros((1, 1), dtype=np.bool_)
+        for axis in self.axes:
+            reads = pairs(np.add, reads * axis.visible, axis.sources)
+            outside = pairs(np.logical_or, outside, axis.sources == OUTSIDE)
+        return np.where(outside, OUTSIDE, reads)
+
+
+def pairs(combine: np.ufunc, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Combine every entry of a with every entry of b: shapes (A, B) and (a, b) give (A·a, B·b)."""
+    combined: NDArray[Any] = combine(a[:, None, :, None], b[None, :, None, :])
+    return combined.reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
+
+
+def span(kernel: int, dilation: int) -> int:
+    """How many positions a dilated kernel covers."""
+    return dilation * (kernel - 1) + 1
+
+
+def pads_of(pads: Pads, visible: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """The padding (before, after) that "valid", "same" or "full" mean for a visible size."""
+    covered = span(kernel, dilation)
+    match pads:
+        case "valid":
+            return 0, 0
+        case "full":
+            return covered - 1, covered - 1
+        case "same":
+            total = max((-(-visible // stride) - 1) * stride + covered - visible, 0)
+            return total // 2, total - total // 2
+    return pads
+
+
+def forward(visible: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border, where: str) -> Axis:
+    """The axis that a visible size gives; `where` names the axis in the error when there is none."""
+    before, after = pads_of(pads, visible, kernel, stride, dilation)
+    covered = span(kernel, dilation)
+    padded = before + visible + after
+    if padded < covered:
+        raise ValueError(
+            f"kernel size {kernel} with dilation {dilation} covers {covered} positions: "
+            f"expected at most the padded visible size {padded}{where}"
+        )
+    if border == "reflect" and max(before, after) >= visible:
+        raise ValueError(
+            f"padding ({before}, {after}): a reflect border must be narrower than the visible size {visible}{where}"
+        )
+    hidden = (padded - covered) // stride + 1
+    return Axis(visible, hidden, kernel, stride, dilation, before, after, border=border)
+
+
+def pooled(visible: int, window: int, stride: int, dilation: int, pads: Pads, ceil: bool, where: str) -> Axis:
+    """The axis of a pooling; `ceil` keeps a last window that the visible fills in part, if it starts inside."""
+    axis = forward(visible, window, stride, dilation, pads, "zero", where)
+    left_over = (axis.before + visible + axis.after - axis.span) % stride
+    if ceil and left_over and axis.hidden * stride < axis.before + visible:
+        axis = replace(axis, hidden=axis.hidden + 1, after=axis.after + stride - left_over)
+    empty = np.flatnonzero((axis.sources == OUTSIDE).all(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"padding ({axis.before}, {axis.after}): the window of hidden position {empty[0]} sees padding only{where}"
+        )
+    return axis
+
+
+def backward(
+    visible: int | None, hidden: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border, where: str
+) -> Axis:
+    """The axis that a hidden size gives; without a visible size, the smallest that yields it."""
+    candidates = _visible_sizes(hidden, kernel, stride, dilation, pads, border)
+    if not candidates:
+        raise ValueError(
+            f"hidden size {hidden}: no visible size yields it with kernel size {kernel}, stride {stride}, "
+            f"dilation {dilation} and padding {pads!r}{where}"
+        )
+    if visible is not None and visible not in candidates:
+        sizes = f"{candidates[0]}" if len(candidates) == 1 else f"{candidates[0]} to {candidates[-1]}"
+        raise ValueError(f"visible size {visible}: hidden size {hidden} comes from visible size {sizes}{where}")
+    return forward(visible or candidates[0], kernel, stride, dilation, pads, border, where)
+
+
+def _visible_sizes(hidden: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border) -> range:
+    """The visible sizes that yield a hidden size, at most `stride` of them."""
+    covered = stride * (hidden - 1) + span(kernel, dilation)
+    if pads == "same":
+        least, narrowest = stride * (hidden - 1) + 1, -(-(covered + 2) // 3)  # (covered − X) / 2 ≤ X − 1
+    else:
+        before, after = pads_of(pads, 1, kernel, stride, dilation)
+        least, narrowest = covered - before - after, max(before, after) + 1
+    return range(max(least, narrowest if border == "reflect" else 1), least + stride)

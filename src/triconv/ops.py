@@ -1,0 +1,338 @@
+"""The three operations on NumPy arrays: validate, allocate, dispatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .arguments import Bank, Groups, Padding, PerAxis
+from .arrays import allocate, common_dtype, compute_dtype, operand
+from .dispatch import AUTO, Plan, choose
+from .form import OPERATIONS, Problem, Role, weight_order
+from .problem import Options, problem_hidden, problem_visible, problem_weight
+
+Array = NDArray[Any]
+Border = str | tuple[str, ...]
+
+
+def conv(
+    visible: ArrayLike,
+    weight: ArrayLike,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: Groups = 1,
+    border: Border = "zero",
+    engine: str = AUTO,
+    precision: str = "default",
+) -> Array:
+    """Convolve in any number of dimensions: hidden from visible and weight. The kernel is not flipped.
+
+    ::
+
+        h[n, o, c] = Σ_{i,k}  w[c mod t, o, i, k] · v[n, i, s∘c + e∘k − p]
+
+    Parameters
+    ----------
+    visible
+        (N, C_in, *X), with any number of spatial axes X, also none (an affine map).
+    weight
+        (C_out, C_in/groups, *K), the same kernel everywhere; or (*t, C_out, C_in/groups, *K), a bank of kernels that
+        repeats with period t along each axis: 1 shares the kernel, the hidden size connects locally.
+    stride, dilation
+        s and e: an int, or one per axis.
+    padding
+        p: an int, one per axis, (before, after) per axis, or "valid" (0), "same" (hidden size = ceil(X / s), the odd
+        one after) or "full" (every position that the kernel touches).
+    groups
+        An int, or a channel graph: a boolean (C_out, C_in) array. A graph's weight is dense, (C_out, C_in, *K); its
+        entries outside the graph are ignored.
+    border
+        What the padding reads: "zero", "circular", "reflect" (without the edge value) or "replicate"; or one per axis.
+        A zero border takes part in the products: 0 · inf is NaN.
+    engine
+        "auto" for the cheapest that can, or the name of one; see `explain`.
+    precision
+        "highest" forbids engines that regroup the sum through transforms.
+
+    Returns
+    -------
+    numpy.ndarray
+        hidden (N, C_out, *Y) with Y = floor((X + before + after − e·(K−1) − 1) / s) + 1, in the memory order of
+        visible. float32, float64, complex64 or complex128 by NumPy's promotion (complex numbers are not conjugated);
+        float16 and bfloat16 are computed in float32 and rounded once.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, its value and what was expected, before anything is computed.
+    MemoryError
+        With the bytes asked for.
+
+    Notes
+    -----
+    ``H = W @_d V`` in Goodfellow 2010, section 4. Its derivatives are `conv_transpose` and `conv_weight`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import triconv
+    >>> signal = np.array([[[1.0, 2.0, 4.0, 8.0]]])
+    >>> triconv.conv(signal, np.array([[[1.0, -1.0]]]))
+    array([[[-1., -2., -4.]]])
+    >>> triconv.conv(signal, np.array([[[1.0, -1.0]]]), stride=2, padding=((0, 1),), border="circular")
+    array([[[-1., -4.]]])
+    """
+    v, w, dtype = _operands("visible", visible, "weight", weight)
+    options = Options(stride, padding, dilation, groups, border, precision)
+    return _run(problem_hidden(v.shape, w.shape, compute_dtype(dtype), options), engine, v, w, dtype)
+
+
+def conv_transpose(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    *,
+    visible_size: PerAxis | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: Groups = 1,
+    border: Border = "zero",
+    engine: str = AUTO,
+    precision: str = "default",
+) -> Array:
+    """Apply the exact transpose of `conv`: visible from hidden and weight. The kernel is not flipped.
+
+    ::
+
+        v[n, i, x] = Σ_{o,c,k : s∘c + e∘k − p = x}  w[c mod t, o, i, k] · h[n, o, c]
+
+    It is conv's gradient with respect to visible and, used forward, the strided transposed convolution that upsamples.
+    With a border, what conv reads from the border is added back to where the border took it from.
+
+    Parameters
+    ----------
+    hidden
+        (N, C_out, *Y).
+    weight
+        As for `conv`: (C_out, C_in/groups, *K) or (*t, C_out, C_in/groups, *K).
+    visible_size
+        X, an int or one per axis: a size from which conv makes this hidden size. None is the smallest.
+    stride, padding, dilation, groups, border, engine, precision
+        As for `conv`.
+
+    Returns
+    -------
+    numpy.ndarray
+        visible (N, C_in, *X), in the memory order of hidden; dtypes as for `conv`. Transposed, not conjugated.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `conv`; a visible_size that does not yield this hidden is told which sizes do.
+
+    Notes
+    -----
+    ``R = W @_d^T H`` in Goodfellow 2010, sections 3 and 4; "integrated backward" in the lecture of Šegvić.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import triconv
+    >>> triconv.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2)
+    array([[[ 1.,  2., 13., 20., 30.]]])
+    >>> triconv.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2, visible_size=6)
+    array([[[ 1.,  2., 13., 20., 30.,  0.]]])
+    """
+    h, w, dtype = _operands("hidden", hidden, "weight", weight)
+    options = Options(stride, padding, dilation, groups, border, precision)
+    return _run(problem_visible(h.shape, w.shape, visible_size, compute_dtype(dtype), options), engine, h, w, dtype)
+
+
+def conv_weight(
+    visible: ArrayLike,
+    hidden: ArrayLike,
+    kernel_size: PerAxis,
+    *,
+    bank: Bank = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: Groups = 1,
+    border: Border = "zero",
+    engine: str = AUTO,
+    precision: str = "default",
+) -> Array:
+    """Correlate hidden with visible: conv's gradient with respect to weight. The kernel is not flipped.
+
+    ::
+
+        w[b, o, i, k] = Σ_{n,c : c mod t = b}  h[n, o, c] · v[n, i, s∘c + e∘k − p]
+
+    Parameters
+    ----------
+    visible, hidden
+        (N, C_in, *X) and (N, C_out, *Y), of sizes that belong together.
+    kernel_size
+        K, an int or one per axis.
+    bank
+        None for a shared kernel; or the period t, an int or one per axis, "local" meaning the hidden size.
+    stride, padding, dilation, groups, border, engine, precision
+        As for `conv`. Outside a channel graph the result is exactly zero.
+
+    Returns
+    -------
+    numpy.ndarray
+        weight (C_out, C_in/groups, *K), or (*t, C_out, C_in/groups, *K) with a bank; in memory the hidden channels are
+        innermost, as layers keep their weights. dtypes as for `conv`.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `conv`.
+
+    Notes
+    -----
+    ``A = H #_d V`` in Goodfellow 2010, sections 2 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import triconv
+    >>> signal, cotangent = np.array([[[1.0, 2.0, 4.0, 8.0]]]), np.array([[[1.0, 0.0, 1.0]]])
+    >>> triconv.conv_weight(signal, cotangent, 2)
+    array([[[ 5., 10.]]])
+    >>> triconv.conv_weight(signal, cotangent, 2, bank="local")[:, 0, 0]
+    array([[1., 2.],
+           [0., 0.],
+           [4., 8.]])
+    """
+    v, h, dtype = _operands("visible", visible, "hidden", hidden)
+    options = Options(stride, padding, dilation, groups, border, precision)
+    return _run(problem_weight(v.shape, h.shape, kernel_size, bank, compute_dtype(dtype), options), engine, v, h, dtype)
+
+
+def flip(weight: ArrayLike, *, rank: int | None = None) -> Array:
+    """Reverse a weight along its kernel axes, as a view: with it `conv` is true convolution.
+
+    ::
+
+        flip(w)[…, k] = w[…, K − 1 − k]
+
+    Parameters
+    ----------
+    weight
+        (C_out, C_in/groups, *K), or with a bank (*t, C_out, C_in/groups, *K).
+    rank
+        The number of kernel axes, which are the last; None means all but two, as a weight without a bank has.
+
+    Raises
+    ------
+    ValueError
+        When the weight has fewer axes.
+
+    Notes
+    -----
+    The "inverted filter" of *Inside Convolutional Networks*; the "rotated filter" of *Gradient in convolutional neural
+    networks*, section 2; ``flip2d`` in the lecture of Šegvić.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import triconv
+    >>> signal, kernel = np.array([1.0, 2.0, 4.0]), np.array([1.0, 10.0])
+    >>> triconv.conv(signal[None, None], triconv.flip(kernel[None, None]), padding="full")[0, 0]
+    array([ 1., 12., 24., 40.])
+    >>> np.convolve(signal, kernel)
+    array([ 1., 12., 24., 40.])
+    """
+    array = np.asarray(weight)
+    axes = array.ndim - 2 if rank is None else rank
+    if not 0 <= axes <= array.ndim - 2:
+        raise ValueError(f"rank={rank}: expected 0 to {max(array.ndim - 2, 0)} for a weight of shape {array.shape}")
+    return np.flip(array, tuple(range(array.ndim - axes, array.ndim)))
+
+
+def explain(
+    operation: str,
+    visible_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: Groups = 1,
+    border: Border = "zero",
+    engine: str = AUTO,
+    precision: str = "default",
+    dtype: Any = "float32",
+) -> Plan:
+    """Say what an operation would do at these shapes, without doing it. The kernel is not flipped.
+
+    ::
+
+        T(v, w, h) = Σ_{n,o,i,c,k}  h[n, o, c] · w[c mod t, o, i, k] · v[n, i, s∘c + e∘k − p]
+
+    Parameters
+    ----------
+    operation
+        "conv", "conv_transpose" or "conv_weight": the derivative of T to be explained.
+    visible_shape, weight_shape
+        (N, C_in, *X) and (C_out, C_in/groups, *K), or with a bank (*t, C_out, C_in/groups, *K).
+    stride, padding, dilation, groups, border, engine, precision
+        As for `conv`.
+    dtype
+        Of the operands.
+
+    Returns
+    -------
+    Plan
+        Shapes, flops, bytes, workspace in bytes, the chosen engine, seconds by its own estimate, and for every other
+        engine why not; ``print`` shows it to a person.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As the operation itself.
+
+    Notes
+    -----
+    The form and its three derivatives: Goodfellow 2010, section 7.
+
+    Examples
+    --------
+    >>> import triconv
+    >>> plan = triconv.explain("conv_weight", (8, 3, 32, 32), (16, 3, 5, 5), engine="reference")
+    >>> plan.flops
+    15052800
+    >>> plan.why_not["im2row"]
+    'engine="reference" was asked for'
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation={operation!r}: expected one of {', '.join(OPERATIONS)}")
+    options = Options(stride, padding, dilation, groups, border, precision)
+    kind = compute_dtype(common_dtype(np.dtype(dtype)))
+    problem = problem_hidden(tuple(visible_shape), tuple(weight_shape), kind, options)
+    return choose(problem.producing(OPERATIONS[operation]), engine)
+
+
+def _operands(first: str, a: ArrayLike, second: str, b: ArrayLike) -> tuple[Array, Array, np.dtype[Any]]:
+    one, two = operand(first, a), operand(second, b)
+    return one, two, common_dtype(one.dtype, two.dtype)
+
+
+def _run(problem: Problem, engine: str, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
+    """The operation on operands cast to the problem's dtype, in an array of `dtype`."""
+    plan = choose(problem, engine)
+    order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else a
+    out = allocate(problem.name, problem.shape(problem.produces), problem.dtype, order)
+    if problem.batch == 0:
+        out[...] = 0
+    else:
+        # Infinities and NaN travel as IEEE says; they are values here, not accidents to warn of.
+        with np.errstate(all="ignore"):
+            plan.run(a.astype(problem.dtype, copy=False), b.astype(problem.dtype, copy=False), out)
+    return out.astype(dtype, copy=False)
