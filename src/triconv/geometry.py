@@ -62,6 +62,11 @@ class Axis:
         """How many positions, from the first of the padding on, all the windows together cover."""
         return self.stride * (self.hidden - 1) + self.span
 
+    @property
+    def visible_bank(self) -> int:
+        """The period over visible positions of what a bank does to them: s·t, or no period where it is local."""
+        return self.visible if self.bank == self.hidden else min(self.stride * self.bank, self.visible)
+
     def with_bank(self, period: int) -> Axis:
         """The same axis with kernels that repeat with a period."""
         return replace(self, bank=period)
@@ -82,7 +87,8 @@ class Axis:
             case "replicate":
                 return np.clip(position, 0, last).astype(np.intp)
             case "reflect":
-                return last - np.abs(last - np.abs(position))
+                mirrored: Index = last - np.abs(last - np.abs(position))
+                return mirrored
 
     @cached_property
     def sources(self) -> Index:

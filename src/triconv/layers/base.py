@@ -1,0 +1,143 @@
+"""What a layer is, how layers are stacked, and the backpropagation algorithm as the lecture writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .losses import softmax_cross_entropy
+
+Array = NDArray[Any]
+Loss = Callable[[Array, Any], tuple[float, Array]]
+
+
+class Parameter:
+    """A value to be learned, and the gradient of the loss with respect to it: None until a backward pass.
+
+    Layers that share a parameter, as a tied autoencoder's do, each add their part to the gradient.
+    """
+
+    def __init__(self, value: Array) -> None:
+        self.value = value
+        self.gradient: Array | None = None
+
+    def add_gradient(self, part: Array) -> None:
+        self.gradient = part if self.gradient is None else self.gradient + part
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.value.shape}, dtype={self.value.dtype})"
+
+
+class Layer:
+    """One function of the model: `forward` caches what `backward` needs, `backward` stores the parameters' gradients.
+
+    A layer is the lecture's interface (Šegvić, "Layer interface") under the names of today: forward is its
+    ``fwd_pass``, backward its ``bwd_pass``, and what it keeps in ``dtheta`` is in each parameter's gradient.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Parameter] = {}
+        self._cache: Any = None
+
+    def forward(self, x: Array) -> Array:
+        """The layer's output for an input x, with the examples along the first axis."""
+        raise NotImplementedError
+
+    def backward(self, gradient: Array) -> Array:
+        """The loss's gradient with respect to the last input, from that with respect to the output."""
+        raise NotImplementedError
+
+    def remember(self, value: Any) -> None:
+        self._cache = value
+
+    def recall(self) -> Any:
+        """What the last forward pass remembered."""
+        if self._cache is None:
+            raise RuntimeError(f"{type(self).__name__}.backward: expected a forward pass first")
+        return self._cache
+
+
+class Sequential(Layer):
+    """Layers one after the other; its parameters are theirs, named by position: "0.weight".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from triconv.layers import Conv, Flatten, ReLU, Sequential
+    >>> model = Sequential([Conv(1, 4, (3, 3), padding="same"), ReLU(), Flatten()])
+    >>> model.forward(np.zeros((2, 1, 5, 5), np.float32)).shape
+    (2, 100)
+    >>> list(model.parameters)
+    ['0.weight', '0.bias']
+    """
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        self.parameters = {
+            f"{number}.{name}": parameter
+            for number, layer in enumerate(self.layers)
+            for name, parameter in layer.parameters.items()
+        }
+
+    def forward(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, gradient: Array) -> Array:
+        for layer in reversed(self.layers):
+            gradient = layer.backward(gradient)
+        return gradient
+
+
+def backprop(layers: Sequence[Layer], x: Array, y: Any, loss: Loss = softmax_cross_entropy) -> float:
+    """Compute the loss of a stack of layers and every parameter's gradient. Kernels are not flipped.
+
+    ::
+
+        q ← x;  for l in L: q ← l.forward(q);    dq ← ∂loss(q, y)/∂q;  for l in reversed(L): dq ← l.backward(dq)
+
+    Parameters
+    ----------
+    layers
+        Compatible neighbours, applied in order.
+    x, y
+        Inputs and targets, examples along the first axis.
+    loss
+        Returns (loss, gradient with respect to its first argument).
+
+    Returns
+    -------
+    float
+        The loss; gradients are in each layer's parameters, those of an earlier call are gone.
+
+    Notes
+    -----
+    "Backward pass: algorithm" in the lecture of Šegvić.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from triconv.layers import Affine, backprop
+    >>> layer = Affine(2, 2, dtype="float64")
+    >>> layer.parameters["weight"].value[...] = np.eye(2)
+    >>> round(backprop([layer], np.array([[1.0, 1.0]]), np.array([1])), 6)
+    0.693147
+    >>> layer.parameters["weight"].gradient
+    array([[ 0.5,  0.5],
+           [-0.5, -0.5]])
+    """
+    for layer in layers:
+        for parameter in layer.parameters.values():
+            parameter.gradient = None
+    q = np.asarray(x)
+    for layer in layers:
+        q = layer.forward(q)
+    value, dq = loss(q, y)
+    for layer in reversed(layers):
+        dq = layer.backward(dq)
+    return value
