@@ -39,6 +39,11 @@ OPERATIONS: dict[str, Role] = {"conv": Role.HIDDEN, "conv_transpose": Role.VISIB
 """The public name of the operation that produces each role."""
 
 
+def name_of(produces: Role) -> str:
+    """The public name of the operation that produces a role."""
+    return next(name for name, role in OPERATIONS.items() if role is produces)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One operation at one size: all that an engine may ask before it sees an array."""
@@ -54,7 +59,7 @@ class Problem:
     @property
     def name(self) -> str:
         """The public name of the operation."""
-        return next(name for name, role in OPERATIONS.items() if role is self.produces)
+        return name_of(self.produces)
 
     def producing(self, role: Role) -> Problem:
         """The operation that produces another role, at the same size."""
