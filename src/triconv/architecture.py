@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import LOCAL, bank_per_axis, channels_of, per_axis
+from .arguments import bank_per_axis, channels_of, per_axis
 from .arrays import allocate
 from .form import weight_order
 from .geometry import Geometry
@@ -167,9 +167,14 @@ class Architecture:
         return len(self.size)
 
     @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of one example, from the visible through every stage to the code."""
+        codes = [(c.hidden_channels, *c.geometry(c.visible_size or ()).hidden) for c in self.convolutions]
+        return [(self.channels, *self.size), *codes]
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
-        last = self.convolutions[-1]
-        return (last.hidden_channels, *last.geometry(last.visible_size or ()).hidden)
+        return self.shapes[-1]
 
     @property
     def code_size(self) -> int:
@@ -197,4 +202,6 @@ class Architecture:
         return cls(size=tuple(data.pop("size")), stages=stages, **data)
 
 
-__all__ = ["LOCAL", "Activation", "Architecture", "Bank", "Convolution", "Scheme", "Stage", "initial"]
+def default_stages(size: tuple[int, ...]) -> tuple[Stage, ...]:
+    """Stages for images of a size when none are named."""
+    return (Stage(16, (3,) * len(size), (1,) * len(size), "same"),)

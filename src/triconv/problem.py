@@ -104,10 +104,10 @@ def _split_weight(weight: Shape, rank: int) -> tuple[Shape | None, Shape, Shape]
 
 def _match_weight(weight: Shape, per_group: int, channels: Channels) -> None:
     if per_group != channels.weight[1]:
-        by = "" if channels.groups == 1 else f" / {channels.groups} groups"
+        by = "" if channels.groups == 1 else f" in each of {channels.groups} groups"
         raise ValueError(
-            f"weight of shape {weight}: expected {channels.visible}{by} = {channels.weight[1]} visible channels, "
-            f"got {per_group}"
+            f"weight of shape {weight}: expected {channels.weight[1]} visible channels{by}, "
+            f"as visible has {channels.visible}, got {per_group}"
         )
 
 

@@ -104,8 +104,8 @@ def check_identity(
     bound = terms * EPSILON * float(np.vdot(tape.call(Role.HIDDEN, sizes).value, sizes[Role.HIDDEN].value))
     return [
         Check(
-            f"⟨hidden, conv⟩ = ⟨{role.value}, {name_of(role)}⟩",
-            "T(visible, weight, hidden)",
+            f"⟨h, conv⟩ = ⟨{role.value[0]}, {name_of(role)}⟩",
+            "T(v, w, h)",
             abs(form[Role.HIDDEN] - form[role]),
             2 * bound,
         )
@@ -152,7 +152,7 @@ def check_gradients(
     >>> from triconv.testing import check_gradients
     >>> checks = check_gradients((2, 3, 9), (4, 3, 3), order=1, stride=2)
     >>> print(checks[0].name, "=", checks[0].formula, checks[0].passed)
-    ∂conv / ∂visible = conv_transpose(conv(visible, weight), weight) True
+    ∂conv / ∂v = conv_transpose(conv(v, w), w) True
     """
     if order < 1:
         raise ValueError(f"order={order}: expected at least 1")
@@ -185,7 +185,7 @@ class _Function:
         for number in range(len(self.us) + 1):
             if number:
                 u = self.us[number - 1]
-                outputs = [(g, Variable(u[role], f"u{number}_{role.value}")) for role, g in found.items()]
+                outputs = [(g, Variable(u[role], f"u{number}_{role.value[0]}")) for role, g in found.items()]
             gradients = self.tape.gradients(outputs, [arrays[role] for role in roles])
             found = {role: g for role, g in zip(roles, gradients, strict=True) if g is not None}
         return found
@@ -221,7 +221,7 @@ def _check_operation(
             slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * STEP)
             far = _moved(_sizes(arrays), role, 2 * STEP * np.abs(direction[role]))
             yield Check(
-                f"{_power('∂', level)}{name_of(produces)} / {_power(f'∂{role.value}', level)}",
+                f"{_power('∂', level)}{name_of(produces)} / {_power(f'∂{role.value[0]}', level)}",
                 gradient.text,
                 abs(slope - float(np.vdot(gradient.value, direction[role]))),
                 (level + 1) * terms * EPSILON * 18 / (12 * STEP) * f.bound(far),
@@ -229,7 +229,7 @@ def _check_operation(
 
 
 def _moved(arrays: dict[Role, Variable], role: Role, by: Array) -> dict[Role, Variable]:
-    return {**arrays, role: Variable(arrays[role].value + by, role.value)}
+    return {**arrays, role: Variable(arrays[role].value + by, arrays[role].name)}
 
 
 def _sizes(arrays: dict[Role, Variable]) -> dict[Role, Variable]:
@@ -248,11 +248,11 @@ def _arrays(
     geometry = plan.problem.geometry
     bank = geometry.bank if geometry.banked else None
     rng = np.random.default_rng(seed)
-    arrays = {role: Variable(rng.standard_normal(plan.shape(role)), role.value) for role in Role}
+    arrays = {role: Variable(rng.standard_normal(plan.shape(role)), role.value[0]) for role in Role}
     mask = plan.problem.channels.mask
     if mask is not None:  # what lies outside a graph is ignored, so its gradient is zero by definition
         arrays[Role.WEIGHT] = Variable(
-            arrays[Role.WEIGHT].value * mask.reshape(*mask.shape, *(1,) * geometry.rank), Role.WEIGHT.value
+            arrays[Role.WEIGHT].value * mask.reshape(*mask.shape, *(1,) * geometry.rank), Role.WEIGHT.value[0]
         )
     terms = sum(prod(plan.shape(role)) for role in Role)  # more than any sum on the way has
     return Tape(geometry.visible, geometry.kernel, bank, options), arrays, terms

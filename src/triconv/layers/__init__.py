@@ -1,6 +1,6 @@
 """Layers on NumPy arrays behind the lectures' interface, losses, and the optimisers that train them."""
 
-from .base import Layer, Parameter, Sequential, backprop
+from .base import Layer, Parameter, Sequential, backprop, in_batches
 from .convolution import Affine, Conv, ConvTranspose
 from .elementwise import ReLU, Sigmoid, Tanh
 from .losses import binary_cross_entropy, hinge, mean_squared_error, softmax_cross_entropy
@@ -26,6 +26,7 @@ __all__ = [
     "backprop",
     "binary_cross_entropy",
     "hinge",
+    "in_batches",
     "mean_squared_error",
     "softmax_cross_entropy",
 ]

@@ -141,3 +141,8 @@ def backprop(layers: Sequence[Layer], x: Array, y: Any, loss: Loss = softmax_cro
     for layer in reversed(layers):
         dq = layer.backward(dq)
     return value
+
+
+def in_batches(model: Layer, inputs: Array, size: int = 256) -> Array:
+    """A model's outputs for many inputs, some at a time."""
+    return np.concatenate([model.forward(inputs[start : start + size]) for start in range(0, len(inputs), size)])

@@ -1,0 +1,181 @@
+"""The commands about autoencoders: train one, encode with it, reconstruct with it."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..architecture import Activation, Architecture, default_stages
+from ..autoencoder import Autoencoder
+from ..data import Dataset, load, save_pictures
+from ..files import replace_file
+from ..layers import in_batches
+from ..recipe import Noise, Recipe
+from ..report import report
+from ..train import CHECKPOINT, MODEL, Run, Stopped
+from . import parse
+from .app import INTERRUPTED, command, console, fail
+from .display import progress_display
+
+RUNS = Path("runs")
+"""Where runs go that are not told where."""
+
+Size = Annotated[int | None, typer.Option(help="Cut pictures into squares of this many pixels.", min=1)]
+Trained = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.")]
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, a picture, .npy or .npz.")]
+
+
+@command
+def train(
+    context: typer.Context,
+    images: Annotated[
+        Path | None,
+        typer.Argument(metavar="IMAGES", help="A folder of pictures, .npy or .npz (N, C, *X); none: digits."),
+    ] = None,
+    size: Size = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="CHANNELS[,kernel=K][,stride=S][,padding=P][,bank=T|local]; once for each stage."),
+    ] = None,
+    tied: Annotated[bool, typer.Option(help="Decode with the encoder's weights.")] = False,
+    inner: Annotated[Activation, typer.Option(help="Nonlinearity between stages.")] = "relu",
+    code: Annotated[Activation, typer.Option(help="Nonlinearity of the code.")] = "identity",
+    output: Annotated[Activation, typer.Option(help="Nonlinearity of the reconstruction.")] = "identity",
+    greedy: Annotated[bool, typer.Option(help="Train stage by stage instead of end to end.")] = False,
+    noise: Annotated[Noise, typer.Option(help="Denoising: what corrupts the input.")] = "none",
+    amount: Annotated[float, typer.Option(help="Its standard deviation, or the share of values it masks.")] = 0.0,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.", min=0)] = Recipe.epochs,
+    batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = Recipe.batch,
+    rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = Recipe.rate,
+    tune_epochs: Annotated[int, typer.Option(help="Passes to fine-tune the classifier.", min=0)] = Recipe.tune_epochs,
+    tune_rate: Annotated[float, typer.Option(help="Learning rate of the fine-tuning.")] = Recipe.tune_rate,
+    seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; it must be new.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder.")] = None,
+) -> None:
+    """Train a convolutional autoencoder.
+
+    With labels a classifier is fine-tuned from it too; both are compared with simpler ways to do the same.
+    """
+    if resume is not None:
+        _refuse_others(context)
+        run = Run.resume(resume, _load_source)
+    else:
+        dataset = load(images, size=size)
+        channels, *shape = dataset.images.shape[1:]
+        stages = tuple(parse.stage(text, len(shape)) for text in stage or ()) or default_stages(tuple(shape))
+        architecture = Architecture(channels, tuple(shape), stages, tied, inner, code, output)
+        recipe = Recipe(epochs, batch, rate, greedy, noise, amount, tune_epochs, tune_rate, seed)
+        source = {"images": None if images is None else str(images.resolve()), "size": size}
+        run = Run(_new_folder(out, dataset.name), dataset, architecture, recipe, source)
+    _train(run)
+
+
+def _train(run: Run) -> None:
+    console.print(f"{run.dataset.name}: {len(run.seen.images)} images to learn, {len(run.unseen.images)} unseen")
+    shapes = " → ".join(str(shape) for shape in run.architecture.shapes)
+    console.print(f"{shapes}: {run.architecture.code_size} code values", highlight=False)
+    try:
+        with progress_display() as show:
+            run.train(show)
+    except Stopped:
+        fail(f"stopped and saved; to continue: triconv train --resume {run.folder}", INTERRUPTED)
+    table = Table(title=f"on {len(run.unseen.images)} unseen images", show_header=False, box=SIMPLE_HEAD)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in report(run).rows():
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"wrote {run.folder}", highlight=False, soft_wrap=True)
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """A resumed run takes its options from its checkpoint; others would be ignored, so they are refused."""
+    for name in context.params:
+        origin = context.get_parameter_source(name)
+        if name != "resume" and origin is not None and origin.name == "COMMANDLINE":
+            raise ValueError(f"--resume with {name}: a resumed run keeps the options it was started with")
+
+
+def _load_source(source: dict[str, Any]) -> Dataset:
+    return load(source["images"], size=source["size"])
+
+
+def _new_folder(out: Path | None, name: str) -> Path:
+    """The folder of a new run; one without a run in it, so that nothing is overwritten."""
+    numbered = (RUNS / (Path(name).stem + (f"-{number}" if number > 1 else "")) for number in count(1))
+    folder = out or next(folder for folder in numbered if not folder.exists())
+    if (folder / CHECKPOINT).exists() or (folder / MODEL).exists():
+        raise ValueError(
+            f"--out {folder}: expected a new folder, but it holds a run; continue it with --resume {folder}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (probe := folder / ".write").touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot write there: {error.strerror}") from None
+    return folder
+
+
+@command
+def encode(
+    run: Trained,
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npy file to write.")] = Path("codes.npy"),
+    size: Size = None,
+) -> None:
+    """Write the codes of images.
+
+    An .npy array (N, channels, *positions).
+    """
+    model, dataset = _open(run, images, size)
+    codes = np.concatenate([model.encode(part) for part in np.array_split(dataset.images, _parts(dataset))])
+    with replace_file(output) as beside, beside.open("wb") as file:
+        np.save(file, codes)
+    console.print(f"wrote {output}: {codes.shape} {codes.dtype}", highlight=False, soft_wrap=True)
+
+
+@command
+def reconstruct(
+    run: Trained,
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path("reconstructions"),
+    size: Size = None,
+) -> None:
+    """Write the reconstructions of images.
+
+    Pictures, or an .npy file for arrays that are none.
+    """
+    model, dataset = _open(run, images, size)
+    reconstructed = in_batches(model, dataset.images)
+    error = float(np.mean((reconstructed - dataset.images) ** 2, dtype=np.float64))
+    output.mkdir(parents=True, exist_ok=True)
+    if reconstructed.ndim == 4 and reconstructed.shape[1] in (1, 3):
+        written = f"{len(save_pictures(reconstructed, output))} pictures"
+    else:
+        with replace_file(output / "reconstructions.npy") as beside, beside.open("wb") as file:
+            np.save(file, reconstructed)
+        written = f"reconstructions.npy {reconstructed.shape}"
+    console.print(f"wrote {output}: {written}, mean squared error {error:.5f}", highlight=False, soft_wrap=True)
+
+
+def _open(run: Path, images: Path, size: int | None) -> tuple[Autoencoder, Dataset]:
+    model = Autoencoder.open(run / MODEL if (run / MODEL).exists() else run / CHECKPOINT)
+    dataset = load(images, size=size)
+    expected = (model.architecture.channels, *model.architecture.size)
+    if dataset.images.shape[1:] != expected:
+        raise ValueError(
+            f"{images}: images of shape {dataset.images.shape[1:]}: expected {expected}, as {run} was trained on"
+        )
+    return model, dataset
+
+
+def _parts(dataset: Dataset) -> int:
+    return -(-len(dataset.images) // 256)

@@ -1,0 +1,268 @@
+"""The training loop: phases of epochs of steps, progress, and checkpoints from which a run continues bit by bit.
+
+What a step does depends on nothing but the parameters, the optimiser's state and where the step is: the order of the
+examples and the noise on them are drawn from a seed made of (seed, phase, epoch, step). So a checkpoint is those arrays
+and that place, and may be taken after any step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil, isfinite
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checkpoint
+from .architecture import Architecture
+from .autoencoder import Autoencoder, load_parameters
+from .data import Dataset
+from .files import replace_file
+from .interruptions import interruptions
+from .layers import Adam, Layer, Parameter, Sequential, backprop, in_batches, mean_squared_error, softmax_cross_entropy
+from .layers.base import Loss
+from .recipe import Recipe, corrupt, decay
+
+Array = NDArray[Any]
+
+CHECKPOINT, MODEL, METRICS = "checkpoint.safetensors", "model.safetensors", "metrics.jsonl"
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is: so many steps into an epoch of a phase, with the sum of the losses of this epoch so far."""
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display shows after a step."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    loss: float
+    images: int
+    all_images: int
+    metrics: dict[str, Any] | None = None
+    """The line of metrics.jsonl, when the step ended an epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """One model trained with one optimiser on one data set: a stage of greedy training, the whole, the classifier."""
+
+    name: str
+    epochs: int
+    rate: float
+    model: Layer
+    parameters: dict[str, Parameter]
+    loss: Loss
+    inputs: Array
+    targets: Array
+    unseen_inputs: Array
+    unseen_targets: Array
+    noisy: bool
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """The user stopped the run; it is saved."""
+
+
+class Run:
+    """A training run: a data set, an architecture and a recipe, in a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        architecture: Architecture,
+        recipe: Recipe,
+        source: dict[str, Any] | None = None,
+    ) -> None:
+        if dataset.images.shape[1:] != (architecture.channels, *architecture.size):
+            raise ValueError(
+                f"images of shape {dataset.images.shape}: expected (N, {architecture.channels}, *{architecture.size})"
+            )
+        self.folder, self.dataset, self.architecture, self.recipe = folder, dataset, architecture, recipe
+        self.source = source or {}
+        self.seen, self.unseen = dataset.split()
+        self.model = Autoencoder(architecture, seed=recipe.seed)
+        self.place = Place()
+        self.metrics: list[dict[str, Any]] = []
+        self._optimizer: Adam | None = None
+        self._saved_at = monotonic()
+
+    @cached_property
+    def classifier(self) -> Sequential | None:
+        """The classifier, which starts as a copy of the encoder at the moment when it is first asked for."""
+        if self.dataset.labels is None:
+            return None
+        return self.model.classifier(int(self.dataset.labels.max()) + 1, seed=self.recipe.seed)
+
+    @property
+    def phase_names(self) -> list[str]:
+        stages = [f"stage {number}" for number in range(len(self.architecture.stages))] if self.recipe.greedy else []
+        return [*(stages or ["autoencoder"]), *(["classifier"] if self.dataset.labels is not None else [])]
+
+    @property
+    def finished(self) -> bool:
+        return self.place.phase >= len(self.phase_names)
+
+    def phase(self, number: int) -> Phase:
+        """The phase of a number, with the models as they are now."""
+        name, recipe = self.phase_names[number], self.recipe
+        seen, unseen = self.seen.images, self.unseen.images
+        if name == "classifier":
+            assert self.classifier
+            assert self.seen.labels is not None
+            assert self.unseen.labels is not None
+            return Phase(
+                name,
+                recipe.tune_epochs,
+                recipe.tune_rate,
+                self.classifier,
+                self.classifier.parameters,
+                softmax_cross_entropy,
+                seen,
+                self.seen.labels,
+                unseen,
+                self.unseen.labels,
+                noisy=False,
+            )
+        model: Layer = self.model
+        parameters = self.model.parameters
+        if recipe.greedy:
+            seen, unseen = (in_batches(self.encoder(number), images) for images in (seen, unseen))
+            model, parameters = self.model.stage(number), self.model.stage_parameters(number)
+        loss = mean_squared_error
+        return Phase(name, recipe.epochs, recipe.rate, model, parameters, loss, seen, seen, unseen, unseen, noisy=True)
+
+    def encoder(self, stages: int) -> Sequential:
+        """The first stages of the encoder."""
+        return Sequential(self.model.encoders[:stages])
+
+    def train(self, progress: Callable[[Progress], None] = lambda _: None) -> None:
+        """Train from where the run is to its end. Raises Stopped, with everything saved, when the user interrupts."""
+        with interruptions() as interrupted:
+            while not self.finished:
+                phase = self.phase(self.place.phase)
+                if self._optimizer is None:
+                    self._optimizer = Adam(phase.parameters, phase.rate)
+                self._train_phase(phase, self._optimizer, progress, interrupted)
+                self.place, self._optimizer = Place(self.place.phase + 1), None
+                self.save()
+        self.save_model()
+
+    def _train_phase(
+        self, phase: Phase, optimizer: Adam, progress: Callable[[Progress], None], interrupted: Callable[[], bool]
+    ) -> None:
+        number, count = self.place.phase, len(phase.inputs)
+        steps = ceil(count / self.recipe.batch)
+        for epoch in range(self.place.epoch, phase.epochs):
+            order = np.random.default_rng([self.recipe.seed, number, epoch]).permutation(count)
+            for step in range(self.place.step, steps):
+                chosen = order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
+                optimizer.rate = phase.rate * decay((epoch * steps + step) / (phase.epochs * steps))
+                loss = self._step(phase, optimizer, chosen, [self.recipe.seed, number, epoch, step])
+                total = self.place.total + loss * len(chosen)
+                done = epoch * count + step * self.recipe.batch + len(chosen)
+                self.place = Place(number, epoch, step + 1, total)
+                line = self._end_epoch(phase) if step + 1 == steps else None
+                average = total / (step * self.recipe.batch + len(chosen))
+                progress(Progress(phase.name, epoch + 1, phase.epochs, average, done, phase.epochs * count, line))
+                if interrupted():
+                    self.save()
+                    raise Stopped
+                if monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                    self.save()
+
+    def _step(self, phase: Phase, optimizer: Adam, chosen: Array, seed: list[int]) -> float:
+        inputs, targets = phase.inputs[chosen], phase.targets[chosen]
+        if phase.noisy:
+            inputs = corrupt(inputs, self.recipe.noise, self.recipe.amount, np.random.default_rng(seed))
+        loss = backprop([phase.model], inputs, targets, phase.loss)
+        if not isfinite(loss):
+            raise FloatingPointError(
+                f"loss={loss} in phase {phase.name}, epoch {self.place.epoch + 1}: expected a finite number; "
+                f"a learning rate below {phase.rate} may help"
+            )
+        optimizer.step()
+        return loss
+
+    def _end_epoch(self, phase: Phase) -> dict[str, Any]:
+        unseen = phase.loss(in_batches(phase.model, phase.unseen_inputs), phase.unseen_targets)[0]
+        epoch, loss = self.place.epoch + 1, self.place.total / len(phase.inputs)
+        line = {"phase": phase.name, "epoch": epoch, "loss": loss, "unseen": unseen}
+        self.metrics.append(line)
+        self.place = Place(self.place.phase, epoch)
+        return line
+
+    def save(self) -> None:
+        """Write checkpoint and metrics; each is whole or the one before."""
+        arrays = {f"model.{name}": one.value for name, one in self.model.parameters.items()}
+        if "classifier" in self.__dict__ and self.classifier is not None:
+            arrays |= {f"classifier.{name}": one.value for name, one in self.classifier.parameters.items()}
+        if self._optimizer is not None:
+            arrays |= {f"optimizer.{name}": array for name, array in self._optimizer.state.items()}
+        checkpoint.save(self.folder / CHECKPOINT, arrays, self._description() | {"place": asdict(self.place)})
+        with replace_file(self.folder / METRICS) as beside:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in self.metrics), encoding="utf-8")
+        self._saved_at = monotonic()
+
+    def save_model(self) -> None:
+        """Write the weights and the architecture that rebuilds them."""
+        arrays = {f"model.{name}": one.value for name, one in self.model.parameters.items()}
+        if self.classifier is not None:
+            arrays |= {f"classifier.{name}": one.value for name, one in self.classifier.parameters.items()}
+        checkpoint.save(self.folder / MODEL, arrays, self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_json(),
+            "recipe": asdict(self.recipe),
+            "source": self.source,
+            "fingerprint": self.dataset.fingerprint,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def resume(cls, folder: Path, load: Callable[[dict[str, Any]], Dataset]) -> Run:
+        """The run in a folder, where its checkpoint left it; `load` finds the data again by the source it came from."""
+        arrays, description = checkpoint.load(folder / CHECKPOINT)
+        try:
+            architecture = Architecture.from_json(description["architecture"])
+            recipe, place = Recipe(**description["recipe"]), Place(**description["place"])
+            source, fingerprint, metrics = (description[key] for key in ("source", "fingerprint", "metrics"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / CHECKPOINT}: expected a checkpoint of this version ({error})") from None
+        dataset = load(source)
+        if dataset.fingerprint != fingerprint:
+            raise ValueError(f"{dataset.name}: expected the images that {folder} was trained on, but they have changed")
+        run = cls(folder, dataset, architecture, recipe, source)
+        run.place, run.metrics = place, metrics
+        try:
+            run._restore(arrays)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{folder / CHECKPOINT}: weights of another architecture: {error}") from None
+        return run
+
+    def _restore(self, arrays: dict[str, Array]) -> None:
+        load_parameters(self.model.parameters, checkpoint.part(arrays, "model."))
+        if (tuned := checkpoint.part(arrays, "classifier.")) and self.classifier is not None:
+            load_parameters(self.classifier.parameters, tuned)
+        if state := checkpoint.part(arrays, "optimizer."):
+            phase = self.phase(self.place.phase)
+            self._optimizer = Adam(phase.parameters, phase.rate)
+            self._optimizer.restore(state)
