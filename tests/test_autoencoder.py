@@ -19,14 +19,14 @@ RNG = np.random.default_rng(11)
 STEP, CLOSE = 1e-6, 1e-8
 
 ARCHITECTURES = {
-    "one stage": Architecture(2, (5, 4), (Stage(3, (3, 2), (1, 1)),), code="sigmoid", output="sigmoid"),
+    "one stage": Architecture(2, (5, 4), (Stage(3, (3, 2), (1, 1)),), tied=False, code="sigmoid", output="sigmoid"),
     "one stage tied": Architecture(2, (5, 4), (Stage(3, (3, 2), (1, 1)),), tied=True, code="tanh", output="sigmoid"),
     "strided with left-over": Architecture(1, (8, 7), (Stage(3, (3, 3), (2, 3)),), tied=True, code="tanh"),
-    "stacked": Architecture(1, (8,), (Stage(3, (3,), (2,), "same"), Stage(4, (2,), (1,))), inner="tanh"),
+    "stacked": Architecture(1, (8,), (Stage(3, (3,), (2,), "same"), Stage(4, (2,), (1,))), tied=False, inner="tanh"),
     "stacked tied, local": Architecture(
         1, (6, 6), (Stage(2, (3, 3), (1, 1), bank="local"), Stage(3, (2, 2), (2, 2), bank=(2, 1))), True, "tanh"
     ),
-    "three dimensions": Architecture(1, (4, 3, 3), (Stage(2, (2, 2, 2), (2, 1, 1)),), code="sigmoid"),
+    "three dimensions": Architecture(1, (4, 3, 3), (Stage(2, (2, 2, 2), (2, 1, 1)),), tied=False, code="sigmoid"),
     "no dimensions": Architecture(6, (), (Stage(4, (), ()), Stage(2, (), ())), tied=True, inner="sigmoid"),
 }
 

@@ -153,7 +153,7 @@ def test_pictures_in_colour(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = run("train", folder, "--size", "6", "--epochs", "1", "--stage", "4,kernel=3", "--out", out)
     assert result.exit_code == 0, result.output
-    assert "28 images to learn, 8 unseen" in result.output  # 3 × 2 crops of each picture
+    assert "28 images to learn, 8 unseen" in " ".join(result.output.split())  # 3 × 2 crops of each picture
     assert "accuracy" not in result.output
     result = run("reconstruct", out, folder, "--size", "6", "-o", tmp_path / "back")
     assert result.exit_code == 0, result.output

@@ -56,7 +56,7 @@ def stopping_after(steps: int, act: Callable[[], None]) -> Callable[[Any], None]
 def test_losses_are_torchs_for_50_steps(tied: bool) -> None:
     """The digits' default architecture, its initial weights, batches and optimiser, in float64."""
     images = load().split()[0].images.astype(np.float64)
-    architecture = Architecture(1, (8, 8), default_stages((8, 8)), tied)
+    architecture = Architecture(1, (8, 8), default_stages(1, (8, 8)), tied)
     model = Autoencoder(architecture, dtype="float64")
     tensors = {name: torch.tensor(one.value, requires_grad=True) for name, one in model.parameters.items()}
     ours, theirs = Adam(model.parameters, 3e-3), torch.optim.Adam(tensors.values(), 3e-3)

@@ -134,7 +134,7 @@ class Architecture:
     channels: int
     size: tuple[int, ...]
     stages: tuple[Stage, ...]
-    tied: bool = False
+    tied: bool = True
     inner: Activation = "relu"
     code: Activation = "identity"
     output: Activation = "identity"
@@ -202,6 +202,22 @@ class Architecture:
         return cls(size=tuple(data.pop("size")), stages=stages, **data)
 
 
-def default_stages(size: tuple[int, ...]) -> tuple[Stage, ...]:
-    """Stages for images of a size when none are named."""
-    return (Stage(16, (3,) * len(size), (1,) * len(size), "same"),)
+def default_stages(channels: int, size: tuple[int, ...]) -> tuple[Stage, ...]:
+    """Stages for images of a size when none are named: halved until 4 positions are left, then one code for the whole.
+
+    The code has three eighths as many values as the image, and 128 at most.
+    """
+    code = min(max(3 * channels * prod(size) // 8, 1), 128)
+    kernel = tuple(min(3, positions) for positions in size)
+    stride = tuple(2 if positions > 16 else 1 for positions in size)
+    stages: list[Stage] = []
+    while not stages or any(positions > 4 for positions in size):
+        stages.append(Stage(64 if stages else 32, kernel, stride, "same"))
+        size = tuple(-(-positions // step) for positions, step in zip(size, stride, strict=True))
+        stride = tuple(2 if positions > 4 else 1 for positions in size)
+    return (*stages, Stage(code, size, (1,) * len(size), "valid"))
+
+
+def default_output(images: Array) -> Activation:
+    """The nonlinearity of a reconstruction when none is named: sigmoid where all values lie in [0, 1]."""
+    return "sigmoid" if images.min() >= 0 and images.max() <= 1 else "identity"

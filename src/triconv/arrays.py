@@ -39,7 +39,7 @@ def common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
         ) from None
     if dtype.name not in COMPUTED and dtype.name not in STORED:
         raise TypeError(f"dtype {dtype}: {_expected(dtype)}")
-    return dtype.newbyteorder("=")
+    return dtype
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -33,7 +33,7 @@ class Autoencoder(Layer):
     architecture
         Channels, sizes, stages and nonlinearities: `triconv.architecture.Architecture`.
     seed
-        Of the initial weights: He's where a ReLU follows the encoder, Glorot's elsewhere.
+        Of the initial weights, which have Glorot's variance; biases start at zero.
     dtype
         Of the parameters.
 
@@ -70,9 +70,9 @@ class Autoencoder(Layer):
             down = architecture.output if number == 0 else architecture.inner
             options = {**spec.options, "bank": spec.bank, "visible_size": spec.visible_size, "dtype": dtype}
             seen, hidden, kernel = spec.visible_channels, spec.hidden_channels, spec.kernel_size
-            encoder = Conv(seen, hidden, kernel, init=_scheme(up), seed=rng, **options)
+            encoder = Conv(seen, hidden, kernel, init="glorot", seed=rng, **options)
             shared = encoder.weight if architecture.tied else None
-            decoder = ConvTranspose(hidden, seen, kernel, init=_scheme(down), seed=rng, weight=shared, **options)
+            decoder = ConvTranspose(hidden, seen, kernel, init="glorot", seed=rng, weight=shared, **options)
             self.encoders.append(Sequential([encoder, *_activation(up)]))
             self.decoders.append(Sequential([decoder, *_activation(down)]))
             for stack, layer in (("encoder", encoder), ("decoder", decoder)):
@@ -142,7 +142,3 @@ def _activation(name: Activation) -> list[Layer]:
         raise ValueError(f"activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")
     made = ACTIVATIONS[name]
     return [] if made is None else [made()]
-
-
-def _scheme(name: Activation) -> Any:
-    return "he" if name == "relu" else "glorot"

@@ -281,19 +281,25 @@ def _crops(pixels: Array, size: int, file: Path) -> Array:
 
 def _arrays(path: Path) -> tuple[Array, Array | None]:
     labels = None
-    with _reading(path, "an .npy or .npz file"):
-        with path.open("rb") as file:
-            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
-                raise ValueError("it is another kind of file, or empty")
-        content = np.load(path, allow_pickle=False)
+    with _reading(path, "an .npy or .npz file"), path.open("rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("it is another kind of file, or empty")
+        file.seek(0)
+        content = np.load(file, allow_pickle=False)
         if isinstance(content, np.lib.npyio.NpzFile):
             with content:
-                images = content[_images_name(content.files)]
-                labels = content["labels"] if "labels" in content.files else None
+                images = _member(content, _images_name(content.files))
+                labels = _member(content, "labels") if "labels" in content.files else None
         else:
             images = content
     images = _floats(path, images)
     return images, None if labels is None else _classes(path, labels, len(images))
+
+
+def _member(archive: np.lib.npyio.NpzFile, name: str) -> Array:
+    if isinstance(array := archive[name], np.ndarray):
+        return array
+    raise ValueError(f'what it has as "{name}" is no array')
 
 
 def _images_name(names: list[str]) -> str:

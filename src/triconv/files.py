@@ -13,10 +13,11 @@ class WriteError(OSError):
     """One line that says what could not be written, and why."""
 
     def __init__(self, path: Path | str, reason: OSError | str) -> None:
+        number = None
         if isinstance(reason, OSError):
-            self.errno = reason.errno
-            reason = reason.strerror or str(reason) or type(reason).__name__
+            number, reason = reason.errno, reason.strerror or str(reason) or type(reason).__name__
         super().__init__(f"cannot write {path}: {reason.splitlines()[0]}")
+        self.errno = number
 
 
 @contextmanager

@@ -207,15 +207,15 @@ def forward(visible: int, kernel: int, stride: int, dilation: int, pads: Pads, b
 
 def pooled(visible: int, window: int, stride: int, dilation: int, pads: Pads, ceil: bool, where: str) -> Axis:
     """The axis of a pooling; `ceil` keeps a last window that the visible fills in part, if it starts inside."""
-    axis = forward(visible, window, stride, dilation, pads, "zero", where)
-    left_over = (axis.before + visible + axis.after - axis.span) % stride
-    if ceil and left_over and axis.hidden * stride < axis.before + visible:
-        axis = replace(axis, hidden=axis.hidden + 1, after=axis.after + stride - left_over)
-    empty = np.flatnonzero((axis.sources == OUTSIDE).all(axis=1))
-    if empty.size:
-        raise ValueError(
-            f"padding ({axis.before}, {axis.after}): the window of hidden position {empty[0]} sees padding only{where}"
-        )
+    before, after = pads_of(pads, visible, window, stride, dilation)
+    left_over = (before + visible + after - span(window, dilation)) % stride
+    more = stride - left_over if ceil and left_over else 0
+    axis = forward(visible, window, stride, dilation, (before, after + more), "zero", where)
+    if more and (axis.hidden - 1) * stride >= before + visible:
+        axis = forward(visible, window, stride, dilation, (before, after), "zero", where)
+    outer = (axis.before >= axis.span, (axis.hidden - 1) * stride - axis.before >= visible)
+    if any(outer) or (axis.sources == OUTSIDE).all(axis=1).any():
+        raise ValueError(f"padding ({axis.before}, {axis.after}): expected no window to see padding only{where}")
     return axis
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import Bank, Groups, Padding, PerAxis
+from .arguments import Bank, Groups, Padding, PerAxis, per_axis
 from .arrays import allocate, common_dtype, compute_dtype, operand
 from .dispatch import AUTO, Plan, choose
 from .form import OPERATIONS, Problem, Role, weight_order
@@ -315,7 +315,9 @@ def explain(
         raise ValueError(f"operation={operation!r}: expected one of {', '.join(OPERATIONS)}")
     options = Options(stride, padding, dilation, groups, border, precision)
     kind = compute_dtype(common_dtype(np.dtype(dtype)))
-    problem = problem_hidden(tuple(visible_shape), tuple(weight_shape), kind, options)
+    visible = per_axis("visible_shape", visible_shape, len(visible_shape), 0)
+    weight = per_axis("weight_shape", weight_shape, len(weight_shape), 0)
+    problem = problem_hidden(visible, weight, kind, options)
     return choose(problem.producing(OPERATIONS[operation]), engine)
 
 

@@ -104,6 +104,7 @@ def _draw_phase(axes: Axes, phase: str, lines: list[Mapping[str, Any]]) -> None:
     axes.set_title(f"Loss of the {phase}" if phase in ("autoencoder", "classifier") else f"Loss of {phase}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("cross-entropy (nats)" if phase == "classifier" else "mean squared error")
+    axes.margins(y=0.12)  # room for the labels
     axes.grid(color=FAINT)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -199,7 +200,7 @@ def _filter_images(cells: Array, columns: int, top: float, title: str) -> Figure
     if cells.ndim == 4:
         axes.set_xlabel(f"grey is 0; in each channel black is −{top:.2g} and white {top:.2g}")
     else:
-        figure.colorbar(drawn, ax=axes, label="weight", aspect=25)
+        figure.colorbar(drawn, ax=axes, label="weight", aspect=scale * high / 0.15)
     return figure
 
 
@@ -334,7 +335,8 @@ def _reconstructed_images(drawn: list[tuple[str, Array]], names: list[str], titl
     panels[0].tick_params(length=0)
     figure.suptitle(title)
     for group, (colours, bottom, top), label in ((panels[:-1], grey, "value"), (panels[-1:], heat, "error")):
-        figure.colorbar(ScalarMappable(Normalize(bottom, top), colours), ax=group, label=label, pad=0.01)
+        mapping, thin = ScalarMappable(Normalize(bottom, top), colours), side * height * len(group) / 0.12
+        figure.colorbar(mapping, ax=group, label=label, pad=0.01, aspect=thin)
     return figure
 
 

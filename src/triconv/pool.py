@@ -72,14 +72,15 @@ def max_pool(
     geometry = _geometry(v, window, stride, padding, dilation, ceil)
     # One value after the last, smaller than any, is what the padding reads.
     flat = np.full((*v.shape[:2], prod(geometry.visible) + 1), -np.inf, v.dtype)
-    flat[..., :-1] = v.reshape(*v.shape[:2], -1)
+    flat[..., :-1] = v.reshape(*v.shape[:2], prod(geometry.visible))
     reads = geometry.reads
     first = np.argmax(reads != OUTSIDE, axis=1)
     where = np.broadcast_to(reads[np.arange(len(reads)), first], (*v.shape[:2], len(reads))).copy()
     best = flat[..., where[0, 0]] if where.size else np.empty(where.shape, v.dtype)
     for tap in reads.T:
         value = flat[..., tap]
-        better = (value > best) | (np.isnan(value) & ~np.isnan(best))
+        with np.errstate(invalid="ignore"):  # comparing with NaN is meant
+            better = (value > best) | (np.isnan(value) & ~np.isnan(best))
         np.copyto(best, value, where=better)
         np.copyto(where, tap, where=better)
     shape = (*v.shape[:2], *geometry.hidden)
@@ -136,10 +137,11 @@ def max_pool_transpose(hidden: ArrayLike, indices: ArrayLike, visible_size: PerA
     pixels = prod(size)
     if at.size and not 0 <= at.min() <= at.max() < pixels:
         raise ValueError(f"indices from {at.min()} to {at.max()}: expected 0 to {pixels - 1} for visible size {size}")
+    visible = allocate("max_pool_transpose", (*h.shape[:2], *size), h.dtype, h)
     flat = np.zeros((h.shape[0] * h.shape[1], pixels), h.dtype)
     rows = np.arange(len(flat))[:, None]
-    np.add.at(flat, (rows, at.reshape(len(flat), -1)), h.reshape(len(flat), -1))
-    visible = allocate("max_pool_transpose", (*h.shape[:2], *size), h.dtype, h)
+    each = (len(flat), prod(h.shape[2:]))
+    np.add.at(flat, (rows, at.reshape(each)), h.reshape(each))
     visible[...] = flat.reshape(visible.shape)
     return visible
 

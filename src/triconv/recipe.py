@@ -18,17 +18,18 @@ class Recipe:
     """How to train: epochs and Adam's learning rate of both parts, examples in a batch, noise, seed.
 
     Denoising: the input is corrupted and the target is not, by Gaussian noise of standard deviation `amount`, or by
-    masking, which sets that share of the values to zero.
+    masking, which sets that share of the values to zero. The classifier is fine-tuned with noise of `tune_amount`.
     """
 
-    epochs: int = 40
-    batch: int = 64
-    rate: float = 3e-3
+    epochs: int = 30
+    batch: int = 32
+    rate: float = 7e-3
     greedy: bool = False
-    noise: Noise = "none"
-    amount: float = 0.0
-    tune_epochs: int = 15
-    tune_rate: float = 1e-3
+    noise: Noise = "gaussian"
+    amount: float = 0.1
+    tune_epochs: int = 30
+    tune_rate: float = 5e-3
+    tune_amount: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -40,8 +41,10 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive learning rate")
         if self.noise not in ("none", "gaussian", "masking"):
             raise ValueError(f'noise={self.noise!r}: expected "none", "gaussian" or "masking"')
-        if not (self.amount >= 0 and isfinite(self.amount)) or (self.noise == "masking" and self.amount >= 1):
-            raise ValueError(f"amount={self.amount}: expected a standard deviation, or for masking a share below 1")
+        for name in ("amount", "tune_amount"):
+            amount = getattr(self, name)
+            if not (amount >= 0 and isfinite(amount)) or (self.noise == "masking" and amount >= 1):
+                raise ValueError(f"{name}={amount}: expected a standard deviation, or for masking a share below 1")
 
 
 def corrupt(images: Array, noise: Noise, amount: float, rng: np.random.Generator) -> Array:

@@ -73,7 +73,7 @@ class Phase:
     targets: Array
     unseen_inputs: Array
     unseen_targets: Array
-    noisy: bool
+    amount: float
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
@@ -139,7 +139,7 @@ class Run:
                 self.seen.labels,
                 unseen,
                 self.unseen.labels,
-                noisy=False,
+                amount=recipe.tune_amount,
             )
         model: Layer = self.model
         parameters = self.model.parameters
@@ -147,7 +147,9 @@ class Run:
             seen, unseen = (in_batches(self.encoder(number), images) for images in (seen, unseen))
             model, parameters = self.model.stage(number), self.model.stage_parameters(number)
         loss = mean_squared_error
-        return Phase(name, recipe.epochs, recipe.rate, model, parameters, loss, seen, seen, unseen, unseen, noisy=True)
+        return Phase(
+            name, recipe.epochs, recipe.rate, model, parameters, loss, seen, seen, unseen, unseen, recipe.amount
+        )
 
     def encoder(self, stages: int) -> Sequential:
         """The first stages of the encoder."""
@@ -190,8 +192,7 @@ class Run:
 
     def _step(self, phase: Phase, optimizer: Adam, chosen: Array, seed: list[int]) -> float:
         inputs, targets = phase.inputs[chosen], phase.targets[chosen]
-        if phase.noisy:
-            inputs = corrupt(inputs, self.recipe.noise, self.recipe.amount, np.random.default_rng(seed))
+        inputs = corrupt(inputs, self.recipe.noise, phase.amount, np.random.default_rng(seed))
         loss = backprop([phase.model], inputs, targets, phase.loss)
         if not isfinite(loss):
             raise FloatingPointError(

@@ -11,7 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..architecture import Activation, Architecture, default_stages
+from ..architecture import Activation, Architecture, default_output, default_stages
 from ..autoencoder import Autoencoder
 from ..data import Dataset, load, save_pictures
 from ..files import replace_file
@@ -43,18 +43,23 @@ def train(
         list[str] | None,
         typer.Option(help="CHANNELS[,kernel=K][,stride=S][,padding=P][,bank=T|local]; once for each stage."),
     ] = None,
-    tied: Annotated[bool, typer.Option(help="Decode with the encoder's weights.")] = False,
+    tied: Annotated[bool, typer.Option(help="Decode with the encoder's weights.")] = True,
     inner: Annotated[Activation, typer.Option(help="Nonlinearity between stages.")] = "relu",
     code: Annotated[Activation, typer.Option(help="Nonlinearity of the code.")] = "identity",
-    output: Annotated[Activation, typer.Option(help="Nonlinearity of the reconstruction.")] = "identity",
+    output: Annotated[
+        Activation | None, typer.Option(help="Nonlinearity of the reconstruction; none: sigmoid for values in [0, 1].")
+    ] = None,
     greedy: Annotated[bool, typer.Option(help="Train stage by stage instead of end to end.")] = False,
-    noise: Annotated[Noise, typer.Option(help="Denoising: what corrupts the input.")] = "none",
-    amount: Annotated[float, typer.Option(help="Its standard deviation, or the share of values it masks.")] = 0.0,
+    noise: Annotated[Noise, typer.Option(help="Denoising: what corrupts the input.")] = Recipe.noise,
+    amount: Annotated[
+        float, typer.Option(help="Its standard deviation, or the share of values it masks.")
+    ] = Recipe.amount,
     epochs: Annotated[int, typer.Option(help="Passes over the images.", min=0)] = Recipe.epochs,
     batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = Recipe.batch,
     rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = Recipe.rate,
     tune_epochs: Annotated[int, typer.Option(help="Passes to fine-tune the classifier.", min=0)] = Recipe.tune_epochs,
     tune_rate: Annotated[float, typer.Option(help="Learning rate of the fine-tuning.")] = Recipe.tune_rate,
+    tune_amount: Annotated[float, typer.Option(help="Noise while fine-tuning.")] = Recipe.tune_amount,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; it must be new.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder.")] = None,
@@ -69,9 +74,10 @@ def train(
     else:
         dataset = load(images, size=size)
         channels, *shape = dataset.images.shape[1:]
-        stages = tuple(parse.stage(text, len(shape)) for text in stage or ()) or default_stages(tuple(shape))
+        stages = tuple(parse.stage(text, len(shape)) for text in stage or ()) or default_stages(channels, tuple(shape))
+        output = output or default_output(dataset.images)
         architecture = Architecture(channels, tuple(shape), stages, tied, inner, code, output)
-        recipe = Recipe(epochs, batch, rate, greedy, noise, amount, tune_epochs, tune_rate, seed)
+        recipe = Recipe(epochs, batch, rate, greedy, noise, amount, tune_epochs, tune_rate, tune_amount, seed)
         source = {"images": None if images is None else str(images.resolve()), "size": size}
         run = Run(_new_folder(out, dataset.name), dataset, architecture, recipe, source)
     _train(run)

@@ -157,8 +157,9 @@ def _put(flat: Array, out: Array) -> None:
 
 
 def _row_bytes(problem: Problem) -> int:
-    """The rows of one example."""
-    return problem.itemsize * problem.terms // max(problem.batch, 1)
+    """The rows of one example, of all stacks of channel blocks."""
+    windows = prod(problem.geometry.hidden) * prod(problem.geometry.kernel)
+    return problem.itemsize * windows * sum(stack.visible.size for stack in problem.channels.blocks)
 
 
 def _examples(problem: Problem) -> int:

@@ -1,0 +1,289 @@
+"""A fast battery for test_mutants.py, run as a script: exits with 1 and says what is wrong, or with 0.
+
+It asks the package on the path for the whole grid and for a handful of small things that the grid does not reach.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
+
+import numpy as np
+import oracle
+from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+FAILED = 1
+
+
+def same(actual: Any, expected: Any) -> None:
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
+
+
+def message_of(function: Callable[[], Any]) -> str:
+    """What a function says of its bad input."""
+    try:
+        function()
+    except (ValueError, TypeError, MemoryError) as error:
+        return str(error)
+    raise AssertionError("bad input was not refused")
+
+
+def refused(function: Callable[[], Any], *fragments: str) -> None:
+    """Bad input is told of, with these words."""
+    message = message_of(function)
+    missing = [fragment for fragment in fragments if fragment not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+def every_engine_on_the_grid() -> None:
+    import triconv
+    from triconv import ops
+    from triconv.dispatch import ENGINES
+
+    def poisoned(*args: Any) -> Array:
+        out = allocate(*args)
+        out[...] = np.nan
+        return out
+
+    allocate, ops.allocate = ops.allocate, poisoned
+    try:
+        for row in GRID:
+            operands = row.operands()
+            for operation in OPERATIONS:
+                expected, allowed = row.expected(operation, operands), row.allowed(operation, operands)
+                for engine in ENGINES:
+                    result = row.call(getattr(triconv, operation), operation, operands, engine=engine)
+                    oracle.assert_close(result, expected, allowed, f"{row.name}, {operation}, {engine}")
+                    assert result.dtype == row.dtype
+    finally:
+        ops.allocate = allocate
+
+
+def examples_in_parts() -> None:
+    import triconv
+    from triconv.engines import im2row
+
+    row = BY_NAME["tiled in groups"]
+    operands = row.operands()
+    whole, im2row.CHUNK = im2row.CHUNK, 1
+    for operation, (first, second) in OPERATIONS.items():
+        problem = triconv.explain(operation, row.visible, row.weight, dtype=row.dtype, **row.options).problem
+        out = np.full(getattr(row, RESULT[operation]), np.nan, row.dtype)
+        im2row.ENGINE.build(problem)(operands[first], operands[second], out)
+        oracle.assert_close(out, row.expected(operation, operands), row.allowed(operation, operands), operation)
+    im2row.CHUNK = whole
+
+
+def a_zero_border_takes_part() -> None:
+    import triconv
+    from triconv.dispatch import ENGINES
+
+    for engine in ENGINES:
+        three, weight = np.ones((1, 1, 3)), np.array([[[1.0, np.inf]]])
+        same(triconv.conv(three, weight, padding=1, engine=engine), [[[np.inf, np.inf, np.inf, np.nan]]])
+        hidden = np.array([[[np.inf, 1.0, 1.0, 1.0]]])
+        same(triconv.conv_weight(three, hidden, 2, padding=1, engine=engine), [[[np.nan, np.inf]]])
+        same(triconv.conv_transpose(hidden, np.ones((1, 1, 2)), padding=1, engine=engine), [[[np.inf, 2.0, 2.0]]])
+
+
+def geometry() -> None:
+    from triconv.geometry import forward, pooled
+
+    for x, k, s, e, pads in product((3, 7), (1, 2, 3), (1, 2, 3), (1, 2), ((0, 0), (2, 1), (0, 3))):
+        if sum(pads) + x < e * (k - 1) + 1:
+            continue
+        axis = forward(x, k, s, e, pads, "zero", "")
+        touched = [[s * c + e * tap - pads[0] for tap in range(k)] for c in range(axis.hidden)]
+        same(axis.position(np.arange(axis.hidden)[:, None], np.arange(k)), touched)
+        assert list(axis.interior) == [c for c, row in enumerate(touched) if min(row) >= 0 and max(row) < x]
+        reach = np.arange(axis.reach) - pads[0]
+        same(axis.extension, np.where((reach < 0) | (reach >= x), -1, reach))
+        assert axis.reach == touched[-1][-1] + pads[0] + 1
+        weight, hidden, visible = np.arange(1.0, k + 1), np.arange(2.0, axis.hidden + 2), np.zeros(x)
+        for phase in axis.phases:
+            for j, at in enumerate(range(phase.first, x, s)):
+                for tap, offset in zip(phase.taps, phase.offsets, strict=True):
+                    visible[at] += weight[tap] * hidden[j + offset] if 0 <= j + offset < axis.hidden else 0
+        options = {"stride": s, "dilation": e, "padding": (pads,)}
+        same(visible, oracle.conv_transpose(hidden[None, None], weight[None, None], (x,), **options)[0, 0])
+    assert list(forward(9, 3, 1, 1, (0, 0), "zero", "").with_bank(3).banks) == [0, 1, 2, 0, 1, 2, 0]
+    assert [pooled(x, 2, 2, 1, (0, 0), True, "").hidden for x in (2, 3, 4, 5)] == [1, 2, 2, 3]
+    assert [pooled(x, 2, 2, 1, (1, 1), True, "").hidden for x in (2, 3, 4, 5)] == [2, 2, 3, 3]
+    assert pooled(5, 2, 3, 1, (0, 0), True, "").after == 0
+    assert pooled(4, 2, 3, 1, (0, 0), True, "").after == 1
+    refused(lambda: forward(4, 5, 1, 1, (0, 0), "zero", " on axis 3"), "kernel size 5", "axis 3")
+    refused(lambda: forward(4, 3, 1, 1, (4, 0), "reflect", " on axis 3"), "reflect", "axis 3")
+    refused(lambda: pooled(4, 2, 1, 1, (2, 0), False, ""), "padding only")
+
+
+def sizes_of_a_transpose() -> None:
+    import triconv
+
+    weight = np.ones((1, 1, 3))
+    for hidden, stride, padding in product((1, 2, 5), (1, 2, 4), (0, 1, "same", "full")):
+        if padding == "full" and hidden < 3:
+            continue
+        fits = [x for x in range(1, 40) if oracle.hidden_size((x,), (3,), stride=stride, padding=padding) == (hidden,)]
+        h = np.ones((1, 1, hidden))
+        for x in range(1, 40):
+
+            def transpose(x: int | None = x, h: Array = h, stride: int = stride, padding: Any = padding) -> Array:
+                return triconv.conv_transpose(h, weight, visible_size=x, stride=stride, padding=padding)
+
+            if x in fits:
+                assert transpose().shape == (1, 1, x)
+            else:
+                refused(transpose, f"visible size {x}", str(fits[0]), str(fits[-1]), "axis 0")
+        assert transpose(None).shape == (1, 1, fits[0])
+
+
+def form() -> None:
+    import triconv
+    from triconv import form as table
+
+    assert {name: role.value for name, role in table.OPERATIONS.items()} == RESULT
+    for name, produced in table.OPERATIONS.items():
+        assert tuple(role.value for role in table.OPERANDS[produced]) == OPERATIONS[name]
+    row = BY_NAME["tiled on a graph"]
+    plan = triconv.explain("conv_transpose", row.visible, row.weight, **row.options)
+    assert plan.flops == 2 * 2 * 10 * 6 * 2
+    assert plan.bytes == 4 * sum(int(np.prod(getattr(row, role.value))) for role in table.Role)
+    assert triconv.explain("conv", (1, 1, 4), (1, 1, 2), dtype="complex64").flops == 8 * 3 * 2
+    assert triconv.explain("conv", (8, 4, 9, 9), (4, 4, 3, 3)).engine.name == "im2row"
+    tiled = triconv.explain("conv", (1, 2, 8), (2, 3, 2, 3), padding=1)
+    assert "h[n, o, c] = Σ_{i<2, k<3} v[n, i, c + k − 1] · w[c mod 2, o, i, k]" in str(tiled)
+    assert table.weight_order(2, True) == (0, 1, 4, 5, 3, 2)
+
+
+def dtypes_and_memory() -> None:
+    import triconv
+
+    row = BY_NAME["image"]
+    operands = row.operands()
+    v, w = np.moveaxis(np.moveaxis(operands["visible"], 1, -1).copy(), -1, 1), operands["weight"]
+    result = triconv.conv(v, w, padding=1)
+    assert np.moveaxis(result, 1, -1).flags.c_contiguous
+    gradient = triconv.conv_weight(v, operands["hidden"], 3, padding=1)
+    assert gradient.transpose(2, 3, 1, 0).flags.c_contiguous
+    swapped = triconv.conv(v.astype(">f4"), w.astype(">f4"), padding=1)
+    assert swapped.dtype.isnative
+    same(swapped, result)
+    half = triconv.conv(np.ones((1, 4096, 1), "float16"), np.ones((1, 4096, 1), "float16"))
+    assert half.dtype == "float16"
+    assert half.item() == 4096
+    assert triconv.explain("conv", (1, 1, 3), (1, 1, 1), dtype="float16").problem.dtype == "float32"
+    assert triconv.conv(np.ones((1, 1, 1), "float32"), np.ones((1, 1, 1), "complex64")).dtype == "complex64"
+    assert triconv.conv(np.ones((1, 1, 1), "float32"), np.ones((1, 1, 1))).dtype == "float64"
+    empty = triconv.conv_weight(np.ones((0, 2, 5)), np.ones((0, 3, 4)), 2)
+    assert empty.shape == (3, 2, 2)
+    assert not empty.any()
+    refused(lambda: triconv.conv(np.ones((1, 1, 3), int), np.ones((1, 1, 1))), "visible", "int64")
+
+
+def bad_input() -> None:
+    import triconv
+
+    v, w, h = np.ones((2, 4, 6)), np.ones((6, 4, 3)), np.ones((2, 6, 4))
+    refused(lambda: triconv.conv(v, w, groups=3), "groups=3", "4 visible channels")
+    refused(lambda: triconv.conv(v, w, groups=4), "groups=4", "6 hidden channels")
+    refused(lambda: triconv.conv(v, w[:, :3]), "weight", "got 3")
+    refused(lambda: triconv.conv_transpose(h, w[:5]), "weight", "got 5")
+    refused(lambda: triconv.conv_weight(v, h[:1], 3), "hidden", "got 1")
+    refused(lambda: triconv.conv(v, w, groups=np.ones((4, 6), bool)), "groups", "(6, 4)")
+    refused(lambda: triconv.conv(v, np.ones((5, 6, 4, 3))), "bank", "got 5", "axis 0")
+    refused(lambda: triconv.conv_weight(v, h, 3, bank=0), "bank=0", "axis 0")
+    refused(lambda: triconv.conv(v, w, stride=0), "stride=0", "axis 0")
+    refused(lambda: triconv.conv(v, w, padding=-1), "padding=-1", "axis 0")
+    refused(lambda: triconv.conv(v, w, border="mirror"), "border='mirror'")
+    refused(lambda: triconv.conv(v, w, engine="fastest"), "engine='fastest'")
+    refused(lambda: triconv.explain("conv", (1, 1, 10**14), (1, 1, 1)), "conv", "bytes")
+
+
+def pooling() -> None:
+    import triconv
+
+    hidden, indices = triconv.max_pool(np.array([[[3.0, 3.0, np.nan, 1.0, np.nan, -np.inf, -np.inf]]]), 2, ceil=True)
+    same(hidden, [[[3.0, np.nan, np.nan, -np.inf]]])
+    same(indices, [[[0, 2, 4, 6]]])
+    same(triconv.max_pool(np.array([[[np.nan, 1.0, np.nan]]]), 3)[1], [[[0]]])
+    hidden, indices = triconv.max_pool(np.array([[[-np.inf, -np.inf, -3.0]]]), 3, stride=1, padding=1)
+    same(hidden, [[[-np.inf, -3.0, -3.0]]])
+    same(indices, [[[0, 2, 2]]])
+    v = np.random.default_rng(0).standard_normal((2, 2, 5, 4))
+    hidden, indices = triconv.max_pool(v, (2, 3), stride=(2, 1), dilation=(2, 1))
+    for c in np.ndindex(hidden.shape[2:]):
+        window = v[:, :, 2 * c[0] : 2 * c[0] + 3 : 2, c[1] : c[1] + 3]
+        same(hidden[..., *c], window.max(axis=(2, 3)))
+    same(np.take_along_axis(v.reshape(2, 2, -1), indices.reshape(2, 2, -1), 2).reshape(hidden.shape), hidden)
+    same(triconv.max_pool_transpose(np.array([[[1.0, 2.0, 4.0]]]), np.array([[[1, 1, 3]]]), 5), [[[0, 3, 0, 4, 0]]])
+    refused(lambda: triconv.max_pool_transpose(np.ones((1, 1, 1)), np.array([[[5]]]), 5), "0 to 4")
+
+
+def flipping() -> None:
+    import triconv
+
+    w = np.arange(24.0).reshape(2, 3, 2, 2)
+    same(triconv.flip(w), w[:, :, ::-1, ::-1])
+    same(triconv.flip(w, rank=1), w[..., ::-1])
+    refused(lambda: triconv.flip(w, rank=3), "rank=3")
+
+
+def the_graph_alone_is_read() -> None:
+    import triconv
+    from triconv.dispatch import ENGINES
+
+    row: Row = BY_NAME["image, local, on a graph"]
+    operands = row.operands()
+    outside = np.broadcast_to(~row.options["groups"][:, :, None, None], row.weight)
+    spoilt = {**operands, "weight": np.where(outside, np.nan, operands["weight"])}
+    for engine in ENGINES:
+        for operation in ("conv", "conv_transpose"):
+            function = getattr(triconv, operation)
+            same(
+                row.call(function, operation, spoilt, engine=engine),
+                row.call(function, operation, operands, engine=engine),
+            )
+        gradient = row.call(triconv.conv_weight, "conv_weight", operands, engine=engine)
+        same(gradient[outside], np.zeros(outside.sum()))
+
+
+CHECKS: list[Callable[[], None]] = [
+    form,
+    geometry,
+    flipping,
+    pooling,
+    dtypes_and_memory,
+    bad_input,
+    sizes_of_a_transpose,
+    a_zero_border_takes_part,
+    the_graph_alone_is_read,
+    examples_in_parts,
+    every_engine_on_the_grid,
+]
+
+
+def main() -> int:
+    spec = find_spec("triconv")
+    print(spec.origin if spec else "triconv is not on the path", flush=True)
+    for check in CHECKS:
+        try:
+            check()
+        except AssertionError as error:
+            print(f"WRONG {check.__name__}: {str(error).strip().splitlines()[0] if str(error) else error!r}")
+            return FAILED
+        except Exception:
+            print(f"RAISED {check.__name__}: {traceback.format_exc()}")
+            return FAILED
+    print("PASSED")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Sizes and index arithmetic by brute force: every position is visited, nothing is derived."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from itertools import product
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+import torch.nn.functional as tnf
+from grid import GRID, Row
+
+from triconv.geometry import BORDERS, OUTSIDE, Axis, Geometry, backward, forward, pads_of, pooled, span
+
+NUMPY_MODES: dict[str, dict[str, Any]] = {
+    "zero": {"mode": "constant", "constant_values": OUTSIDE},
+    "circular": {"mode": "wrap"},
+    "reflect": {"mode": "reflect"},
+    "replicate": {"mode": "edge"},
+}
+
+SMALL = list(product(range(1, 12), range(1, 5), range(1, 5), range(1, 4)))
+"""(visible, kernel, stride, dilation)"""
+
+
+def axis_of(x: int, k: int, s: int, e: int, pads: Any, border: Any = "zero") -> Axis | None:
+    """The axis, or None where the kernel does not fit."""
+    before, after = oracle.pads(pads, x, k, s, e)
+    if before + x + after <= e * (k - 1) or (border == "reflect" and max(before, after) >= x):
+        with pytest.raises(ValueError, match="on axis 7"):
+            forward(x, k, s, e, pads, border, " on axis 7")
+        return None
+    return forward(x, k, s, e, pads, border, " on axis 7")
+
+
+@pytest.mark.parametrize("pads", [(0, 0), (1, 1), (0, 3), (4, 2), "valid", "same", "full"])
+def test_hidden_size_counts_the_windows(pads: Any) -> None:
+    fitting = 0
+    for x, k, s, e in SMALL:
+        axis = axis_of(x, k, s, e, pads)
+        if axis is None:
+            continue
+        fitting += 1
+        before, after = oracle.pads(pads, x, k, s, e)
+        covered = {e * tap for tap in range(k)}
+        starts = [start for start in range(0, before + x + after, s) if start + max(covered) < before + x + after]
+        assert axis.hidden == len(starts)
+        assert (axis.before, axis.after) == (before, after)
+        assert axis.span == max(covered) + 1 == span(k, e)
+        assert axis.reach == starts[-1] + max(covered) + 1
+    assert fitting > 100
+
+
+def test_same_is_that_of_jax_and_tensorflow() -> None:
+    """Y = ceil(X / s); as little padding as makes it, the odd one after."""
+    for x, k, s, e in SMALL:
+        axis = forward(x, k, s, e, "same", "zero", "")
+        assert axis.hidden == -(-x // s)
+        assert axis.after - axis.before in (0, 1)
+        total = axis.before + axis.after
+        assert total == 0 or oracle.windows(x + total - 1, k, s, e) < axis.hidden
+    assert pads_of("same", 5, 4, 1, 1) == (1, 2)
+    assert pads_of("same", 224, 7, 2, 1) == (2, 3)
+    assert pads_of("same", 7, 2, 3, 1) == (0, 1)
+    assert pads_of("same", 8, 2, 3, 1) == (0, 0)
+
+
+def test_full_is_every_position_that_the_kernel_touches() -> None:
+    for x, k, e in product(range(1, 7), range(1, 5), range(1, 4)):
+        axis = forward(x, k, 1, e, "full", "zero", "")
+        assert axis.hidden == x + e * (k - 1)
+        assert (axis.sources != OUTSIDE).any(axis=0).all()
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("pads", [(0, 0), (2, 0), (1, 3), (5, 9), "same", "full"])
+def test_borders_read_what_numpy_pads(pads: Any, border: Any) -> None:
+    read = 0
+    for x, k, s, e in SMALL:
+        axis = axis_of(x, k, s, e, pads, border)
+        if axis is None:
+            continue
+        padded = np.pad(np.arange(x), (axis.before, axis.after), **NUMPY_MODES[border])
+        for c, tap in product(range(axis.hidden), range(k)):
+            assert axis.position(c, tap) == s * c + e * tap - axis.before
+            assert axis.sources[c, tap] == padded[s * c + e * tap]
+        np.testing.assert_array_equal(axis.extension, padded[: axis.reach])
+        read += 1
+    assert read > 20
+
+
+def test_interior_windows_lie_inside() -> None:
+    """The hidden positions whose taps are all inside are exactly those of the range."""
+    some, none = 0, 0
+    for (x, k, s, e), pads in product(SMALL, [(0, 0), (1, 2), (3, 0), (0, 4), (6, 6), (9, 1)]):
+        axis = axis_of(x, k, s, e, pads)
+        if axis is None:
+            continue
+        inside = [c for c in range(axis.hidden) if all(0 <= s * c + e * tap - axis.before < x for tap in range(k))]
+        assert list(axis.interior) == inside, axis
+        assert 0 <= axis.interior.start <= axis.interior.stop <= axis.hidden
+        some, none = some + bool(inside), none + (not inside)
+    assert some > 100
+    assert none > 100
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 6, 9])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 4])
+@pytest.mark.parametrize("pads", [(0, 0), (1, 2), (3, 0), (7, 5)])
+def test_transpose_phase_by_phase(stride: int, dilation: int, pads: tuple[int, int]) -> None:
+    """Each phase as the stride-1 contraction that it claims to be; together they are the transpose."""
+    random = np.random.default_rng(0)
+    for x, k in product((1, 3, 8, 13), (1, 2, 3, 5)):
+        axis = axis_of(x, k, stride, dilation, pads)
+        if axis is None:
+            continue
+        hidden, weight = random.standard_normal(axis.hidden), random.standard_normal(k)
+        visible = np.full(x, np.nan)
+        for phase in axis.phases:
+            positions = range(phase.first, x, stride)
+            assert np.isnan(visible[phase.first :: stride]).all(), "two phases write one position"
+            assert len(phase.taps) == len(phase.offsets)
+            for j, position in enumerate(positions):
+                visible[position] = sum(
+                    weight[tap] * hidden[j + offset]
+                    for tap, offset in zip(phase.taps, phase.offsets, strict=True)
+                    if 0 <= j + offset < axis.hidden
+                )
+        expected = oracle.conv_transpose(
+            hidden[None, None], weight[None, None], (x,), stride=stride, dilation=dilation, padding=(pads,)
+        )
+        oracle.assert_close(
+            visible, expected[0, 0], oracle.bound(k, np.abs(weight).sum() * np.abs(hidden).max(), float)
+        )
+
+
+def test_phases_leave_no_tap_out() -> None:
+    """Every tap is in as many phases as the greatest common divisor of stride and dilation lets it reach: one."""
+    for k, s, e in product(range(1, 6), range(1, 7), range(1, 7)):
+        axis = forward(50, k, s, e, (3, 3), "zero", "")
+        taps = sorted(tap for phase in axis.phases for tap in phase.taps)
+        assert taps == list(range(k))
+
+
+@pytest.mark.parametrize("border", ["zero", "reflect", "circular"])
+@pytest.mark.parametrize("pads", [(0, 0), (1, 1), (0, 3), (4, 2), "valid", "same", "full"])
+def test_sizes_of_a_transpose(pads: Any, border: Any) -> None:
+    """For every hidden size, all visible sizes are tried: those that yield it are taken, the others told which do."""
+    for y, k, s, e in product(range(1, 6), range(1, 4), range(1, 4), range(1, 3)):
+
+        def yields(x: int, y: int = y, k: int = k, s: int = s, e: int = e) -> bool:
+            before, after = oracle.pads(pads, x, k, s, e)
+            allowed = border != "reflect" or max(before, after) < x
+            return allowed and oracle.windows(before + x + after, k, s, e) == y
+
+        sizes = [x for x in range(1, 40) if yields(x)]
+        if not sizes:
+            with pytest.raises(ValueError, match=f"hidden size {y}: no visible size yields it.* on axis 7"):
+                backward(None, y, k, s, e, pads, border, " on axis 7")
+            continue
+        smallest = backward(None, y, k, s, e, pads, border, "")
+        assert smallest.visible == sizes[0]
+        assert smallest.hidden == y
+        for x in range(1, 40):
+            if x in sizes:
+                axis = backward(x, y, k, s, e, pads, border, "")
+                assert (axis.visible, axis.hidden) == (x, y)
+                assert axis == forward(x, k, s, e, pads, border, "")
+            else:
+                told = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+                with pytest.raises(ValueError, match=f"visible size {x}: .* {told} on axis 7$"):
+                    backward(x, y, k, s, e, pads, border, " on axis 7")
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pooling_sizes_are_those_of_pytorch(ceil: bool) -> None:
+    compared = 0
+    for x, k, s, e, p in product(range(1, 12), range(1, 5), range(1, 5), range(1, 3), range(3)):
+        if p > k // 2 or x + 2 * p + (s - 1 if ceil else 0) < e * (k - 1) + 1:
+            continue  # PyTorch takes no more padding than half the window, and one window at least
+        hidden = tnf.max_pool1d(torch.zeros(1, 1, x), k, s, p, e, ceil_mode=ceil).shape[-1]
+        starts = [s * c - p for c in range(hidden)]
+        if any(all(not 0 <= start + e * tap < x for tap in range(k)) for start in starts):
+            with pytest.raises(ValueError, match="see padding only on axis 7"):
+                pooled(x, k, s, e, (p, p), ceil, " on axis 7")
+            continue
+        axis = pooled(x, k, s, e, (p, p), ceil, "")
+        assert axis.hidden == hidden
+        assert axis.reach <= axis.before + x + axis.after
+        compared += 1
+    assert compared > 500
+
+
+def test_flat_reads_of_every_row_of_the_grid() -> None:
+    """Row-major over the axes, for hidden positions and taps alike."""
+    for row in GRID:
+        reads = geometry_of(row).reads
+        over = oracle.sum_over(row.visible[1:], row.out, row.kernel, row.options)
+        np.testing.assert_array_equal(reads, over.reads, err_msg=row.name)
+
+
+def geometry_of(row: Row) -> Geometry:
+    given = (oracle.per_axis(value, row.rank) for value in (row.stride, row.dilation, row.padding, row.border))
+    axes = []
+    for x, k, s, e, p, b in zip(row.visible[2:], row.kernel, *given, strict=True):
+        axes.append(forward(x, k, s, e, p if isinstance(p, str) else oracle.pads(p, x, k, s, e), b, ""))
+    return Geometry(tuple(axes))
+
+
+def test_banks_repeat_with_their_period() -> None:
+    axis = forward(9, 3, 1, 1, (0, 0), "zero", "")
+    assert list(axis.banks) == [0] * 7
+    assert list(axis.with_bank(3).banks) == [0, 1, 2, 0, 1, 2, 0]
+    assert list(axis.with_bank(7).banks) == list(range(7))
+
+
+def test_geometry_is_plain_frozen_data() -> None:
+    axis = Axis(5, 3, 3)
+    assert axis == Axis(5, 3, 3, 1, 1, 0, 0, 1, "zero")
+    assert {axis: 1}[Axis(5, 3, 3)] == 1
+    assert hash(Geometry((axis,))) == hash(Geometry((axis,)))
+    assert Geometry((axis,)) != Geometry((axis,), banked=True)
+    with pytest.raises(FrozenInstanceError):
+        axis.visible = 6  # type: ignore[misc]
+    both = Geometry((axis, Axis(4, 2, 3, bank=2)))
+    assert (both.rank, both.visible, both.hidden, both.kernel, both.bank) == (2, (5, 4), (3, 2), (3, 3), (1, 2))
+    assert Geometry().reads.tolist() == [[0]]

@@ -1,0 +1,303 @@
+"""Break the package in one place at a time, and see the battery fail.
+
+Each mutant is one text in one module, replaced in a copy of the package that a subprocess imports. Mutants that no
+result can tell from the original are not listed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import triconv
+
+SOURCE = Path(triconv.__file__).parent
+BATTERY = Path(__file__).with_name("battery.py")
+AT_LEAST = 40
+
+POSITION = "self.stride * c + self.dilation * k - self.before"
+ZERO = "(position < 0) | (position > last)"
+SIZES = "(padded - covered) // stride + 1"
+SEEN = "np.zeros((problem.batch, len(i)), v.dtype) if outside else v[:, i, *x]"
+
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    # Which positions meet.
+    "padding added, not subtracted": ("geometry.py", POSITION, POSITION.replace("-", "+")),
+    "padding after for padding before": ("geometry.py", POSITION, POSITION.replace("before", "after")),
+    "stride and dilation exchanged": ("geometry.py", POSITION, "self.dilation * c + self.stride * k - self.before"),
+    "kernel flipped": ("geometry.py", POSITION, POSITION.replace("* k", "* (self.kernel - 1 - k)")),
+    "off by one": ("geometry.py", POSITION, POSITION + " + 1"),
+    "flat positions by the hidden size": ("geometry.py", "reads * axis.visible", "reads * axis.hidden"),
+    "axes paired the other way round": (
+        "geometry.py",
+        "combine(a[:, None, :, None], b[None, :, None, :])",
+        "combine(a[None, :, None, :], b[:, None, :, None])",
+    ),
+    "span without its last position": ("geometry.py", "dilation * (kernel - 1) + 1", "dilation * (kernel - 1)"),
+    "span of whole steps": ("geometry.py", "dilation * (kernel - 1) + 1", "dilation * kernel"),
+    "extension from the first visible": ("geometry.py", "np.arange(self.reach) - self.before", "np.arange(self.reach)"),
+    "reach of one window more": (
+        "geometry.py",
+        "self.stride * (self.hidden - 1) + self.span",
+        "self.stride * self.hidden + self.span",
+    ),
+    # Borders.
+    "zero border starts late": ("geometry.py", ZERO, "(position < 0) | (position >= last)"),
+    "zero border starts early": ("geometry.py", ZERO, "(position < 1) | (position > last)"),
+    "circular with another period": (
+        "geometry.py",
+        "np.mod(position, self.visible)",
+        "np.mod(position, self.visible + 1)",
+    ),
+    "replicate the second value": (
+        "geometry.py",
+        "np.clip(position, 0, last)",
+        "np.clip(position, min(1, last), last)",
+    ),
+    "reflect repeats the first value": (
+        "geometry.py",
+        "last - np.abs(position))",
+        "last - np.abs(position + (position < 0)))",
+    ),
+    "reflect repeats the last value": (
+        "geometry.py",
+        "last - np.abs(last - np.abs(position))",
+        "last - np.abs(last - np.abs(position) + (np.abs(position) > last))",
+    ),
+    "reflect may be as wide as the axis": (
+        "geometry.py",
+        "max(before, after) >= visible",
+        "max(before, after) > visible",
+    ),
+    # Sizes.
+    "last window dropped": ("geometry.py", SIZES, "(padded - covered - 1) // stride + 1"),
+    "sizes rounded up": ("geometry.py", SIZES, "-(-(padded - covered) // stride) + 1"),
+    "same with the odd one before": (
+        "geometry.py",
+        "return total // 2, total - total // 2",
+        "return total - total // 2, total // 2",
+    ),
+    "same rounded down": ("geometry.py", "((-(-visible // stride) - 1)", "((visible // stride - 1)"),
+    "full without dilation": ("geometry.py", "return covered - 1, covered - 1", "return kernel - 1, kernel - 1"),
+    "full on one side": ("geometry.py", "return covered - 1, covered - 1", "return covered - 1, 0"),
+    "kernel as large as the visible refused": ("geometry.py", "if padded < covered", "if padded <= covered"),
+    "transpose to the largest visible": ("geometry.py", "visible or candidates[0]", "visible or candidates[-1]"),
+    "one visible size too many": ("geometry.py", "least + stride)", "least + stride + 1)"),
+    "visible sizes of same": ("geometry.py", "stride * (hidden - 1) + 1, -(", "stride * (hidden - 1), -("),
+    "visible sizes without padding after": ("geometry.py", "covered - before - after", "covered - 2 * before"),
+    "pooling keeps a window in the padding": (
+        "geometry.py",
+        "(axis.hidden - 1) * stride >= before + visible",
+        "(axis.hidden - 1) * stride > before + visible",
+    ),
+    "pooling does not grow its padding": ("geometry.py", "after + more", "after"),
+    # Phases, interior and banks of an axis.
+    "phases without padding": ("geometry.py", "padded = first + self.before", "padded = first"),
+    "phases by dilation": ("geometry.py", "% self.stride == 0)", "% self.dilation == 0)"),
+    "phase offsets off by one": ("geometry.py", "// self.stride for k in taps", "// self.stride + 1 for k in taps"),
+    "phases of the first positions only": ("geometry.py", "range(min(self.stride, self.visible))", "range(1)"),
+    "interior starts early": (
+        "geometry.py",
+        "first = -(-self.before // self.stride)",
+        "first = self.before // self.stride",
+    ),
+    "interior ends late": (
+        "geometry.py",
+        "(self.visible + self.before - self.span) //",
+        "(self.visible + self.before) //",
+    ),
+    "banks in runs": (
+        "geometry.py",
+        "np.arange(self.hidden) % self.bank",
+        "np.arange(self.hidden) * self.bank // self.hidden",
+    ),
+    # Channels.
+    "columns by group": ("channels.py", "visible % visible.shape[1]", "visible // visible.shape[1]"),
+    "groups interleaved": (
+        "channels.py",
+        "np.arange(self.hidden).reshape(self.groups, -1)",
+        "np.arange(self.hidden).reshape(-1, self.groups).T",
+    ),
+    "graph transposed": ("channels.py", "reshape(self.hidden, self.visible)", "reshape(self.visible, self.hidden).T"),
+    "weight of a group has all channels": (
+        "channels.py",
+        "self.hidden, self.visible // self.groups",
+        "self.hidden, self.visible",
+    ),
+    "only the first of equal hidden channels": (
+        "channels.py",
+        ".append((hidden_channels, sees))",
+        ".append((hidden_channels[:1] * len(hidden_channels), sees))",
+    ),
+    "graph of all edges": ("channels.py", "np.count_nonzero(self.mask)", "self.mask.size"),
+    # The table and the form.
+    "operands of the transpose exchanged": (
+        "form.py",
+        "Role.VISIBLE: (Role.HIDDEN, Role.WEIGHT)",
+        "Role.VISIBLE: (Role.WEIGHT, Role.HIDDEN)",
+    ),
+    "operands of the weight gradient exchanged": (
+        "form.py",
+        "Role.WEIGHT: (Role.VISIBLE, Role.HIDDEN)",
+        "Role.WEIGHT: (Role.HIDDEN, Role.VISIBLE)",
+    ),
+    "bank behind the channels": (
+        "form.py",
+        "(*bank, *self.channels.weight, *self.geometry.kernel)",
+        "(*self.channels.weight, *bank, *self.geometry.kernel)",
+    ),
+    "complex flops as real ones": ("form.py", "(8 if self.complex else 2)", "2"),
+    "weight order with visible innermost": ("form.py", "lead + 1, lead)", "lead, lead + 1)"),
+    "equation without the period": ("form.py", 'f"{c} mod {axis.bank}"', 'f"{c} / {axis.bank}"'),
+    # The engine reference.
+    "reference reads beyond a zero border": ("engines/reference.py", SEEN, "v[:, i, *x]"),
+    "reference adds what falls on the border": (
+        "engines/reference.py",
+        "case Role.VISIBLE if not outside:",
+        "case Role.VISIBLE:",
+    ),
+    "reference leaves what was there": ("engines/reference.py", "out[...] = 0", "out[...] += 0"),
+    "reference keeps the last term of the weight": (
+        "engines/reference.py",
+        "column, *k] += seen.T",
+        "column, *k] = seen.T",
+    ),
+    "reference ignores the bank": ("engines/reference.py", "axis.banks[ci] for axis", "0 * axis.banks[ci] for axis"),
+    "reference conjugates the transpose": (
+        "engines/reference.py",
+        "np.outer(h[:, o, *c], w[",
+        "np.outer(h[:, o, *c], np.conj(w)[",
+    ),
+    # The engine matrix.
+    "matrix pads the other way round": ("engines/matrix.py", "(axis.before, axis.after)", "(axis.after, axis.before)"),
+    "matrix reflects with the edge value": ("engines/matrix.py", '{"mode": "reflect"}', '{"mode": "symmetric"}'),
+    "matrix without dilation": ("engines/matrix.py", "[: axis.span : axis.dilation]", "[: axis.kernel]"),
+    "matrix without stride": ("engines/matrix.py", "range(0, len(labels), axis.stride)", "range(len(labels))"),
+    "matrix with banks in runs": ("engines/matrix.py", "positions % axis.bank", "np.minimum(positions, axis.bank - 1)"),
+    "matrix counts groups wrong": ("engines/matrix.py", "o // per_group * width", "o % per_group * width"),
+    "matrix takes the adjoint": ("engines/matrix.py", "matrix(problem, w).T", "matrix(problem, w.conj()).T"),
+    "matrix drops the first visible": ("engines/matrix.py", "terms.visible >= 0", "terms.visible > 0"),
+    "matrix keeps the last example": ("engines/matrix.py", "total += by_visible", "total = by_visible"),
+    # The engine im2row.
+    "im2row splits banks in runs": (
+        "engines/im2row.py",
+        "reshape(turns, axis.bank).T",
+        "reshape(axis.bank, turns)",
+    ),
+    "im2row uses rows left over": ("engines/im2row.py", "hidden >= axis.hidden)", "hidden > axis.hidden)"),
+    "im2row writes where blocks share channels": (
+        "engines/im2row.py",
+        "np.add.at(v, (slice(None), self.at.reached[:, None], self.stack.visible.ravel()), sums)",
+        "v[:, self.at.reached[:, None], self.stack.visible.ravel()] += sums",
+    ),
+    "im2row exchanges the channels of its columns": (
+        "engines/im2row.py",
+        "self.inputs, self.outputs).transpose(0, 1, 4, 3, 2)",
+        "self.outputs, self.inputs).transpose(0, 1, 3, 4, 2)",
+    ),
+    "im2row keeps the last part": ("engines/im2row.py", "total += share", "total[...] = share"),
+    "im2row takes the first part again": ("engines/im2row.py", "slice(n, n + step)", "slice(0, step)"),
+    # Operands against each other, and arguments.
+    "transpose forgets the groups": ("problem.py", "per_group * int(groups)", "per_group * 1"),
+    "bank axes reversed": ("problem.py", "weight[:lead] or None", "weight[:lead][::-1] or None"),
+    "channels of the weight exchanged": (
+        "problem.py",
+        "weight[lead : lead + 2], weight",
+        "weight[lead : lead + 2][::-1], weight",
+    ),
+    "hidden channels unchecked": ("problem.py", "if out != hidden[1]:", "if out > hidden[1]:"),
+    "examples unchecked": ("problem.py", "if hidden[0] != visible[0]:", "if hidden[0] > visible[0]:"),
+    "an int pads one side": ("arguments.py", "else (one, one)", "else (one, 0)"),
+    "local means shared": ("arguments.py", "size if one == LOCAL else one", "1 if one == LOCAL else one"),
+    "bank beyond the hidden size allowed": ("arguments.py", "if period > size:", "if period > size + 1:"),
+    "groups that do not divide allowed": ("arguments.py", "if number % count:", "if number < count:"),
+    "zero stride allowed": ("arguments.py", ":= index(one)) < least", ":= index(one)) < least - 1"),
+    # dtypes, memory, dispatch.
+    "half precision computed as it is stored": ("arrays.py", '"float16": "float32"', '"float16": "float16"'),
+    "results in one memory order": (
+        "arrays.py",
+        "np.empty_like(order, dtype=dtype, shape=shape, subok=False)",
+        "np.empty(shape, dtype)",
+    ),
+    "axes put back in the wrong order": ("arrays.py", ".transpose(np.argsort(order))", ".transpose(order)"),
+    "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
+    "memory unchecked": ("dispatch.py", "_bytes_asked(problem, one) <= memory()", "_bytes_asked(problem, one) >= 0"),
+    "empty batches left unwritten": ("ops.py", "out[...] = 0", "out[...] += 0"),
+    "result not cast back": ("ops.py", "return out.astype(dtype, copy=False)", "return out"),
+    "flip leaves the last axis": (
+        "ops.py",
+        "tuple(range(array.ndim - axes, array.ndim))",
+        "tuple(range(array.ndim - axes, array.ndim - 1))",
+    ),
+    "explain another operation": (
+        "ops.py",
+        "problem.producing(OPERATIONS[operation])",
+        "problem.producing(Role.HIDDEN)",
+    ),
+    # Pooling.
+    "pooling takes the last of equals": ("pool.py", "(value > best)", "(value >= best)"),
+    "pooling takes the last NaN": ("pool.py", "np.isnan(value) & ~np.isnan(best)", "np.isnan(value)"),
+    "pooling drops NaN": ("pool.py", "(np.isnan(value) & ~np.isnan(best))", "np.isnan(best)"),
+    "pooling pads with zero": ("pool.py", "-np.inf, v.dtype)", "0, v.dtype)"),
+    "pooling starts at the first tap": ("pool.py", "np.argmax(reads != OUTSIDE, axis=1)", "np.zeros(len(reads), int)"),
+    "pooling with another stride": ("pool.py", "windows if stride is None else", "(1,) * rank if stride is None else"),
+    "indices beyond the visible allowed": ("pool.py", "<= at.max() < pixels", "<= at.max() <= pixels"),
+}
+
+
+def battery(package: Path) -> subprocess.CompletedProcess[str]:
+    """Run the battery on the copy of the package that lies in a folder, and prove that it is the one imported."""
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(BATTERY)],
+        env={**os.environ, **one_thread, "PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    imported, *_ = done.stdout.splitlines() or [""]
+    assert Path(imported) == package / "__init__.py", f"{imported} was imported: {done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package as it is, which passes; its compiled modules are copied along with it."""
+    package = tmp_path_factory.mktemp("intact") / "triconv"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    done = battery(package)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "PASSED"
+    return package
+
+
+def test_the_unmutated_package_passes(intact: Path) -> None:
+    assert intact.is_dir()
+
+
+def test_enough_mutants() -> None:
+    assert len(MUTANTS) >= AT_LEAST
+    assert len(set(MUTANTS.values())) == len(MUTANTS)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(name: str, intact: Path, tmp_path: Path) -> None:
+    module, old, new = MUTANTS[name]
+    text = (intact / module).read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {module}, expected once"
+    mutated = text.replace(old, new)
+    compile(mutated, module, "exec")
+    package = tmp_path / "triconv"
+    shutil.copytree(intact, package)
+    (package / module).write_text(mutated, encoding="utf-8")
+    for compiled in (package / module).parent.glob(f"__pycache__/{Path(module).stem}.*"):
+        compiled.unlink()
+    done = battery(package)
+    verdict = done.stdout.splitlines()[1] if done.stdout.count("\n") > 1 else ""
+    assert done.returncode == 1, f"survived: {done.stdout}{done.stderr}"
+    assert verdict.startswith(("WRONG", "RAISED")), done.stdout + done.stderr
