@@ -192,8 +192,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "im2row uses rows left over": ("engines/im2row.py", "hidden >= axis.hidden)", "hidden > axis.hidden)"),
     "im2row writes where blocks share channels": (
         "engines/im2row.py",
-        "np.add.at(v, (slice(None), self.at.reached[:, None], self.stack.visible.ravel()), sums)",
-        "v[:, self.at.reached[:, None], self.stack.visible.ravel()] += sums",
+        "width = self.inputs if problem.channels.mask is not None else stack.visible.size",
+        "width = stack.visible.size",
     ),
     "im2row exchanges the channels of its columns": (
         "engines/im2row.py",

@@ -206,6 +206,12 @@ def test_data_of_another_shape_is_refused(tmp_path: Path, digits: Dataset) -> No
         Run(tmp_path, digits, Architecture(1, (9, 9), STAGES), RECIPE)
 
 
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path, digits: Dataset) -> None:
+    labels = np.where(np.arange(100) < 50, 0, 10**9)
+    with pytest.raises(ValueError, match="labels up to 1000000000: expected classes"):
+        make(tmp_path, replace(digits, labels=labels))
+
+
 def test_changed_data_is_refused(tmp_path: Path, digits: Dataset) -> None:
     make(tmp_path, digits).save()
     with pytest.raises(ValueError, match="they have changed"):

@@ -81,8 +81,9 @@ def _draw_phase(axes: Axes, phase: str, lines: list[Mapping[str, Any]]) -> None:
             seen += [loss for _, loss in points]
     if seen and min(seen) > 0:
         axes.set_yscale("log")
-        narrow = max(seen) < 10 * min(seen)
-        axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
+        ratio = max(seen) / min(seen)
+        steps = (1,) if ratio > 1000 else (1, 2, 5) if ratio > 20 else (1, 1.5, 2, 3, 5, 7)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps) if ratio > 3 else MaxNLocator(6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     for place, (loss, epoch, name, colour) in enumerate(sorted(ends)):

@@ -26,7 +26,7 @@ class Recipe:
     rate: float = 7e-3
     greedy: bool = False
     noise: Noise = "gaussian"
-    amount: float = 0.1
+    amount: float = 0.15
     tune_epochs: int = 30
     tune_rate: float = 5e-3
     tune_amount: float = 0.2

@@ -95,6 +95,10 @@ class Run:
             raise ValueError(
                 f"images of shape {dataset.images.shape}: expected (N, {architecture.channels}, *{architecture.size})"
             )
+        if dataset.labels is not None and dataset.labels.max() >= len(dataset.labels):
+            raise ValueError(
+                f"labels up to {dataset.labels.max()}: expected classes 0, 1, …, fewer than the {len(dataset.labels)} images"
+            )
         self.folder, self.dataset, self.architecture, self.recipe = folder, dataset, architecture, recipe
         self.source = source or {}
         self.seen, self.unseen = dataset.split()

@@ -67,6 +67,8 @@ class Product:
         self.count, self.outputs = stack.hidden.shape
         self.inputs = stack.visible.shape[1]
         self.banks, self.turns, self.taps = at.reads.shape
+        width = self.inputs if problem.channels.mask is not None else stack.visible.size
+        self.apart = [slice(start, start + width) for start in range(0, stack.visible.size, width)]
 
     def rows(self, v: Array) -> Array:
         """The windows of (examples, positions, channels) as (bank, block, example·turn, tap·channel)."""
@@ -78,8 +80,9 @@ class Product:
         split = rows.reshape(self.banks, self.count, len(v), self.turns, self.taps, self.inputs)
         terms = split.transpose(2, 0, 3, 4, 1, 5).reshape(len(v), -1, self.count * self.inputs)
         sums = np.add.reduceat(terms[:, self.at.order], self.at.starts, axis=1)
-        # Blocks may share visible channels; ufunc.at adds every one of them.
-        np.add.at(v, (slice(None), self.at.reached[:, None], self.stack.visible.ravel()), sums)  # type: ignore[arg-type]
+        # An indexed += keeps one of several equal indices: blocks of a graph may share channels, so each has its turn.
+        for channels in self.apart:
+            v[:, self.at.reached[:, None], self.stack.visible.ravel()[channels]] += sums[..., channels]
 
     def columns(self, w: Array) -> Array:
         """The weight as (bank, block, tap·visible channel, hidden channel)."""
