@@ -97,7 +97,8 @@ class Run:
             )
         if dataset.labels is not None and dataset.labels.max() >= len(dataset.labels):
             raise ValueError(
-                f"labels up to {dataset.labels.max()}: expected classes 0, 1, …, fewer than the {len(dataset.labels)} images"
+                f"labels up to {dataset.labels.max()}: expected classes 0, 1, …, "
+                f"fewer than the {len(dataset.labels)} images"
             )
         self.folder, self.dataset, self.architecture, self.recipe = folder, dataset, architecture, recipe
         self.source = source or {}
