@@ -127,6 +127,71 @@ def test_shared_parameters_add_their_gradients() -> None:
     np.testing.assert_allclose(found, finite_differences(loss, first.weight.value, STEP), atol=CLOSE)
 
 
+def tied() -> tuple[layers.Sequential, layers.Parameter]:
+    first = layers.Conv(1, 2, (3,), bias=None, dtype="float64")
+    second = layers.ConvTranspose(2, 1, (3,), bias=None, dtype="float64", weight=first.weight)
+    return layers.Sequential([first, second]), first.weight
+
+
+def test_a_shared_parameter_is_in_a_sequential_once() -> None:
+    model, weight = tied()
+    assert list(model.parameters) == ["0.weight"]
+    outer = layers.Sequential([model, layers.ConvTranspose(2, 1, (3,), dtype="float64", weight=weight)])
+    assert list(outer.parameters) == ["0.0.weight", "1.bias"]
+    # What is equal but not shared stays.
+    two = layers.Sequential([layers.Affine(2, 2, bias=None), layers.Affine(2, 2, bias=None)])
+    assert list(two.parameters) == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("optimizer", [lambda p: layers.SGD(p, 0.25), lambda p: layers.Adam(p, 0.25)])
+def test_a_shared_parameter_moves_once(optimizer: Callable[[Any], Any]) -> None:
+    _, weight = tied()
+    alone = layers.Parameter(weight.value.copy())
+    gradient = RNG.standard_normal(weight.value.shape)
+    for parameters in ({"a": weight, "b": weight}, {"a": alone}):
+        next(iter(parameters.values())).gradient = gradient
+        one = optimizer(parameters)
+        one.step()
+        assert list(one.parameters) == ["a"]
+    np.testing.assert_array_equal(weight.value, alone.value)
+
+
+def test_a_bank_is_for_one_size() -> None:
+    layer = layers.Conv(1, 2, (3,), bank=2, visible_size=(6,))
+    assert layer.forward(np.zeros((2, 1, 6), np.float32)).shape == (2, 2, 4)
+    with pytest.raises(ValueError, match=r"^x of shape \(2, 1, 8\): expected \(examples, 1, 6\)"):
+        layer.forward(np.zeros((2, 1, 8), np.float32))
+    # Without a bank any size will do.
+    assert layers.Conv(1, 2, (3,), visible_size=(6,)).forward(np.zeros((2, 1, 8), np.float32)).shape == (2, 2, 6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4, 5])
+def test_in_batches_is_forward(rows: int) -> None:
+    model = layers.Sequential([layers.Conv(1, 2, (3,), dtype="float64"), layers.ReLU(), layers.Flatten()])
+    x = RNG.standard_normal((rows, 1, 6))
+    found = layers.in_batches(model, x, size=2)
+    assert found.shape == (rows, 8)
+    np.testing.assert_allclose(found, model.forward(x), rtol=1e-13, atol=1e-13)
+
+
+LOSSES = [layers.mean_squared_error, layers.softmax_cross_entropy, layers.hinge, layers.binary_cross_entropy]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex128"])
+def test_predictions_are_real_floating_point(loss: Any, dtype: str) -> None:
+    target = np.zeros(2, int) if loss in (layers.softmax_cross_entropy, layers.hinge) else np.zeros((2, 3))
+    with pytest.raises(TypeError, match=f"^prediction of dtype {dtype}: expected real floating-point numbers$"):
+        loss(np.zeros((2, 3), dtype), target)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_need_an_example(loss: Any) -> None:
+    target = np.zeros(0, int) if loss in (layers.softmax_cross_entropy, layers.hinge) else np.zeros((0, 3))
+    with pytest.raises(ValueError, match=r"^prediction of shape \(0, 3\): expected at least one example"):
+        loss(np.zeros((0, 3)), target)
+
+
 def test_a_second_backprop_forgets_the_first() -> None:
     layer = layers.Affine(2, 2, dtype="float64")
     x, y = RNG.standard_normal((3, 2)), np.array([0, 1, 1])
@@ -251,7 +316,24 @@ def test_weights_lie_with_hidden_channels_innermost() -> None:
         (lambda: layers.Conv(1, 2, (3,), init="zeros"), ["init='zeros'", '"he"']),  # type: ignore[arg-type]
         (lambda: layers.Conv(1, 2, (3,), weight=layers.Parameter(np.zeros((1, 1, 3)))), ["(1, 1, 3)", "(2, 1, 3)"]),
         (lambda: layers.Upsample(2, mode="cubic"), ["mode='cubic'", '"linear"']),  # type: ignore[arg-type]
-        (lambda: layers.Upsample(0).forward(np.zeros((1, 1, 3))), ["factor=0", "at least 1"]),
+        (lambda: layers.Conv(1, 2, (3,), padding=-1), ["padding=-1", "at least 0"]),
+        (lambda: layers.Conv(1, 2, (3,), padding="some"), ["padding='some'", '"same"']),
+        (lambda: layers.Conv(1, 2, (3,), stride=0), ["stride=0", "at least 1"]),
+        (lambda: layers.Conv(1, 2, (3,), dilation=(1, 1)), ["dilation=(1, 1)", "got 2"]),
+        (lambda: layers.Conv(1, 2, (3,), border="no"), ["border='no'", "circular"]),
+        (lambda: layers.ConvTranspose(2, 1, (3,), stride=1.5), ["stride=1.5", "int", "float"]),
+        (lambda: layers.Conv(1, 2, (3,), dtype="int32"), ["dtype='int32'", "float32"]),
+        (lambda: layers.Affine(1, 2, dtype="foo"), ["dtype='foo'", "float32"]),
+        (lambda: layers.Affine(1, 2, weight=layers.Parameter(np.zeros((2, 1), int))), ["weight", "int64", "float32"]),
+        (lambda: layers.MaxPool("a"), ["window='a'", "int"]),
+        (lambda: layers.MaxPool((2, 0)), ["window=(2, 0)", "at least 1", "axis 1"]),
+        (lambda: layers.MaxPool(2, stride=1.5), ["stride=1.5", "int"]),
+        (lambda: layers.MaxPool(2, dilation=0), ["dilation=0", "at least 1"]),
+        (lambda: layers.MaxPool(2, padding=(0, -1)), ["padding=(0, -1)", "at least 0"]),
+        (lambda: layers.Upsample(0), ["factor=0", "at least 1"]),
+        (lambda: layers.Upsample((2, 1.5)), ["factor=(2, 1.5)", "float", "axis 1"]),  # type: ignore[arg-type]
+        (lambda: layers.Adam({}, epsilon=-1), ["epsilon=-1", "at least 0"]),
+        (lambda: layers.Adam({}, epsilon=np.nan), ["epsilon=nan", "at least 0"]),
         (lambda: layers.SGD({}, rate=0), ["rate=0", "positive"]),
         (lambda: layers.SGD({}, rate=1, momentum=1), ["momentum=1", "less than 1"]),
         (lambda: layers.Adam({}, betas=(0.9, 1)), ["betas=(0.9, 1)"]),

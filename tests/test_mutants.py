@@ -167,7 +167,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "column, *k] += seen.T",
         "column, *k] = seen.T",
     ),
-    "reference ignores the bank": ("engines/reference.py", "axis.banks[ci] for axis", "0 * axis.banks[ci] for axis"),
+    "reference ignores the bank": ("engines/reference.py", "(t[ci] for t", "(0 * t[ci] for t"),
     "reference conjugates the transpose": (
         "engines/reference.py",
         "np.outer(h[:, o, *c], w[",
@@ -203,7 +203,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "im2row keeps the last part": ("engines/im2row.py", "total += share", "total[...] = share"),
     "im2row takes the first part again": ("engines/im2row.py", "slice(n, n + step)", "slice(0, step)"),
     # Operands against each other, and arguments.
-    "transpose forgets the groups": ("problem.py", "per_group * int(groups)", "per_group * 1"),
+    "transpose forgets the groups": ("problem.py", "(group_count(options.groups) or 1)", "1"),
     "bank axes reversed": ("problem.py", "weight[:lead] or None", "weight[:lead][::-1] or None"),
     "channels of the weight exchanged": (
         "problem.py",

@@ -10,6 +10,7 @@ from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .channels import Channels
 from .geometry import BORDERS, Border, Pads
@@ -24,15 +25,36 @@ LOCAL = "local"
 Precision = Literal["default", "highest"]
 
 
+MOST = 1 << 60
+"""The largest number taken for a size or a step: sums of a few of them are still whole numbers of the machine."""
+
+
+def _listed(value: Any) -> Any:
+    """An array as Python's own lists and numbers, anything else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def per_axis(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...]:
     """An int for every axis or one per axis, each at least `least`."""
     expected = f"expected an int of at least {least}, or {rank} of them"
-    values = (
-        tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,) * rank
-    )
-    if len(values) != rank:
-        raise ValueError(f"{name}={value!r}: {expected}, one per axis, got {len(values)}")
-    return tuple(_whole(name, value, one, least, expected, axis) for axis, one in enumerate(values))
+    value = _listed(value)
+    if not _several(value):
+        return (_whole(name, value, value, least, expected, 0),) * rank
+    if len(value) != rank:
+        raise ValueError(f"{name}={value!r}: {expected}, one per axis, got {len(value)}")
+    return tuple(_whole(name, value, one, least, expected, axis) for axis, one in enumerate(value))
+
+
+def sizes_of(name: str, value: Any) -> tuple[int, ...]:
+    """A shape: a sequence of sizes, which may be zero."""
+    values = _listed(value)
+    if not _several(values):
+        raise TypeError(f"{name}={value!r}: expected a sequence of sizes")
+    return per_axis(name, values, len(values), 0)
 
 
 def _whole(name: str, value: Any, one: Any, least: int, expected: str, axis: int) -> int:
@@ -40,6 +62,8 @@ def _whole(name: str, value: Any, one: Any, least: int, expected: str, axis: int
         raise TypeError(f"{name}={value!r}: {expected}, got {type(one).__name__} on axis {axis}")
     if (number := index(one)) < least:
         raise ValueError(f"{name}={value!r}: {expected}, got {number} on axis {axis}")
+    if number > MOST:
+        raise ValueError(f"{name}={value!r}: {expected}, and at most {MOST} on axis {axis}")
     return number
 
 
@@ -50,12 +74,14 @@ def padding_per_axis(value: Any, rank: int) -> tuple[Pads, ...]:
         if value not in ("valid", "same", "full"):
             raise ValueError(f"padding={value!r}: {expected}")
         return (value,) * rank  # type: ignore[return-value]
-    values = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,) * rank
-    if len(values) != rank:
-        raise ValueError(f"padding={value!r}: {expected}, got {len(values)} values for {rank} axes")
+    value = _listed(value)
+    if not _several(value):
+        return ((_whole("padding", value, value, 0, expected, 0),) * 2,) * rank
+    if len(value) != rank:
+        raise ValueError(f"padding={value!r}: {expected}, got {len(value)} values for {rank} axes")
     pads: list[Pads] = []
-    for axis, one in enumerate(values):
-        pair = tuple(one) if isinstance(one, Sequence | np.ndarray) and not isinstance(one, str) else (one, one)
+    for axis, one in enumerate(map(_listed, value)):
+        pair = tuple(one) if _several(one) else (one, one)
         if len(pair) != 2:
             raise ValueError(f"padding={value!r}: {expected}, got {one!r} on axis {axis}")
         before, after = (_whole("padding", value, side, 0, expected, axis) for side in pair)
@@ -65,17 +91,20 @@ def padding_per_axis(value: Any, rank: int) -> tuple[Pads, ...]:
 
 def border_per_axis(value: Any, rank: int) -> tuple[Border, ...]:
     """A border's name for every axis or one per axis."""
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * rank
-    if len(values) != rank or any(one not in BORDERS for one in values):
+    value = _listed(value)
+    values = tuple(value) if _several(value) else (value,) * max(rank, 1)
+    if any(one not in BORDERS for one in values) or (_several(value) and len(values) != rank):
         raise ValueError(f"border={value!r}: expected one of {', '.join(BORDERS)}, or {rank} of them, one per axis")
-    return values
+    return values[:rank]
 
 
 def bank_per_axis(value: Any, hidden: tuple[int, ...]) -> tuple[int, ...]:
     """A period for every axis or one per axis, "local" meaning the hidden size."""
     rank = len(hidden)
-    several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-    values = tuple(value) if several else (value,) * rank
+    if isinstance(value, str) and value != LOCAL:
+        raise TypeError(f'bank={value!r}: expected a period, "local", or one per axis, got str on axis 0')
+    value = _listed(value)
+    values = tuple(value) if _several(value) else (value,) * rank
     expected = f'expected a period between 1 and the hidden size, "local", or {rank} of them, one per axis'
     if len(values) != rank:
         raise ValueError(f"bank={value!r}: {expected}, got {len(values)}")
@@ -87,27 +116,39 @@ def bank_per_axis(value: Any, hidden: tuple[int, ...]) -> tuple[int, ...]:
     return periods
 
 
+def group_count(groups: Any) -> int | None:
+    """The number of groups; None when `groups` is a channel graph."""
+    values = _listed(groups)
+    return None if _several(values) else per_axis("groups", values, 1)[0]
+
+
 def channels_of(groups: Any, visible: int, hidden: int) -> Channels:
     """The channel pattern that `groups` means for these channel counts."""
-    if isinstance(groups, np.ndarray | Sequence) and not isinstance(groups, str):
-        graph = np.asarray(groups)
-        if graph.dtype != np.bool_:
-            raise TypeError(f"groups: a channel graph is a boolean array, got dtype {graph.dtype}; use groups != 0")
-        if graph.shape != (hidden, visible):
-            raise ValueError(
-                f"groups: expected a channel graph of shape (hidden, visible channels) = {(hidden, visible)}, "
-                f"got {graph.shape}"
-            )
-        return Channels(visible, hidden, graph=graph.tobytes())
-    (count,) = per_axis("groups", groups, 1)
+    count = group_count(groups)
+    if count is None:
+        return Channels(visible, hidden, graph=_graph(groups, visible, hidden).tobytes())
     for name, number in (("visible", visible), ("hidden", hidden)):
         if number % count:
             raise ValueError(f"groups={count}: expected a divisor of the {number} {name} channels")
     return Channels(visible, hidden, count)
 
 
+def _graph(groups: Any, visible: int, hidden: int) -> NDArray[np.bool_]:
+    shape = f"(hidden, visible channels) = {(hidden, visible)}"
+    expected = f"expected a number, or a channel graph: a boolean array of shape {shape}"
+    try:
+        graph = np.asarray(groups)
+    except ValueError:
+        raise ValueError(f"groups={groups!r}: {expected}, got rows of different lengths") from None
+    if graph.dtype != np.bool_:
+        raise TypeError(f"groups: {expected}, got {graph.shape} of dtype {graph.dtype}; use groups != 0")
+    if graph.shape != (hidden, visible):
+        raise ValueError(f"groups: {expected}, got {graph.shape}")
+    return graph
+
+
 def precision_of(value: Any) -> Precision:
-    if value not in get_args(Precision):
+    if not isinstance(value, str) or value not in get_args(Precision):
         raise ValueError(f'precision={value!r}: expected "default" or "highest"')
-    precision: Precision = value
+    precision: Precision = value  # type: ignore[assignment]
     return precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -42,6 +43,15 @@ def common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
+def named_dtype(value: Any) -> np.dtype[Any]:
+    """The dtype that a user names; one that operations take."""
+    try:
+        dtype = np.dtype(import_module("ml_dtypes").bfloat16 if value == "bfloat16" else value)
+    except (TypeError, ModuleNotFoundError):
+        raise TypeError(f"dtype={value!r}: expected {', '.join((*COMPUTED, *STORED))}") from None
+    return common_dtype(dtype)
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that a result of this dtype is computed in."""
     return np.dtype(STORED.get(dtype.name, dtype))
@@ -59,5 +69,7 @@ def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple
 
 
 def _expected(dtype: np.dtype[Any]) -> str:
-    to = "float64" if dtype.kind in "iubf" else "complex128" if dtype.kind == "c" else "a numeric array"
-    return f"expected {', '.join((*COMPUTED, *STORED))}; cast it, for example with .astype({to!r})"
+    expected = f"expected {', '.join((*COMPUTED, *STORED))}"
+    if dtype.kind not in "biufc":
+        return expected
+    return f"{expected}; cast it, for example with .astype({'complex128' if dtype.kind == 'c' else 'float64'!r})"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
 
 from .engine import Engine, Run
 from .engines import im2row, matrix, reference
@@ -23,10 +27,10 @@ class Plan:
     engine: Engine
     why_not: dict[str, str]
 
-    @cached_property
+    @property
     def run(self) -> Run:
-        """The callable run(a, b, out); built when it is first asked for."""
-        return self.engine.build(self.problem)
+        """The callable run(a, b, out); built when it is first asked for, and kept while there is room."""
+        return _built(self)
 
     @property
     def flops(self) -> int:
@@ -67,11 +71,36 @@ class Plan:
         return rows + [(f"not {name}", reason) for name, reason in self.why_not.items()]
 
 
-@lru_cache(maxsize=1024)
+KEPT_BYTES = 256 << 20
+"""How much the tables of built plans may hold together; beyond it the ones used longest ago are built again."""
+
+_kept: OrderedDict[Plan, tuple[Run, int]] = OrderedDict()
+_lock = Lock()
+
+
+def _built(plan: Plan) -> Run:
+    with _lock:
+        if plan in _kept:
+            _kept.move_to_end(plan)
+            return _kept[plan][0]
+    run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
+    with _lock:
+        if size <= KEPT_BYTES:
+            _kept[plan] = run, size
+        while sum(size for _, size in _kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    return run
+
+
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
     """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
-    if engine != AUTO and engine not in ENGINES:
+    if not isinstance(engine, str) or (engine != AUTO and engine not in ENGINES):
         raise ValueError(f'engine={engine!r}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
+    return _choose(problem, engine)
+
+
+@lru_cache(maxsize=1024)
+def _choose(problem: Problem, engine: str) -> Plan:
     wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
     refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
     able = [one for name, one in wanted.items() if name not in refused]
@@ -103,11 +132,14 @@ def _bytes_asked(problem: Problem, engine: Engine) -> int:
 
 @lru_cache(maxsize=1)
 def memory() -> int:
-    """The machine's physical memory in bytes; more than any array where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62
+    """The memory in bytes that the machine has, or that this process's group may use; 2⁶² where nobody says."""
+    limits = [1 << 62]
+    with suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limit for limit in limits if limit > 0)
 
 
 def _phases(problem: Problem) -> list[tuple[str, str]]:

@@ -25,13 +25,15 @@ class Engine:
 
     why_not(problem) lists the reasons why it cannot take the problem; empty means that it can.
     cost(problem) estimates the seconds of one call. workspace(problem) is the most bytes a call allocates besides
-    the result. build(problem) does all that needs no array and returns the callable; ask once, call often.
+    the result. build(problem) does all that needs no array and returns the callable, which holds tables(problem) bytes;
+    ask once, call often.
     """
 
     name: str
     why_not: Callable[[Problem], tuple[str, ...]]
     cost: Callable[[Problem], float]
     workspace: Callable[[Problem], int]
+    tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
 
 

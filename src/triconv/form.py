@@ -13,7 +13,7 @@ from enum import Enum
 from math import prod
 
 from .channels import Channels
-from .geometry import Geometry
+from .geometry import Axis, Geometry
 
 
 class Role(Enum):
@@ -110,41 +110,70 @@ def weight_order(rank: int, banked: bool) -> tuple[int, ...]:
 
 
 def equation(problem: Problem) -> str:
-    """The operation as a sum over indices, with the problem's own numbers in it."""
-    axes = problem.geometry.axes
-    hidden = [f"c{a}" if len(axes) > 1 else "c" for a in range(len(axes))]
-    kernel = [f"k{a}" if len(axes) > 1 else "k" for a in range(len(axes))]
-    visible = [f"x{a}" if len(axes) > 1 else "x" for a in range(len(axes))]
-    places = []
-    bank = []
-    for axis, c, k in zip(axes, hidden, kernel, strict=True):
-        pad = f" − {axis.before}" if axis.before else ""
-        places.append(f"{_times(axis.stride, c)} + {_times(axis.dilation, k)}{pad}")
-        bank.append("0" if axis.bank == 1 else c if axis.bank == axis.hidden else f"{c} mod {axis.bank}")
-    lead = bank if problem.geometry.banked else []
-    read = {
-        Role.VISIBLE: f"v[{', '.join(['n', 'i', *places])}]",
-        Role.HIDDEN: f"h[{', '.join(['n', 'o', *hidden])}]",
-        Role.WEIGHT: f"w[{', '.join([*lead, 'o', 'i', *kernel])}]",
+    """The operation as a sum over indices, with the problem's own numbers in it; beyond a zero border, v is zero.
+
+    What the form has at a place of the result is the result's index there if it is a bare index, and then it is not
+    summed over. Otherwise the result gets an index of its own, which a condition ties to what the form has.
+    """
+    axes, channels = problem.geometry.axes, problem.channels
+    banked = axes if problem.geometry.banked else ()
+    c, k, x = (_indices(letter, len(axes)) for letter in "ckx")
+    channel, column = _channel(channels)
+    form = {
+        Role.VISIBLE: ["n", channel, *map(_place, axes, c, k)],
+        Role.HIDDEN: ["n", "o", *c],
+        Role.WEIGHT: [*map(_bank, banked, c), "o", column, *k],
     }
-    first, second = (read[role] for role in problem.operands)
-    per_group = problem.channels.weight[1] if problem.channels.graph is None else problem.channels.visible
-    over_k = [f"{k}<{axis.kernel}" for k, axis in zip(kernel, axes, strict=True)]
-    over_c = [f"{c}<{axis.hidden}" for c, axis in zip(hidden, axes, strict=True)]
-    match problem.produces:
-        case Role.HIDDEN:
-            left, over, given = read[Role.HIDDEN], [f"i<{per_group}", *over_k], ""
-        case Role.VISIBLE:
-            left = f"v[{', '.join(['n', 'i', *visible])}]"
-            over = [f"o<{problem.channels.hidden // problem.channels.groups}", *over_c, *over_k]
-            given = "; ".join(f"{x} = {place}" for x, place in zip(visible, places, strict=True))
-        case Role.WEIGHT:
-            left, over, given = read[Role.WEIGHT], [f"n<{problem.batch}", *over_c], ""
-            if any(axis.bank < axis.hidden for axis in axes) and lead:
-                left = f"w[{', '.join([*(f't{a}' for a in range(len(axes))), 'o', 'i', *kernel])}]"
-                given = "; ".join(f"t{a} = {b}" for a, b in enumerate(bank))
-    condition = f"   where {given}" if given else ""
-    return f"{left} = Σ_{{{', '.join(over)}}} {first} · {second}{condition}"
+    own = {
+        Role.VISIBLE: ["n", "j", *x],
+        Role.HIDDEN: form[Role.HIDDEN],
+        Role.WEIGHT: [*_indices("b", len(banked)), "o", column, *k],
+    }
+    result = form[problem.produces]
+    left = [place if place.isalnum() else index for place, index in zip(result, own[problem.produces], strict=True)]
+    sizes = dict(zip(["n", "o", column, *c, *k], _sizes(problem), strict=True))
+    over = ", ".join(f"{index}<{size}" for index, size in sizes.items() if index not in (*left, "0"))
+    conditions = ["graph[o, i]"] if channels.graph is not None else []
+    conditions += [f"{index} = {place}" for index, place in zip(left, result, strict=True) if index != place]
+    factors = " · ".join(_entry(role, form[role]) for role in problem.operands)
+    where = f"   where {'; '.join(conditions)}" if conditions else ""
+    return f"{_entry(problem.produces, left)} = {f'Σ_{{{over}}} ' if over else ''}{factors}{where}"
+
+
+def _entry(role: Role, places: list[str]) -> str:
+    return f"{role.value[0]}[{', '.join(places)}]"
+
+
+def _indices(letter: str, rank: int) -> list[str]:
+    return [letter] if rank == 1 else [f"{letter}{axis}" for axis in range(rank)]
+
+
+def _sizes(problem: Problem) -> tuple[int, ...]:
+    """How far n, o, i, c and k run."""
+    return (problem.batch, *problem.channels.weight, *problem.geometry.hidden, *problem.geometry.kernel)
+
+
+def _channel(channels: Channels) -> tuple[str, str]:
+    """The visible channel that hidden channel o sees through a column of the weight, and that column."""
+    if channels.groups == 1:
+        return "i", "i"
+    per_group, columns = channels.hidden // channels.groups, channels.weight[1]
+    group = "o" if per_group == 1 else f"⌊o/{per_group}⌋"
+    return (group, "0") if columns == 1 else (f"i + {_times(columns, group)}", "i")
+
+
+def _place(axis: Axis, c: str, k: str) -> str:
+    """The visible position that hidden position c and tap k meet."""
+    pad = f" − {axis.before}" if axis.before else ""
+    place = f"{_times(axis.stride, c)} + {_times(axis.dilation, k)}{pad}"
+    return place if axis.border == "zero" else f"{axis.border}({place})"
+
+
+def _bank(axis: Axis, c: str) -> str:
+    """The kernel of the bank that hidden position c uses."""
+    if axis.bank == 1:
+        return "0"
+    return c if axis.bank == axis.hidden else f"{c} mod {axis.bank}"
 
 
 def _times(factor: int, index: str) -> str:

@@ -5,13 +5,13 @@ This is the only module that knows which visible position a hidden position and 
     x = s·c + e·k − p
 
 how a border extends an axis, and which sizes belong together. Everything is plain data: frozen, hashable, and carrying
-both sizes, so that no other module ever derives one from the other.
+both sizes, so that no other module ever derives one from the other. Tables of indices are made when they are asked for
+and kept by whoever asks: a geometry is a key of caches and stays small.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -90,17 +90,17 @@ class Axis:
                 mirrored: Index = last - np.abs(last - np.abs(position))
                 return mirrored
 
-    @cached_property
+    @property
     def sources(self) -> Index:
         """The visible index of each (hidden position, tap), shape (hidden, kernel)."""
         return self.source(self.position(np.arange(self.hidden)[:, None], np.arange(self.kernel)[None, :]))
 
-    @cached_property
+    @property
     def extension(self) -> Index:
         """The visible index of each of the `reach` positions that the windows cover, padding included."""
         return self.source(np.arange(self.reach) - self.before)
 
-    @cached_property
+    @property
     def banks(self) -> Index:
         """The kernel of the bank that each hidden position uses: c mod t."""
         return np.arange(self.hidden) % self.bank
@@ -152,7 +152,7 @@ class Geometry:
     def bank(self) -> tuple[int, ...]:
         return tuple(axis.bank for axis in self.axes)
 
-    @cached_property
+    @property
     def reads(self) -> Index:
         """The flat visible position of each (flat hidden position, flat tap), OUTSIDE on a zero border."""
         reads, outside = np.zeros((1, 1), dtype=np.intp), np.zeros((1, 1), dtype=np.bool_)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import Bank, Groups, Padding, PerAxis, per_axis
-from .arrays import allocate, common_dtype, compute_dtype, operand
+from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
+from .arrays import allocate, common_dtype, compute_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
 from .form import OPERATIONS, Problem, Role, weight_order
 from .problem import Options, problem_hidden, problem_visible, problem_weight
@@ -250,7 +250,7 @@ def flip(weight: ArrayLike, *, rank: int | None = None) -> Array:
     array([ 1., 12., 24., 40.])
     """
     array = np.asarray(weight)
-    axes = array.ndim - 2 if rank is None else rank
+    axes = array.ndim - 2 if rank is None else per_axis("rank", rank, 1, 0)[0]
     if not 0 <= axes <= array.ndim - 2:
         raise ValueError(f"rank={rank}: expected 0 to {max(array.ndim - 2, 0)} for a weight of shape {array.shape}")
     return np.flip(array, tuple(range(array.ndim - axes, array.ndim)))
@@ -311,12 +311,11 @@ def explain(
     >>> plan.why_not["im2row"]
     'engine="reference" was asked for'
     """
-    if operation not in OPERATIONS:
+    if not isinstance(operation, str) or operation not in OPERATIONS:
         raise ValueError(f"operation={operation!r}: expected one of {', '.join(OPERATIONS)}")
     options = Options(stride, padding, dilation, groups, border, precision)
-    kind = compute_dtype(common_dtype(np.dtype(dtype)))
-    visible = per_axis("visible_shape", visible_shape, len(visible_shape), 0)
-    weight = per_axis("weight_shape", weight_shape, len(weight_shape), 0)
+    kind = compute_dtype(named_dtype(dtype))
+    visible, weight = sizes_of("visible_shape", visible_shape), sizes_of("weight_shape", weight_shape)
     problem = problem_hidden(visible, weight, kind, options)
     return choose(problem.producing(OPERATIONS[operation]), engine)
 
@@ -337,4 +336,5 @@ def _run(problem: Problem, engine: str, a: Array, b: Array, dtype: np.dtype[Any]
         # Infinities and NaN travel as IEEE says; they are values here, not accidents to warn of.
         with np.errstate(all="ignore"):
             plan.run(a.astype(problem.dtype, copy=False), b.astype(problem.dtype, copy=False), out)
-    return out.astype(dtype, copy=False)
+    with np.errstate(all="ignore"):
+        return out.astype(dtype, copy=False)

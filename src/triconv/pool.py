@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arguments import Padding, PerAxis, padding_per_axis, per_axis
-from .arrays import allocate, operand
+from .arrays import allocate, compute_dtype, operand
 from .geometry import OUTSIDE, Geometry, pooled
 
 Array = NDArray[Any]
@@ -138,10 +138,11 @@ def max_pool_transpose(hidden: ArrayLike, indices: ArrayLike, visible_size: PerA
     if at.size and not 0 <= at.min() <= at.max() < pixels:
         raise ValueError(f"indices from {at.min()} to {at.max()}: expected 0 to {pixels - 1} for visible size {size}")
     visible = allocate("max_pool_transpose", (*h.shape[:2], *size), h.dtype, h)
-    flat = np.zeros((h.shape[0] * h.shape[1], pixels), h.dtype)
+    # Values that meet are added in the dtype of computation, and rounded once.
+    flat = np.zeros((h.shape[0] * h.shape[1], pixels), compute_dtype(h.dtype))
     rows = np.arange(len(flat))[:, None]
     each = (len(flat), prod(h.shape[2:]))
-    np.add.at(flat, (rows, at.reshape(each)), h.reshape(each))
+    np.add.at(flat, (rows, at.reshape(each)), h.reshape(each).astype(flat.dtype, copy=False))
     visible[...] = flat.reshape(visible.shape)
     return visible
 
@@ -160,4 +161,7 @@ def _geometry(v: Array, window: Any, stride: Any, padding: Any, dilation: Any, c
         (f" on axis {axis}" for axis in range(rank)),
         strict=True,
     )
-    return Geometry(tuple(pooled(x, *step) for x, step in zip(v.shape[2:], steps, strict=True)))
+    try:
+        return Geometry(tuple(pooled(x, *step) for x, step in zip(v.shape[2:], steps, strict=True)))
+    except ValueError as error:  # a geometry's window is a kernel's
+        raise ValueError(str(error).replace("kernel size", "window")) from None

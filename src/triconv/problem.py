@@ -15,6 +15,7 @@ from .arguments import (
     bank_per_axis,
     border_per_axis,
     channels_of,
+    group_count,
     padding_per_axis,
     per_axis,
     precision_of,
@@ -54,11 +55,14 @@ def problem_visible(hidden: Shape, weight: Shape, size: Any, dtype: np.dtype[Any
     periods, (out, per_group), kernel = _split_weight(weight, rank)
     if out != hidden[1]:
         raise ValueError(f"weight of shape {weight}: expected {hidden[1]} hidden channels, as hidden has, got {out}")
-    groups = options.groups
-    visible = per_group * int(groups) if isinstance(groups, int | np.integer) else per_group
-    channels = channels_of(groups, visible, out)
+    channels = channels_of(options.groups, per_group * (group_count(options.groups) or 1), out)
     sizes = None if size is None else per_axis("visible_size", size, rank)
-    axes = _axes(sizes, hidden[2:], kernel, options)
+    try:
+        axes = _axes(sizes, hidden[2:], kernel, options)
+    except ValueError as error:
+        raise ValueError(
+            f"visible_size={size!r}: {error}" if "comes from visible size" in str(error) else error
+        ) from None
     return _problem(Role.VISIBLE, hidden[0], axes, periods, channels, dtype, options)
 
 

@@ -107,12 +107,21 @@ def test_shifted_kernel_gradients(a: int, b: int) -> None:
 
 @filters
 def test_same_forward(a: int, b: int) -> None:
-    """Y_ij = Σ_xy X_{i+x−(a−1)/2, j+y−(b−1)/2} W_xy, of the shape of X."""
+    """Y_ij = (X ⊙ W) shifted by (i−(a−1)/2, j−(b−1)/2) = Σ_xy X_{i+x−(a−1)/2, j+y−(b−1)/2} W_xy, of the shape of X.
+
+    Printed is also Y_ij = y shifted by (i, j), which by y's definition is (X ⊙ W) shifted by (i, j): something else as
+    soon as W has more than one element.
+    """
     X, W = whole(0, M, N), whole(1, a, b)
-    Y = np.zeros((M, N))
-    for i, j in np.ndindex(M, N):
-        Y[i, j] = sum(read(X, i + x - (a - 1) // 2, j + y - (b - 1) // 2) * W[x, y] for x, y in np.ndindex(a, b))
-    same(conv(image(X), image(W), padding="same")[0, 0], Y)
+
+    def y(alpha: int, beta: int) -> float:
+        return sum(read(X, x + alpha, y + beta) * W[x, y] for x, y in np.ndindex(a, b))
+
+    Y = np.array([[y(i - (a - 1) // 2, j - (b - 1) // 2) for j in range(N)] for i in range(M)])
+    found = conv(image(X), image(W), padding="same")[0, 0]
+    same(found, Y)
+    printed = np.array([[y(i, j) for j in range(N)] for i in range(M)])
+    assert np.array_equal(found, printed) == (a == b == 1)
 
 
 @filters

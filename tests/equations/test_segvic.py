@@ -249,6 +249,11 @@ def test_outer_product_of_the_affine_gradient() -> None:
         same(gradient[j], dq[j] * p)
     same(gradient, dq[None].T @ p[None])
     same(gradient.T, p[:, None] @ dq[None])
+    # The slide's question, the connection with the chain rule: of its sum over outputs one term is left for each row.
+    by_weight = jacobian(lambda W: affine(W).forward(p[None])[0], W)
+    for r, j in np.ndindex(3, 3):
+        same(by_weight[r, j], p if r == j else 0 * p)
+    same(gradient, sum(dq[r] * by_weight[r] for r in range(3)))
 
 
 def test_multiplications_for_mnist() -> None:

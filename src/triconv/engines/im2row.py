@@ -175,8 +175,16 @@ def cost(problem: Problem) -> float:
 
 def workspace(problem: Problem) -> int:
     held = min(_examples(problem), problem.batch)
-    tables = 4 * 8 * prod(problem.geometry.hidden) * prod(problem.geometry.kernel)
-    return 3 * held * _row_bytes(problem) + 3 * problem.bytes + tables
+    # The rows, their product with what is gathered from or added to, and while the tables are made three of each.
+    return 3 * held * _row_bytes(problem) + 3 * problem.bytes + 4 * tables(problem)
 
 
-ENGINE = Engine("im2row", takes_all, cost, workspace, build)
+def tables(problem: Problem) -> int:
+    """What is read and in which order it is added back, for every window and tap; places are few beside them."""
+    windows = prod(-(-axis.hidden // axis.bank) * axis.bank for axis in problem.geometry.axes)
+    return np.dtype(np.intp).itemsize * (
+        2 * windows * prod(problem.geometry.kernel) + windows + 2 * prod(problem.geometry.visible)
+    )
+
+
+ENGINE = Engine("im2row", takes_all, cost, workspace, tables, build)

@@ -147,4 +147,8 @@ def workspace(problem: Problem) -> int:
     return _terms(problem) * (8 * np.dtype(np.intp).itemsize + 3 * problem.itemsize) + 2 * problem.bytes
 
 
-ENGINE = Engine("matrix", why_not, cost, workspace, build)
+def tables(problem: Problem) -> int:
+    return 3 * np.dtype(np.intp).itemsize * _terms(problem)
+
+
+ENGINE = Engine("matrix", why_not, cost, workspace, tables, build)

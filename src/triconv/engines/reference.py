@@ -12,7 +12,8 @@ from ..geometry import OUTSIDE
 
 
 def build(problem: Problem) -> Run:
-    axes = problem.geometry.axes
+    banks = [axis.banks for axis in problem.geometry.axes]
+    sources = [axis.sources for axis in problem.geometry.axes]
     edges = [
         (hidden, visible, columns)
         for stack in problem.channels.blocks
@@ -25,9 +26,9 @@ def build(problem: Problem) -> Run:
         role = dict(zip(problem.operands, (a, b), strict=True)) | {problem.produces: out}
         v, h, w = role[Role.VISIBLE], role[Role.HIDDEN], role[Role.WEIGHT]
         for c in np.ndindex(problem.geometry.hidden):
-            bank = tuple(axis.banks[ci] for axis, ci in zip(axes, c, strict=True)) if problem.geometry.banked else ()
+            bank = tuple(t[ci] for t, ci in zip(banks, c, strict=True)) if problem.geometry.banked else ()
             for k in np.ndindex(problem.geometry.kernel):
-                x = tuple(axis.sources[ci, ki] for axis, ci, ki in zip(axes, c, k, strict=True))
+                x = tuple(x[ci, ki] for x, ci, ki in zip(sources, c, k, strict=True))
                 outside = OUTSIDE in x
                 for o, i, column in edges:
                     seen = np.zeros((problem.batch, len(i)), v.dtype) if outside else v[:, i, *x]
@@ -51,4 +52,8 @@ def workspace(problem: Problem) -> int:
     return 2 * problem.batch * problem.channels.visible * problem.itemsize
 
 
-ENGINE = Engine("reference", takes_all, cost, workspace, build)
+def tables(problem: Problem) -> int:
+    return 8 * sum(axis.hidden * (axis.kernel + 1) for axis in problem.geometry.axes)
+
+
+ENGINE = Engine("reference", takes_all, cost, workspace, tables, build)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,12 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.value.shape}, dtype={self.value.dtype})"
+
+
+def each_once(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """The parameters without those seen before under another name: who shares one must not update it twice."""
+    first: dict[int, str] = {}
+    return {name: one for name, one in parameters.items() if first.setdefault(id(one), name) == name}
 
 
 class Layer:
@@ -63,6 +69,8 @@ class Layer:
 class Sequential(Layer):
     """Layers one after the other; its parameters are theirs, named by position: "0.weight".
 
+    A parameter that several layers share is there once, under its first name.
+
     Examples
     --------
     >>> import numpy as np
@@ -77,11 +85,13 @@ class Sequential(Layer):
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
         self.layers = list(layers)
-        self.parameters = {
-            f"{number}.{name}": parameter
-            for number, layer in enumerate(self.layers)
-            for name, parameter in layer.parameters.items()
-        }
+        self.parameters = each_once(
+            {
+                f"{number}.{name}": parameter
+                for number, layer in enumerate(self.layers)
+                for name, parameter in layer.parameters.items()
+            }
+        )
 
     def forward(self, x: Array) -> Array:
         for layer in self.layers:
@@ -145,4 +155,6 @@ def backprop(layers: Sequence[Layer], x: Array, y: Any, loss: Loss = softmax_cro
 
 def in_batches(model: Layer, inputs: Array, size: int = 256) -> Array:
     """A model's outputs for many inputs, some at a time."""
+    if not len(inputs):
+        return model.forward(inputs)
     return np.concatenate([model.forward(inputs[start : start + size]) for start in range(0, len(inputs), size)])

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture import Convolution, Scheme
+from ..arguments import border_per_axis, padding_per_axis, per_axis
+from ..arrays import COMPUTED, STORED, operand
 from ..ops import conv, conv_transpose, conv_weight
 from .base import Layer, Parameter
 
@@ -31,10 +33,16 @@ class _Linear(Layer):
     ) -> None:
         super().__init__()
         self.spec = spec
+        # Sizes may come with the input only; what can be told without them is told now.
+        per_axis("stride", spec.stride, spec.rank)
+        per_axis("dilation", spec.dilation, spec.rank)
+        padding_per_axis(spec.padding, spec.rank)
+        border_per_axis(spec.border, spec.rank)
         if weight is None:
-            weight = Parameter(spec.initial_weight(np.random.default_rng(seed), init, dtype))
+            weight = Parameter(spec.initial_weight(np.random.default_rng(seed), init, parameter_dtype(dtype)))
         elif weight.value.shape != spec.weight_shape:
             raise ValueError(f"weight of shape {weight.value.shape}: expected {spec.weight_shape}")
+        operand("weight", weight.value)
         self.weight = self.parameters["weight"] = weight
         self.bias: Parameter | None = None
         if bias not in ("channel", "bank", None):
@@ -59,6 +67,17 @@ class _Linear(Layer):
         bank = self.bias.value.shape[:-1] or None
         taps = conv_weight(ones, gradient, (1,) * self.spec.rank, bank=bank)
         self.bias.add_gradient(taps.reshape(self.bias.value.shape))
+
+
+def parameter_dtype(dtype: Any) -> np.dtype[Any]:
+    expected = f"expected one of {', '.join((*COMPUTED, *STORED))}"
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype={dtype!r}: {expected}") from None
+    if found.name not in COMPUTED and found.name not in STORED:
+        raise TypeError(f"dtype={dtype!r}: {expected}")
+    return found
 
 
 class Conv(_Linear):
@@ -143,6 +162,10 @@ class Conv(_Linear):
         super().__init__(spec, hidden_channels, spec.periods, bias, init, seed, dtype, weight)
 
     def forward(self, x: Array) -> Array:
+        spec = self.spec
+        if spec.periods and spec.visible_size is not None and x.shape[2:] != tuple(spec.visible_size):
+            sizes = ", ".join(str(size) for size in (spec.visible_channels, *spec.visible_size))
+            raise ValueError(f"x of shape {x.shape}: expected (examples, {sizes}), for which the bank was made")
         self.remember(x)
         return self.add_bias(conv(x, self.weight.value, **self.spec.options))
 

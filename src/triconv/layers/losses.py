@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arrays import STORED
+
 Array = NDArray[Any]
 
 
@@ -24,8 +26,9 @@ def mean_squared_error(prediction: Array, target: ArrayLike) -> tuple[float, Arr
     >>> mean_squared_error(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     (2.0, array([0., 2.]))
     """
+    prediction = _predicted(prediction)
     difference = prediction - _like(prediction, target)
-    return float(np.mean(difference * difference)), difference * prediction.dtype.type(2 / max(prediction.size, 1))
+    return float(np.mean(difference * difference)), difference * prediction.dtype.type(2 / prediction.size)
 
 
 def softmax_cross_entropy(prediction: Array, target: ArrayLike) -> tuple[float, Array]:
@@ -59,6 +62,7 @@ def softmax_cross_entropy(prediction: Array, target: ArrayLike) -> tuple[float, 
     >>> round(loss, 6), gradient
     (0.693147, array([[ 0.5, -0.5]]))
     """
+    prediction = _predicted(prediction)
     rows, classes = _classes(prediction, target)
     shifted = prediction - prediction.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -101,6 +105,7 @@ def hinge(prediction: Array, target: ArrayLike, *, margin: float = 1.0) -> tuple
     >>> hinge(np.array([[2.0, 2.5, 0.0]]), np.array([0]))
     (1.5, array([[-1.,  1.,  0.]]))
     """
+    prediction = _predicted(prediction)
     rows, classes = _classes(prediction, target)
     excess = prediction - prediction[rows, classes][:, None] + prediction.dtype.type(margin)
     excess[rows, classes] = 0
@@ -137,13 +142,24 @@ def binary_cross_entropy(prediction: Array, target: ArrayLike) -> tuple[float, A
     >>> round(loss, 6), gradient
     (0.693147, array([-2.]))
     """
+    prediction = _predicted(prediction)
     y = _like(prediction, target)
     with np.errstate(divide="ignore"):
         log_q = np.maximum(np.log(prediction), -100)
         log_not_q = np.maximum(np.log1p(-prediction), -100)
     loss = -np.mean(y * log_q + (1 - y) * log_not_q)
     slope = np.maximum(prediction * (1 - prediction), prediction.dtype.type(1e-12))
-    return float(loss), (prediction - y) / slope / prediction.dtype.type(max(prediction.size, 1))
+    return float(loss), (prediction - y) / slope / prediction.dtype.type(prediction.size)
+
+
+def _predicted(prediction: ArrayLike) -> Array:
+    """The prediction as an array that has a mean and a gradient."""
+    array = np.asarray(prediction)
+    if array.dtype.kind != "f" and array.dtype.name not in STORED:
+        raise TypeError(f"prediction of dtype {array.dtype}: expected real floating-point numbers")
+    if not array.size:
+        raise ValueError(f"prediction of shape {array.shape}: expected at least one example, and values in it")
+    return array
 
 
 def _like(prediction: Array, target: ArrayLike) -> Array:

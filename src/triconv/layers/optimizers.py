@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Parameter
+from .base import Parameter, each_once
 
 Array = NDArray[Any]
 
 
 class Optimizer:
-    """A rule that moves parameters against their gradients. `state` is all it remembers between steps, as arrays."""
+    """A rule that moves parameters against their gradients. `state` is all it remembers between steps, as arrays.
+
+    A parameter that is there under several names is moved once, under the first.
+    """
 
     memories: tuple[str, ...] = ()
 
     def __init__(self, parameters: Mapping[str, Parameter], rate: float) -> None:
         if not rate > 0:
             raise ValueError(f"rate={rate}: expected a positive learning rate")
-        self.parameters = dict(parameters)
+        self.parameters = each_once(parameters)
         self.rate = rate
         self.steps = 0
         self.memory = {
@@ -104,7 +107,7 @@ class Adam(Optimizer):
     parameters
         By name, as a layer has them.
     rate, betas, epsilon
-        η > 0, (β₁, β₂) in [0, 1), and ε.
+        η > 0, (β₁, β₂) in [0, 1), and ε ≥ 0.
 
     Notes
     -----
@@ -133,6 +136,8 @@ class Adam(Optimizer):
     ) -> None:
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={betas}: expected two numbers of at least 0 and less than 1")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon={epsilon}: expected at least 0")
         super().__init__(parameters, rate)
         self.betas, self.epsilon = betas, epsilon
 

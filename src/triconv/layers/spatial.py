@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import per_axis
+from ..arguments import padding_per_axis, per_axis
 from ..pool import max_pool, max_pool_transpose
 from .base import Layer
 
@@ -43,6 +43,11 @@ class MaxPool(Layer):
         self, window: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False
     ) -> None:
         super().__init__()
+        per_axis("window", window, _axes_in(window))
+        if stride is not None:
+            per_axis("stride", stride, _axes_in(stride))
+        per_axis("dilation", dilation, _axes_in(dilation))
+        padding_per_axis(padding, _axes_in(padding))
         self.window = window
         self.options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil": ceil}
 
@@ -112,6 +117,7 @@ class Upsample(Layer):
         super().__init__()
         if mode not in ("nearest", "linear"):
             raise ValueError(f'mode={mode!r}: expected "nearest" or "linear"')
+        per_axis("factor", factor, _axes_in(factor))
         self.factor, self.mode = factor, mode
 
     def forward(self, x: Array) -> Array:
@@ -122,6 +128,11 @@ class Upsample(Layer):
 
     def backward(self, gradient: Array) -> Array:
         return _along_axes([matrix.T for matrix in self.recall()], gradient)
+
+
+def _axes_in(value: Any) -> int:
+    """How many axes a value is for, as far as it tells: the input is not there yet."""
+    return len(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else 1
 
 
 def interpolation(size: int, factor: int, mode: str, dtype: Any) -> Array:
