@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from triconv import conv, conv_transpose
+from triconv import checkpoint, conv, conv_transpose
 from triconv.architecture import Architecture, Stage
-from triconv.autoencoder import Autoencoder
+from triconv.autoencoder import Autoencoder, open_classifier
 from triconv.layers import backprop, mean_squared_error
 from triconv.testing import finite_differences
 
@@ -90,6 +91,31 @@ def test_the_classifier_starts_as_the_encoder_and_leaves_it_alone() -> None:
     for parameter in classifier.parameters.values():
         parameter.value += 1
     np.testing.assert_array_equal(model.encode(x), code)
+
+
+@pytest.mark.parametrize("name", ["one stage", "stacked", "stacked tied, local", "no dimensions"])
+def test_a_classifier_is_rebuilt_from_its_file(name: str, tmp_path: Path) -> None:
+    architecture = ARCHITECTURES[name]
+    model = Autoencoder(architecture)
+    classifier = model.classifier(3, seed=1)
+    for parameter in classifier.parameters.values():
+        parameter.value += RNG.standard_normal(parameter.value.shape).astype(np.float32)
+    arrays = {f"model.{name}": one.value for name, one in model.parameters.items()}
+    tuned = {f"classifier.{name}": one.value for name, one in classifier.parameters.items()}
+    description = {"architecture": architecture.to_json()}
+    checkpoint.save(tmp_path / "both.safetensors", arrays | tuned, description)
+    x = RNG.standard_normal((4, architecture.channels, *architecture.size)).astype(np.float32)
+    again = open_classifier(tmp_path / "both.safetensors")
+    np.testing.assert_array_equal(again.forward(x), classifier.forward(x))
+    assert again.forward(x).shape == (4, 3)
+
+    checkpoint.save(tmp_path / "none.safetensors", arrays, description)
+    with pytest.raises(ValueError, match=r"none\.safetensors: expected a classifier"):
+        open_classifier(tmp_path / "none.safetensors")
+    del tuned["classifier.0.0.bias"]
+    checkpoint.save(tmp_path / "part.safetensors", arrays | tuned, description)
+    with pytest.raises(ValueError, match=r"part\.safetensors: .*0\.0\.bias.*missing"):
+        open_classifier(tmp_path / "part.safetensors")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

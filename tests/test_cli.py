@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from typer.testing import CliRunner, Result
 from triconv import checkpoint
 from triconv.cli import app, parse
 from triconv.data import load
-from triconv.train import CHECKPOINT, MODEL
+from triconv.train import CHECKPOINT, FILES, MODEL
 
 QUICK = ("--epochs", "2", "--tune-epochs", "1", "--stage", "4,kernel=3,stride=2,padding=same", "--stage", "6,kernel=4")
 COMMAND = (sys.executable, "-m", "triconv")
@@ -98,7 +101,8 @@ def test_the_same_seed_gives_the_same_weights(trained: Path, tmp_path: Path) -> 
     assert not np.array_equal(weights[0]["model.encoder.0.weight"], weights[2]["model.encoder.0.weight"])
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, signals: int) -> None:
     folder = tmp_path / "run"
     long = ("--epochs", "100000", "--out", str(folder), *QUICK[2:])
     with subprocess.Popen(
@@ -108,7 +112,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         for line in process.stdout:
             if "epoch 3/" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == f"triconv: stopped and saved; to continue: triconv train --resume {folder}\n"
@@ -126,6 +132,113 @@ def test_a_killed_process_leaves_a_checkpoint_to_resume(tmp_path: Path) -> None:
         process.kill()
     checkpoint.load(folder / CHECKPOINT)
     assert not list(folder.glob("*.npy"))
+
+
+def test_ctrl_c_during_the_report_says_how_to_resume(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("triconv.cli.train"), "report", interrupted)
+    result = run("train", "--resume", trained)
+    assert result.exit_code == 130
+    assert result.stderr.endswith(f"triconv train --resume {trained}\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_diverged_run_is_a_failure(here: Path) -> None:
+    np.save("a.npy", np.random.default_rng(0).random((30, 1, 8, 8)))
+    overflow = ("--rate", "1e10", "--stage", "4", "--output", "identity")
+    for name, options in (("a", ()), ("b", ("--batch", "1")), ("c", ("--epochs", "2")), ("d", overflow)):
+        arguments = ("--rate", "1e30", "--epochs", "1", *options, "--out", name)
+        done = subprocess.run([*COMMAND, "train", "a.npy", *arguments], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert re.fullmatch(r"triconv: .*a learning rate below [\d.e+]+ may help\n", done.stderr), done.stderr
+        assert not list((here / name).iterdir())
+
+
+@pytest.mark.parametrize("name", ["a[/]b", "a[red]b", ":smile: [1]"])
+def test_names_are_printed_as_they_are(here: Path, name: str) -> None:
+    folder = pictures(here / name, 4, (8, 8))
+    quick = ("--epochs", "1", "--stage", "2,kernel=3")
+    result = run("train", folder, *quick, "--out", f"out {name}")
+    assert result.exit_code == 0, result.output
+    assert f"{name}: 3 images to learn" in result.stdout
+    assert f"wrote out {name}\n" in result.stdout
+    for command in ("encode", "reconstruct"):
+        (here / f"{command} {name}").parent.mkdir(exist_ok=True)
+        result = run(command, f"out {name}", folder, "-o", f"{command} {name}")
+        assert result.exit_code == 0, result.output
+        assert f"wrote {command} {name}: " in result.stdout
+
+
+def test_refused_runs_leave_no_folder(here: Path) -> None:
+    np.save("one.npy", np.zeros((1, 1, 8, 8)))
+    np.savez("class.npz", images=np.zeros((20, 1, 8, 8)), labels=np.zeros(20, np.int64))
+    for source, options, words in (
+        ("one.npy", (), "at least 2 examples"),
+        ("class.npz", (), "single class"),
+        (None, ("--stage", "99999999999"), ""),
+    ):
+        message = refused("train", *([source] if source else []), *options, "--out", "new/run")
+        assert words in message
+        assert not (here / "new").exists()
+
+
+def test_a_folder_of_other_files_keeps_them(here: Path) -> None:
+    (here / ".write").write_text("mine")
+    result = run("train", *QUICK, "--out", ".")
+    assert result.exit_code == 0, result.output
+    assert (here / ".write").read_text() == "mine"
+    assert {file.name for file in here.iterdir()} == {".write", *FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_of_a_run_is_overwritten(here: Path, name: str) -> None:
+    (here / "old").mkdir()
+    (here / "old" / name).write_text("mine")
+    message = refused("train", *QUICK, "--out", "old")
+    assert name in message
+    assert ("--resume" in message) is (name == CHECKPOINT)
+    assert [(file.name, file.read_text()) for file in (here / "old").iterdir()] == [(name, "mine")]
+
+
+def test_nothing_trained_is_reported_without_losses(here: Path) -> None:
+    result = run("train", "--epochs", "0", "--tune-epochs", "0", *QUICK[4:], "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "ratio to PCA" in result.stdout
+    assert {file.name for file in (here / "run").iterdir()} == set(FILES) - {"loss.png"}
+
+
+def test_moved_images_are_named_to_resume(here: Path) -> None:
+    pictures(here / "old", 4, (20, 13))
+    quick = ("--size", "6", "--epochs", "1", "--stage", "2,kernel=3")
+    assert run("train", "old", *quick, "--out", "run").exit_code == 0
+    shutil.move(here / "old", here / "new")
+    message = refused("train", "--resume", "run")
+    assert str(here / "old") in message
+    assert "triconv train NEW --resume run" in message
+    for arguments in (("new",), ("new", "--size", "6")):
+        result = run("train", *arguments, "--resume", "run")
+        assert result.exit_code == 0, result.output
+    assert checkpoint.load(here / "run" / MODEL)[1]["source"] == {"images": str(here / "new"), "size": 6}
+    assert "they have changed" in refused("train", "new", "--size", "5", "--resume", "run")
+    assert "epochs" in refused("train", "new", "--epochs", "9", "--resume", "run")
+
+
+@pytest.mark.slow
+def test_the_defaults_keep_their_promise_on_digits(tmp_path: Path) -> None:
+    """All defaults: a fifth less error than PCA, codes worth at least pixels, and 98 % after fine-tuning."""
+    result = run("train", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+
+    def figure(name: str) -> float:
+        found = re.search(rf"{re.escape(name)} +(\d+\.\d+)%?", result.stdout)
+        assert found, result.stdout
+        return float(found[1])
+
+    assert figure("ratio to PCA") <= 0.8
+    assert figure("accuracy, fine-tuned classifier") >= 98
+    assert figure("accuracy, linear probe on codes") >= figure("accuracy, linear probe on pixels")
 
 
 def test_resume_of_a_finished_run_reports_again(trained: Path) -> None:
@@ -262,6 +375,7 @@ def test_refusals_of_training(trained: Path, here: Path) -> None:
         (("train", "--stage", "0,kernel=3"), ["stage 0", "hidden_channels=0"]),
         (("train", "--stage", "4,kernel=9"), ["stage 0", "kernel size 9"]),
         (("train", "--stage", "4,colour=9"), ["4,colour=9", "CHANNELS"]),
+        (("train", "--stage", "²"), ["stage='²'", "CHANNELS"]),
         (("train", "--stage", "4,padding=some"), ["padding='some'"]),
         (("train", "--stage", "4,bank=7"), ["bank", "7"]),
         (("train", "--rate", "0"), ["rate=0.0"]),
@@ -289,7 +403,7 @@ def test_refusals_of_using_a_run(trained: Path, here: Path) -> None:
         (("encode", here / "cut", "images.npy"), [MODEL, "truncated"]),
         (("encode", trained, "missing.npy"), ["missing.npy"]),
         (("encode", trained, "images.npy", "-o", "file/codes.npy"), ["file/codes.npy"]),
-        (("reconstruct", trained, "images.npy", "-o", "file"), ["file"]),
+        (("reconstruct", trained, "images.npy", "-o", "file"), ["cannot write file: File exists"]),
     ):
         message = refused(*arguments)
         for word in words:

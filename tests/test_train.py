@@ -201,6 +201,67 @@ def test_a_diverging_run_says_so(tmp_path: Path, digits: Dataset) -> None:
         run.train()
 
 
+def test_the_last_step_may_diverge_too(tmp_path: Path, digits: Dataset) -> None:
+    """One step: its loss is that before the step, and finite; nothing is written."""
+    run = make(tmp_path, digits, replace(RECIPE, rate=1e30, epochs=1, batch=100))
+    with pytest.raises(FloatingPointError, match=r"unseen loss=.*learning rate below 1e"):
+        run.train()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["model", "classifier"])
+def test_weights_that_are_not_finite_replace_no_file(tmp_path: Path, digits: Dataset, part: str) -> None:
+    run = make(tmp_path, digits)
+    run.train()
+    good = {name: (tmp_path / name).read_bytes() for name in (CHECKPOINT, MODEL)}
+    model = run.model if part == "model" else run.classifier
+    assert model
+    next(iter(model.parameters.values())).value.flat[-1] = np.nan
+    for save in (run.save, run.save_model):
+        with pytest.raises(FloatingPointError, match="expected finite numbers") as caught:
+            save()
+        assert "\n" not in str(caught.value)
+    assert {name: (tmp_path / name).read_bytes() for name in good} == good
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_loses_nothing(tmp_path: Path, digits: Dataset, number: int, signals: int) -> None:
+    def act() -> None:
+        for _ in range(signals):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Stopped):
+        make(tmp_path, digits).train(stopping_after(3, act))
+    assert Run.resume(tmp_path, lambda _: digits).place.step == 3
+
+
+def test_a_third_signal_acts_at_once(tmp_path: Path, digits: Dataset) -> None:
+    def act() -> None:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, digits).train(stopping_after(3, act))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_sweeps_what_a_killed_save_left(tmp_path: Path, digits: Dataset) -> None:
+    make(tmp_path, digits).save()
+    left = [".checkpoint.0123abcd.safetensors", ".model.0123abcd.safetensors", ".metrics.0123abcd.jsonl"]
+    left += [f".{name}.0123abcd.png" for name in ("loss", "filters", "reconstructions")]
+    kept = [".other.0123abcd.png", ".checkpoint.safetensors", ".loss.12.png"]
+    for name in (*left, *kept):
+        (tmp_path / name).touch()
+    Run.resume(tmp_path, lambda _: digits)
+    assert {file.name for file in tmp_path.iterdir()} == {CHECKPOINT, METRICS, *kept}
+
+
+def test_labels_of_one_class_are_refused(tmp_path: Path, digits: Dataset) -> None:
+    with pytest.raises(ValueError, match="labels of a single class: expected at least two"):
+        make(tmp_path, replace(digits, labels=np.zeros(100, np.int64)))
+
+
 def test_data_of_another_shape_is_refused(tmp_path: Path, digits: Dataset) -> None:
     with pytest.raises(ValueError, match="images of shape"):
         Run(tmp_path, digits, Architecture(1, (9, 9), STAGES), RECIPE)

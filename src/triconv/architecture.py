@@ -138,7 +138,6 @@ class Architecture:
     inner: Activation = "relu"
     code: Activation = "identity"
     output: Activation = "identity"
-    classes: int = 0
     convolutions: tuple[Convolution, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -124,6 +124,21 @@ class Autoencoder(Layer):
         return model
 
 
+def open_classifier(path: Path) -> Sequential:
+    """The fine-tuned classifier in a file that a training run wrote: from images (N, C, *X) to scores (N, classes)."""
+    arrays, description = checkpoint.load(path)
+    if not (tuned := checkpoint.part(arrays, "classifier.")):
+        raise ValueError(f"{path}: expected a classifier, but it was written without labels or before fine-tuning")
+    try:
+        architecture = Architecture.from_json(description["architecture"])
+        head = tuned[f"{len(architecture.stages) + 1}.bias"]  # after the stages and the flattening of their code
+        model = Autoencoder(architecture).classifier(len(head))
+        load_parameters(model.parameters, tuned)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: weights and architecture do not belong together: {error}") from None
+    return model
+
+
 def load_parameters(parameters: Mapping[str, Parameter], arrays: Mapping[str, Array]) -> None:
     """Copy arrays into parameters of the same names; one line says which are missing, unknown or of another shape."""
     for name, parameter in parameters.items():

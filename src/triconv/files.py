@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,16 @@ def replace_file(path: Path | str) -> Iterator[Path]:
         raise
     except OSError as error:
         raise WriteError(path, error) from None
+
+
+def remove_leftovers(path: Path | str) -> None:
+    """Remove what `replace_file` left beside a file when its process was killed."""
+    target = Path(os.path.realpath(path))
+    beside = re.compile(rf"\.{re.escape(target.stem[:40])}\.[0-9a-f]{{8}}{re.escape(target.suffix)}")
+    for file in target.parent.iterdir():
+        if beside.fullmatch(file.name):
+            with suppress(OSError):
+                file.unlink()
 
 
 def make_directory(path: Path | str) -> Path:

@@ -11,16 +11,19 @@ from typing import Any
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or termination signal into a flag that the loop reads; a second one acts at once."""
+    """Turn a Ctrl-C or termination signal into a flag that the loop reads.
+
+    A second one changes nothing, as both may come before the loop can look; a third acts at once.
+    """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
     def ask(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
         asked.append(number)
+        if len(asked) > 2:
+            raise KeyboardInterrupt
 
     held = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .layers import in_batches
 from .plots import plot_filters, plot_loss, plot_reconstructions
-from .train import Run
+from .train import PICTURES, Run
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ class Report:
 def report(run: Run) -> Report:
     """Measure a trained run on its unseen examples, beside scikit-learn's PCA and linear probe, and draw its pictures.
 
-    Writes loss.png, filters.png and reconstructions.png into the run's folder.
+    Writes loss.png, unless nothing was trained, filters.png and reconstructions.png into the run's folder.
     """
     seen, unseen = run.seen, run.unseen
     flat, flat_unseen = (part.images.reshape(len(part.images), -1) for part in (seen, unseen))
@@ -99,9 +99,9 @@ def _probe(seen: Array, labels: Array, unseen: Array, unseen_labels: Array) -> f
 
 
 def _draw(run: Run, reconstructed: Array, by_pca: Array) -> None:
-    plot_loss(run.metrics, run.folder / "loss.png")
+    loss, filters, reconstructions = (run.folder / name for name in PICTURES)
+    if run.metrics:
+        plot_loss(run.metrics, loss)
     weight = run.model.parameters["encoder.0.weight"].value
-    plot_filters(weight, run.architecture.rank, run.folder / "filters.png")
-    plot_reconstructions(
-        run.unseen.images, reconstructed, run.folder / "reconstructions.png", labels=run.unseen.labels, other=by_pca
-    )
+    plot_filters(weight, run.architecture.rank, filters)
+    plot_reconstructions(run.unseen.images, reconstructed, reconstructions, labels=run.unseen.labels, other=by_pca)

@@ -23,7 +23,7 @@ from . import checkpoint
 from .architecture import Architecture
 from .autoencoder import Autoencoder, load_parameters
 from .data import Dataset
-from .files import replace_file
+from .files import remove_leftovers, replace_file
 from .interruptions import interruptions
 from .layers import Adam, Layer, Parameter, Sequential, backprop, in_batches, mean_squared_error, softmax_cross_entropy
 from .layers.base import Loss
@@ -32,6 +32,9 @@ from .recipe import Recipe, corrupt, decay
 Array = NDArray[Any]
 
 CHECKPOINT, MODEL, METRICS = "checkpoint.safetensors", "model.safetensors", "metrics.jsonl"
+PICTURES = ("loss.png", "filters.png", "reconstructions.png")
+FILES = (CHECKPOINT, MODEL, METRICS, *PICTURES)
+"""All that a run writes into its folder."""
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
@@ -100,6 +103,8 @@ class Run:
                 f"labels up to {dataset.labels.max()}: expected classes 0, 1, …, "
                 f"fewer than the {len(dataset.labels)} images"
             )
+        if dataset.labels is not None and len(np.unique(dataset.labels)) < 2:
+            raise ValueError("labels of a single class: expected at least two classes, or no labels")
         self.folder, self.dataset, self.architecture, self.recipe = folder, dataset, architecture, recipe
         self.source = source or {}
         self.seen, self.unseen = dataset.split()
@@ -162,7 +167,7 @@ class Run:
 
     def train(self, progress: Callable[[Progress], None] = lambda _: None) -> None:
         """Train from where the run is to its end. Raises Stopped, with everything saved, when the user interrupts."""
-        with interruptions() as interrupted:
+        with interruptions() as interrupted, np.errstate(over="ignore", invalid="ignore"):  # checked where it counts
             while not self.finished:
                 phase = self.phase(self.place.phase)
                 if self._optimizer is None:
@@ -199,16 +204,20 @@ class Run:
         inputs, targets = phase.inputs[chosen], phase.targets[chosen]
         inputs = corrupt(inputs, self.recipe.noise, phase.amount, np.random.default_rng(seed))
         loss = backprop([phase.model], inputs, targets, phase.loss)
-        if not isfinite(loss):
-            raise FloatingPointError(
-                f"loss={loss} in phase {phase.name}, epoch {self.place.epoch + 1}: expected a finite number; "
-                f"a learning rate below {phase.rate} may help"
-            )
+        self._check_loss(phase, "loss", loss)
         optimizer.step()
         return loss
 
+    def _check_loss(self, phase: Phase, name: str, loss: float) -> None:
+        if not isfinite(loss):
+            raise FloatingPointError(
+                f"{name}={loss} in phase {phase.name}, epoch {self.place.epoch + 1}: expected a finite number; "
+                f"a learning rate below {phase.rate} may help"
+            )
+
     def _end_epoch(self, phase: Phase) -> dict[str, Any]:
         unseen = phase.loss(in_batches(phase.model, phase.unseen_inputs), phase.unseen_targets)[0]
+        self._check_loss(phase, "unseen loss", unseen)
         epoch, loss = self.place.epoch + 1, self.place.total / len(phase.inputs)
         line = {"phase": phase.name, "epoch": epoch, "loss": loss, "unseen": unseen}
         self.metrics.append(line)
@@ -217,9 +226,7 @@ class Run:
 
     def save(self) -> None:
         """Write checkpoint and metrics; each is whole or the one before."""
-        arrays = {f"model.{name}": one.value for name, one in self.model.parameters.items()}
-        if "classifier" in self.__dict__ and self.classifier is not None:
-            arrays |= {f"classifier.{name}": one.value for name, one in self.classifier.parameters.items()}
+        arrays = self._weights(self.classifier if "classifier" in self.__dict__ else None)
         if self._optimizer is not None:
             arrays |= {f"optimizer.{name}": array for name, array in self._optimizer.state.items()}
         checkpoint.save(self.folder / CHECKPOINT, arrays, self._description() | {"place": asdict(self.place)})
@@ -229,10 +236,19 @@ class Run:
 
     def save_model(self) -> None:
         """Write the weights and the architecture that rebuilds them."""
+        checkpoint.save(self.folder / MODEL, self._weights(self.classifier), self._description())
+
+    def _weights(self, classifier: Sequential | None) -> dict[str, Array]:
+        """All parameters by name; refused after divergence, so that no file with finite ones is replaced."""
         arrays = {f"model.{name}": one.value for name, one in self.model.parameters.items()}
-        if self.classifier is not None:
-            arrays |= {f"classifier.{name}": one.value for name, one in self.classifier.parameters.items()}
-        checkpoint.save(self.folder / MODEL, arrays, self._description())
+        if classifier is not None:
+            arrays |= {f"classifier.{name}": one.value for name, one in classifier.parameters.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise FloatingPointError(
+                    f"parameter {name}: expected finite numbers, but training diverged; a lower learning rate may help"
+                )
+        return arrays
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -258,6 +274,8 @@ class Run:
             raise ValueError(f"{dataset.name}: expected the images that {folder} was trained on, but they have changed")
         run = cls(folder, dataset, architecture, recipe, source)
         run.place, run.metrics = place, metrics
+        for name in FILES:
+            remove_leftovers(folder / name)
         try:
             run._restore(arrays)
         except (KeyError, ValueError) as error:

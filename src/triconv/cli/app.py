@@ -12,7 +12,8 @@ from rich.console import Console
 
 from .. import __version__
 
-console = Console(soft_wrap=False)
+console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False)
+"""Prints text as it is: a path may hold brackets and colons."""
 
 FAILED, INTERRUPTED = 1, 130
 """Exit status of a command that failed, and the shell's own for one stopped by Ctrl-C."""

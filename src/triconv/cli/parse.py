@@ -30,7 +30,7 @@ def padding(text: str) -> Any:
             f"padding={text!r}: expected valid, same, full, a number, or for each axis a number or before:after, "
             "such as 1 or 1:2,0"
         )
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     pairs = [tuple(int(side) for side in part.split(":")) for part in re.split("[,x]", text)]
     return tuple(pair * 2 if len(pair) == 1 else pair for pair in pairs)
@@ -44,7 +44,7 @@ def stage(text: str, rank: int) -> Stage:
     )
     named = dict(part.split("=", 1) for part in rest if "=" in part)
     unknown = set(named) - {"kernel", "stride", "padding", "bank"}
-    if not first.isdigit() or len(named) != len(rest) or unknown:
+    if not first.isdecimal() or len(named) != len(rest) or unknown:
         raise ValueError(f"stage={text!r}: {expected}")
 
     def every_axis(name: str, value: str) -> tuple[int, ...]:

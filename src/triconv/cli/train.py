@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from rich.table import Table
 from ..architecture import Activation, Architecture, default_output, default_stages
 from ..autoencoder import Autoencoder
 from ..data import Dataset, load, save_pictures
-from ..files import replace_file
+from ..files import make_directory, replace_file
 from ..layers import in_batches
 from ..recipe import Noise, Recipe
 from ..report import report
-from ..train import CHECKPOINT, MODEL, Run, Stopped
+from ..train import CHECKPOINT, FILES, MODEL, Run, Stopped
 from . import parse
 from .app import INTERRUPTED, command, console, fail
 from .display import progress_display
@@ -62,7 +63,9 @@ def train(
     tune_amount: Annotated[float, typer.Option(help="Noise while fine-tuning.")] = Recipe.tune_amount,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; it must be new.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder; IMAGES: where they are now.")
+    ] = None,
 ) -> None:
     """Train a convolutional autoencoder.
 
@@ -70,7 +73,7 @@ def train(
     """
     if resume is not None:
         _refuse_others(context)
-        run = Run.resume(resume, _load_source)
+        run = _resumed(resume, images, size)
     else:
         dataset = load(images, size=size)
         channels, *shape = dataset.images.shape[1:]
@@ -78,56 +81,83 @@ def train(
         output = output or default_output(dataset.images)
         architecture = Architecture(channels, tuple(shape), stages, tied, inner, code, output)
         recipe = Recipe(epochs, batch, rate, greedy, noise, amount, tune_epochs, tune_rate, tune_amount, seed)
-        source = {"images": None if images is None else str(images.resolve()), "size": size}
-        run = Run(_new_folder(out, dataset.name), dataset, architecture, recipe, source)
+        run = Run(_new_folder(out, dataset.name), dataset, architecture, recipe, _source(images, size))
+        _make_writable(run.folder)  # last, so that a refusal leaves nothing behind
     _train(run)
 
 
 def _train(run: Run) -> None:
-    console.print(f"{run.dataset.name}: {len(run.seen.images)} images to learn, {len(run.unseen.images)} unseen")
+    seen, unseen = len(run.seen.images), len(run.unseen.images)
+    console.print(f"{run.dataset.name}: {seen} images to learn, {unseen} unseen", soft_wrap=True)
     shapes = " → ".join(str(shape) for shape in run.architecture.shapes)
-    console.print(f"{shapes}: {run.architecture.code_size} code values", highlight=False)
+    console.print(f"{shapes}: {run.architecture.code_size} code values")
     try:
         with progress_display() as show:
             run.train(show)
+        rows = report(run).rows()
     except Stopped:
         fail(f"stopped and saved; to continue: triconv train --resume {run.folder}", INTERRUPTED)
-    table = Table(title=f"on {len(run.unseen.images)} unseen images", show_header=False, box=SIMPLE_HEAD)
+    except KeyboardInterrupt:
+        if not (run.folder / CHECKPOINT).exists():
+            raise
+        fail(f"interrupted; to continue from the last checkpoint: triconv train --resume {run.folder}", INTERRUPTED)
+    table = Table(title=f"on {unseen} unseen images", show_header=False, box=SIMPLE_HEAD)
     table.add_column()
     table.add_column(justify="right")
-    for row in report(run).rows():
+    for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"wrote {run.folder}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {run.folder}", soft_wrap=True)
 
 
 def _refuse_others(context: typer.Context) -> None:
-    """A resumed run takes its options from its checkpoint; others would be ignored, so they are refused."""
+    """A resumed run takes its options from its checkpoint; others would be ignored, so they are refused.
+
+    Where the images are may change: that they are the same is checked.
+    """
     for name in context.params:
         origin = context.get_parameter_source(name)
-        if name != "resume" and origin is not None and origin.name == "COMMANDLINE":
+        if name not in ("resume", "images", "size") and origin is not None and origin.name == "COMMANDLINE":
             raise ValueError(f"--resume with {name}: a resumed run keeps the options it was started with")
 
 
-def _load_source(source: dict[str, Any]) -> Dataset:
-    return load(source["images"], size=source["size"])
+def _resumed(folder: Path, images: Path | None, size: int | None) -> Run:
+    given = {name: value for name, value in _source(images, size).items() if value is not None}
+
+    def load_source(source: dict[str, Any]) -> Dataset:
+        source |= given
+        if source["images"] is not None and not Path(source["images"]).exists():
+            raise ValueError(
+                f"{source['images']}: no such file or folder; if the images have moved, "
+                f"name the new place: triconv train NEW --resume {folder}"
+            )
+        return load(source["images"], size=source["size"])
+
+    return Run.resume(folder, load_source)
+
+
+def _source(images: Path | None, size: int | None) -> dict[str, Any]:
+    return {"images": None if images is None else str(images.resolve()), "size": size}
 
 
 def _new_folder(out: Path | None, name: str) -> Path:
-    """The folder of a new run; one without a run in it, so that nothing is overwritten."""
+    """Where a new run goes: a folder with no run's files in it, so that nothing is overwritten."""
     numbered = (RUNS / (Path(name).stem + (f"-{number}" if number > 1 else "")) for number in count(1))
     folder = out or next(folder for folder in numbered if not folder.exists())
-    if (folder / CHECKPOINT).exists() or (folder / MODEL).exists():
-        raise ValueError(
-            f"--out {folder}: expected a new folder, but it holds a run; continue it with --resume {folder}"
-        )
+    if held := [name for name in FILES if (folder / name).exists()]:
+        advice = f"; continue it with --resume {folder}" if CHECKPOINT in held else ""
+        raise ValueError(f"--out {folder}: expected a new folder, but it holds a run's {held[0]}{advice}")
+    return folder
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the folder, and find out before training whether files can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / ".write").touch()
-        probe.unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(f"--out {folder}: cannot write there: {error.strerror}") from None
-    return folder
 
 
 @command
@@ -145,7 +175,7 @@ def encode(
     codes = np.concatenate([model.encode(part) for part in np.array_split(dataset.images, _parts(dataset))])
     with replace_file(output) as beside, beside.open("wb") as file:
         np.save(file, codes)
-    console.print(f"wrote {output}: {codes.shape} {codes.dtype}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output}: {codes.shape} {codes.dtype}", soft_wrap=True)
 
 
 @command
@@ -162,14 +192,14 @@ def reconstruct(
     model, dataset = _open(run, images, size)
     reconstructed = in_batches(model, dataset.images)
     error = float(np.mean((reconstructed - dataset.images) ** 2, dtype=np.float64))
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     if reconstructed.ndim == 4 and reconstructed.shape[1] in (1, 3):
         written = f"{len(save_pictures(reconstructed, output))} pictures"
     else:
         with replace_file(output / "reconstructions.npy") as beside, beside.open("wb") as file:
             np.save(file, reconstructed)
         written = f"reconstructions.npy {reconstructed.shape}"
-    console.print(f"wrote {output}: {written}, mean squared error {error:.5f}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output}: {written}, mean squared error {error:.5f}", soft_wrap=True)
 
 
 def _open(run: Path, images: Path, size: int | None) -> tuple[Autoencoder, Dataset]:
