@@ -351,3 +351,11 @@ def test_mistakes_are_told_in_one_line(make: Callable[[], object], words: list[s
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_layers_take_what_the_functions_take() -> None:
+    v = RNG.standard_normal((1, 2, 6, 4))
+    expected = layers.MaxPool(2).forward(v)
+    np.testing.assert_array_equal(layers.MaxPool(np.array(2), stride=np.array([2, 2])).forward(v), expected)
+    np.testing.assert_array_equal(layers.Upsample(np.array(2)).forward(v), layers.Upsample(2).forward(v))  # type: ignore[arg-type]
+    assert layers.Conv(2, 2, (3,), dtype="bfloat16").weight.value.dtype.name == "bfloat16"

@@ -553,13 +553,20 @@ BAD: dict[str, Bad] = {
     "visible_size by its name": (
         lambda: transpose(visible_size=20),
         ValueError,
-        ["visible_size=20", "comes from visible size"],
+        ["visible_size=(20, 20)", "comes from visible size"],
     ),
     "stride without axes": (lambda: conv(ALONE, ALONE, stride=1.5), TypeError, ["stride=1.5", "got float"]),
     "dilation without axes": (lambda: conv(ALONE, ALONE, dilation="a"), TypeError, ["dilation='a'", "got str"]),
     "padding without axes": (lambda: conv(ALONE, ALONE, padding=-3), ValueError, ["padding=-3", "at least 0"]),
     "border without axes": (lambda: conv(ALONE, ALONE, border="bogus"), ValueError, ["border='bogus'", "zero"]),
     "bank without axes": (lambda: gradient(ALONE, ALONE, (), bank="x"), TypeError, ["bank='x'", "local"]),
+    "bank of half without axes": (lambda: gradient(ALONE, ALONE, (), bank=1.5), TypeError, ["bank=1.5", "got float"]),
+    "negative bank without axes": (lambda: gradient(ALONE, ALONE, (), bank=-1), ValueError, ["bank=-1", "got -1"]),
+    "engine in a table": (lambda: conv(engine=np.ones((2, 2))), ValueError, ["engine=array([[1., 1.], [1., 1.]])"]),
+    "precision in a table": (lambda: conv(precision=np.ones((2, 2))), ValueError, ["precision=[[1.0, 1.0], [1.0"]),
+    "operation in a table": (lambda: explain(np.ones((2, 2))), ValueError, ["operation=array([[1., 1.], [1., 1.]])"]),
+    "explained dtype of nothing": (lambda: explain(dtype=None), TypeError, ["dtype=NoneType", "float32"]),
+    "explained dtype of a number": (lambda: explain(dtype=np.float64(1)), TypeError, ["dtype=float64", "by name"]),
     # Ranks and shapes.
     "visible without channels": (
         lambda: conv(np.ones(3)),

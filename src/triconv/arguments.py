@@ -101,11 +101,11 @@ def border_per_axis(value: Any, rank: int) -> tuple[Border, ...]:
 def bank_per_axis(value: Any, hidden: tuple[int, ...]) -> tuple[int, ...]:
     """A period for every axis or one per axis, "local" meaning the hidden size."""
     rank = len(hidden)
-    if isinstance(value, str) and value != LOCAL:
-        raise TypeError(f'bank={value!r}: expected a period, "local", or one per axis, got str on axis 0')
     value = _listed(value)
-    values = tuple(value) if _several(value) else (value,) * rank
     expected = f'expected a period between 1 and the hidden size, "local", or {rank} of them, one per axis'
+    if not _several(value) and value != LOCAL:
+        _whole("bank", value, value, 1, expected, 0)
+    values = tuple(value) if _several(value) else (value,) * rank
     if len(values) != rank:
         raise ValueError(f"bank={value!r}: {expected}, got {len(values)}")
     sizes = [size if one == LOCAL else one for one, size in zip(values, hidden, strict=True)]
@@ -148,6 +148,7 @@ def _graph(groups: Any, visible: int, hidden: int) -> NDArray[np.bool_]:
 
 
 def precision_of(value: Any) -> Precision:
+    value = _listed(value)
     if not isinstance(value, str) or value not in get_args(Precision):
         raise ValueError(f'precision={value!r}: expected "default" or "highest"')
     precision: Precision = value  # type: ignore[assignment]

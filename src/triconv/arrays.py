@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from math import prod
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,11 +45,17 @@ def common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def named_dtype(value: Any) -> np.dtype[Any]:
-    """The dtype that a user names; one that operations take."""
+    """The dtype that a user names, by a string, a NumPy type or a dtype; one that operations take."""
+    expected = f"expected {', '.join((*COMPUTED, *STORED))}"
+    if not isinstance(value, str | type | np.dtype) or value == "":
+        raise TypeError(f"dtype={type(value).__name__}: {expected}, by name, type or dtype")
     try:
-        dtype = np.dtype(import_module("ml_dtypes").bfloat16 if value == "bfloat16" else value)
+        with catch_warnings(action="ignore"):  # of names that NumPy takes no longer
+            dtype = np.dtype(import_module("ml_dtypes").bfloat16 if value == "bfloat16" else value)
     except (TypeError, ModuleNotFoundError):
-        raise TypeError(f"dtype={value!r}: expected {', '.join((*COMPUTED, *STORED))}") from None
+        raise TypeError(f"dtype={value!r}: {expected}") from None
+    if dtype.name not in COMPUTED and dtype.name not in STORED:
+        raise TypeError(f"dtype={value!r}: {expected}")
     return common_dtype(dtype)
 
 

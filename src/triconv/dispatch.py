@@ -95,7 +95,7 @@ def _built(plan: Plan) -> Run:
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
     """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
     if not isinstance(engine, str) or (engine != AUTO and engine not in ENGINES):
-        raise ValueError(f'engine={engine!r}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
+        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
     return _choose(problem, engine)
 
 

@@ -312,7 +312,7 @@ def explain(
     'engine="reference" was asked for'
     """
     if not isinstance(operation, str) or operation not in OPERATIONS:
-        raise ValueError(f"operation={operation!r}: expected one of {', '.join(OPERATIONS)}")
+        raise ValueError(f"operation={' '.join(repr(operation).split())}: expected one of {', '.join(OPERATIONS)}")
     options = Options(stride, padding, dilation, groups, border, precision)
     kind = compute_dtype(named_dtype(dtype))
     visible, weight = sizes_of("visible_shape", visible_shape), sizes_of("weight_shape", weight_shape)

@@ -61,7 +61,7 @@ def problem_visible(hidden: Shape, weight: Shape, size: Any, dtype: np.dtype[Any
         axes = _axes(sizes, hidden[2:], kernel, options)
     except ValueError as error:
         raise ValueError(
-            f"visible_size={size!r}: {error}" if "comes from visible size" in str(error) else error
+            f"visible_size={sizes}: {error}" if "comes from visible size" in str(error) else error
         ) from None
     return _problem(Role.VISIBLE, hidden[0], axes, periods, channels, dtype, options)
 

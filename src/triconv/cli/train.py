@@ -143,7 +143,7 @@ def _source(images: Path | None, size: int | None) -> dict[str, Any]:
 def _new_folder(out: Path | None, name: str) -> Path:
     """Where a new run goes: a folder with no run's files in it, so that nothing is overwritten."""
     numbered = (RUNS / (Path(name).stem + (f"-{number}" if number > 1 else "")) for number in count(1))
-    folder = out or next(folder for folder in numbered if not folder.exists())
+    folder = out or next(folder for folder in numbered if not folder.exists() or not any(folder.iterdir()))
     if held := [name for name in FILES if (folder / name).exists()]:
         advice = f"; continue it with --resume {folder}" if CHECKPOINT in held else ""
         raise ValueError(f"--out {folder}: expected a new folder, but it holds a run's {held[0]}{advice}")

@@ -28,7 +28,7 @@ def build(problem: Problem) -> Run:
         for c in np.ndindex(problem.geometry.hidden):
             bank = tuple(t[ci] for t, ci in zip(banks, c, strict=True)) if problem.geometry.banked else ()
             for k in np.ndindex(problem.geometry.kernel):
-                x = tuple(x[ci, ki] for x, ci, ki in zip(sources, c, k, strict=True))
+                x = tuple(source[ci, ki] for source, ci, ki in zip(sources, c, k, strict=True))
                 outside = OUTSIDE in x
                 for o, i, column in edges:
                     seen = np.zeros((problem.batch, len(i)), v.dtype) if outside else v[:, i, *x]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..architecture import Convolution, Scheme
 from ..arguments import border_per_axis, padding_per_axis, per_axis
-from ..arrays import COMPUTED, STORED, operand
+from ..arrays import named_dtype, operand
 from ..ops import conv, conv_transpose, conv_weight
 from .base import Layer, Parameter
 
@@ -39,7 +39,7 @@ class _Linear(Layer):
         padding_per_axis(spec.padding, spec.rank)
         border_per_axis(spec.border, spec.rank)
         if weight is None:
-            weight = Parameter(spec.initial_weight(np.random.default_rng(seed), init, parameter_dtype(dtype)))
+            weight = Parameter(spec.initial_weight(np.random.default_rng(seed), init, named_dtype(dtype)))
         elif weight.value.shape != spec.weight_shape:
             raise ValueError(f"weight of shape {weight.value.shape}: expected {spec.weight_shape}")
         operand("weight", weight.value)
@@ -67,17 +67,6 @@ class _Linear(Layer):
         bank = self.bias.value.shape[:-1] or None
         taps = conv_weight(ones, gradient, (1,) * self.spec.rank, bank=bank)
         self.bias.add_gradient(taps.reshape(self.bias.value.shape))
-
-
-def parameter_dtype(dtype: Any) -> np.dtype[Any]:
-    expected = f"expected one of {', '.join((*COMPUTED, *STORED))}"
-    try:
-        found: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype={dtype!r}: {expected}") from None
-    if found.name not in COMPUTED and found.name not in STORED:
-        raise TypeError(f"dtype={dtype!r}: {expected}")
-    return found
 
 
 class Conv(_Linear):

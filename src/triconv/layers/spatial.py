@@ -132,7 +132,8 @@ class Upsample(Layer):
 
 def _axes_in(value: Any) -> int:
     """How many axes a value is for, as far as it tells: the input is not there yet."""
-    return len(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else 1
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return len(value) if isinstance(value, Sequence) and not isinstance(value, str) else 1
 
 
 def interpolation(size: int, factor: int, mode: str, dtype: Any) -> Array:
