@@ -359,6 +359,10 @@ def test_built_plans_hold_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> N
         tracemalloc.stop()
     assert 0 < sum(size for _, size in dispatch._kept.values()) <= 4 << 20
     assert held < 6 << 20  # 30 plans would hold 60 MiB
+    monkeypatch.setattr(dispatch, "KEPT_PLANS", 5)
+    for size in range(6, 20):
+        triconv.conv(np.ones((1, 1, size, size), np.float32), w, engine="im2row")
+    assert len(dispatch._kept) == 5
     triconv.conv(np.ones((1, 1, 400, 400), np.float32), w, engine="im2row")  # alone beyond the bound: not kept at all
     assert sum(size for _, size in dispatch._kept.values()) <= 4 << 20
 

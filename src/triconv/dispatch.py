@@ -71,8 +71,8 @@ class Plan:
         return rows + [(f"not {name}", reason) for name, reason in self.why_not.items()]
 
 
-KEPT_BYTES = 256 << 20
-"""How much the tables of built plans may hold together; beyond it the ones used longest ago are built again."""
+KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
+"""How many built plans are kept, and what their tables hold together; the ones used longest ago are built again."""
 
 _kept: OrderedDict[Plan, tuple[Run, int]] = OrderedDict()
 _lock = Lock()
@@ -87,7 +87,7 @@ def _built(plan: Plan) -> Run:
     with _lock:
         if size <= KEPT_BYTES:
             _kept[plan] = run, size
-        while sum(size for _, size in _kept.values()) > KEPT_BYTES:
+        while len(_kept) > KEPT_PLANS or sum(size for _, size in _kept.values()) > KEPT_BYTES:
             _kept.popitem(last=False)
     return run
 
@@ -99,7 +99,7 @@ def choose(problem: Problem, engine: str = AUTO) -> Plan:
     return _choose(problem, engine)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
     wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
     refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
