@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import bank_per_axis, channels_of, per_axis
+from .arguments import bank_per_axis, border_per_axis, channels_of, padding_per_axis, per_axis
 from .arrays import allocate
 from .form import weight_order
 from .geometry import Geometry
@@ -45,7 +45,10 @@ class Convolution:
             raise TypeError(f"kernel_size={self.kernel_size!r}: expected one int per axis, which also sets the rank")
         for name in ("visible_channels", "hidden_channels"):
             per_axis(name, getattr(self, name), 1)
-        per_axis("kernel_size", self.kernel_size, self.rank)
+        for name in ("kernel_size", "stride", "dilation"):
+            per_axis(name, getattr(self, name), self.rank)
+        padding_per_axis(self.padding, self.rank)
+        border_per_axis(self.border, self.rank)
         if self.bank is not None and self.visible_size is None:
             raise ValueError(
                 f"bank={self.bank!r}: expected a visible_size with it, which says how many kernels there are"

@@ -38,6 +38,12 @@ def _several(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def axes_in(value: Any) -> int:
+    """How many axes a value is for, as far as it tells: the array that has them is not there yet."""
+    value = _listed(value)
+    return len(value) if _several(value) else 1
+
+
 def per_axis(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...]:
     """An int for every axis or one per axis, each at least `least`."""
     expected = f"expected an int of at least {least}, or {rank} of them"
@@ -118,8 +124,9 @@ def bank_per_axis(value: Any, hidden: tuple[int, ...]) -> tuple[int, ...]:
 
 def group_count(groups: Any) -> int | None:
     """The number of groups; None when `groups` is a channel graph."""
-    values = _listed(groups)
-    return None if _several(values) else per_axis("groups", values, 1)[0]
+    if _several(groups) or (isinstance(groups, np.ndarray) and groups.ndim):
+        return None
+    return per_axis("groups", groups, 1)[0]
 
 
 def channels_of(groups: Any, visible: int, hidden: int) -> Channels:

@@ -16,7 +16,7 @@ from ..architecture import Activation, Architecture, default_output, default_sta
 from ..autoencoder import Autoencoder
 from ..data import Dataset, load, save_pictures
 from ..files import make_directory, replace_file
-from ..layers import in_batches
+from ..layers import Sequential, in_batches
 from ..recipe import Noise, Recipe
 from ..report import report
 from ..train import CHECKPOINT, FILES, MODEL, Run, Stopped
@@ -172,7 +172,7 @@ def encode(
     An .npy array (N, channels, *positions).
     """
     model, dataset = _open(run, images, size)
-    codes = np.concatenate([model.encode(part) for part in np.array_split(dataset.images, _parts(dataset))])
+    codes = in_batches(Sequential(model.encoders), dataset.images)
     with replace_file(output) as beside, beside.open("wb") as file:
         np.save(file, codes)
     console.print(f"wrote {output}: {codes.shape} {codes.dtype}", soft_wrap=True)
@@ -211,7 +211,3 @@ def _open(run: Path, images: Path, size: int | None) -> tuple[Autoencoder, Datas
             f"{images}: images of shape {dataset.images.shape[1:]}: expected {expected}, as {run} was trained on"
         )
     return model, dataset
-
-
-def _parts(dataset: Dataset) -> int:
-    return -(-len(dataset.images) // 256)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture import Convolution, Scheme
-from ..arguments import border_per_axis, padding_per_axis, per_axis
 from ..arrays import named_dtype, operand
 from ..ops import conv, conv_transpose, conv_weight
 from .base import Layer, Parameter
@@ -33,11 +32,6 @@ class _Linear(Layer):
     ) -> None:
         super().__init__()
         self.spec = spec
-        # Sizes may come with the input only; what can be told without them is told now.
-        per_axis("stride", spec.stride, spec.rank)
-        per_axis("dilation", spec.dilation, spec.rank)
-        padding_per_axis(spec.padding, spec.rank)
-        border_per_axis(spec.border, spec.rank)
         if weight is None:
             weight = Parameter(spec.initial_weight(np.random.default_rng(seed), init, named_dtype(dtype)))
         elif weight.value.shape != spec.weight_shape:

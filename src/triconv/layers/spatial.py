@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import padding_per_axis, per_axis
+from ..arguments import axes_in, padding_per_axis, per_axis
 from ..pool import max_pool, max_pool_transpose
 from .base import Layer
 
@@ -43,11 +43,11 @@ class MaxPool(Layer):
         self, window: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False
     ) -> None:
         super().__init__()
-        per_axis("window", window, _axes_in(window))
+        per_axis("window", window, axes_in(window))
         if stride is not None:
-            per_axis("stride", stride, _axes_in(stride))
-        per_axis("dilation", dilation, _axes_in(dilation))
-        padding_per_axis(padding, _axes_in(padding))
+            per_axis("stride", stride, axes_in(stride))
+        per_axis("dilation", dilation, axes_in(dilation))
+        padding_per_axis(padding, axes_in(padding))
         self.window = window
         self.options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil": ceil}
 
@@ -117,7 +117,7 @@ class Upsample(Layer):
         super().__init__()
         if mode not in ("nearest", "linear"):
             raise ValueError(f'mode={mode!r}: expected "nearest" or "linear"')
-        per_axis("factor", factor, _axes_in(factor))
+        per_axis("factor", factor, axes_in(factor))
         self.factor, self.mode = factor, mode
 
     def forward(self, x: Array) -> Array:
@@ -128,12 +128,6 @@ class Upsample(Layer):
 
     def backward(self, gradient: Array) -> Array:
         return _along_axes([matrix.T for matrix in self.recall()], gradient)
-
-
-def _axes_in(value: Any) -> int:
-    """How many axes a value is for, as far as it tells: the input is not there yet."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    return len(value) if isinstance(value, Sequence) and not isinstance(value, str) else 1
 
 
 def interpolation(size: int, factor: int, mode: str, dtype: Any) -> Array:
