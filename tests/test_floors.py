@@ -34,7 +34,8 @@ ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["target", "words"],
         ["contract", "copy", "elementwise", "transform", "pool"],
-        ["compile", "threads"],
+        ["compile", "threads", "nest"],
+        ["program"],
         [""],
     ],
     "engines": [["im2row", "matrix", "reference", "direct", "depthwise", "winograd", "fft"], [""]],

@@ -1,0 +1,118 @@
+"""The one contraction that every operation is made of.
+
+    for (a0, b0, c0, t0, t1) in tiles:
+        C[c0 + c_m + c_j + n] (+)= Σ_{t0≤t<t1} Σ_{k<depth}  A[a0 + a_t + a_m + k·ak] · B[b0 + b_t + b_j + k·bk + n]
+
+m runs over rows, j over columns, n over the numbers of a vector. A is broadcast; or `wide`, and then it has n too, as
+channels have that no sum joins. Where `summed`, n is part of the sum and not of C: the depth is taken a vector at a
+time. A tile stays in registers for the whole sum, so a number of C is summed in the order of t and k, whichever
+thread or tile computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llvmlite import ir
+
+from .target import Target
+from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
+
+TILE = 5
+"""Integers of a tile: a0, b0, c0, t0, t1."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A vector of a tile: where its numbers are in A (where A is wide), B and C, and how many of its lanes are used."""
+
+    a: int
+    b: int
+    c: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """What a contraction is specialised to: its numbers, its tile, and the steps of its operands."""
+
+    dtype: str
+    rows: tuple[tuple[int, int], ...]
+    """(a_m, c_m) of each row, from the tile's corner on."""
+    columns: tuple[Column, ...]
+    depth: int
+    ak: int
+    bk: int
+    wide: bool = False
+    summed: bool = False
+    add: bool = False
+    """Whether to add to what C holds."""
+
+    name: ClassVar[str] = "contract"
+    arguments: ClassVar[dict[str, ir.Type]] = {
+        "A": POINTER,
+        "B": POINTER,
+        "C": POINTER,
+        "tiles": POINTER,
+        "count": I64,
+        "taps": POINTER,
+    }
+    """Taps are pairs (a_t, b_t)."""
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        k = begin(module, name, self.dtype, self.arguments)
+        lanes = machine.lanes(BYTES[self.dtype])
+        kind = k.vector(lanes)
+        sums = [[k.variable(kind) for _ in self.columns] for _ in self.rows]
+        with k.loop(k["count"]) as i:
+            a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
+            corner = k.at(k["C"], c0)
+            for (_, c_m), line in zip(self.rows, sums, strict=True):
+                for column, held in zip(self.columns, line, strict=True):
+                    k.put(held, self._start(k, k.at(corner, c_m + column.c), lanes, column.used))
+            with k.loop(t1, t0) as t:
+                a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
+                b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
+                self._sum(k, a, b, sums, lanes)
+            for (_, c_m), line in zip(self.rows, sums, strict=True):
+                for column, held in zip(self.columns, line, strict=True):
+                    self._finish(k, k.get(held, kind), k.at(corner, c_m + column.c), column.used)
+        k.build.ret_void()
+
+    def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
+        return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
+
+    def _finish(self, k: Kernel, value: Value, place: Place, used: int) -> None:
+        if not self.summed:
+            k.store_vector(value, place, used)
+            return
+        total = k.total(value)
+        k.store(k.build.fadd(k.load(place), total) if self.add else total, place)
+
+    def _sum(self, k: Kernel, a: Place, b: Place, sums: list[list[Value]], lanes: int) -> None:
+        """Add the products of one tap."""
+        if not self.summed:
+            with k.loop(self.depth) as step:
+                self._step(k, k.at(a, k.mul(step, self.ak)), k.at(b, k.mul(step, self.bk)), sums, lanes, None)
+            return
+        whole = self.depth // lanes * lanes
+        with k.loop(whole, step=lanes) as step:
+            self._step(k, k.at(a, step), k.at(b, step), sums, lanes, lanes)
+        if whole < self.depth:
+            self._step(k, k.at(a, whole), k.at(b, whole), sums, lanes, self.depth - whole)
+
+    def _step(self, k: Kernel, a: Place, b: Place, sums: list[list[Value]], lanes: int, used: int | None) -> None:
+        kind = k.vector(lanes)
+        vectors = [k.load_vector(k.at(b, column.b), lanes, used or column.used) for column in self.columns]
+        for (a_m, _), line in zip(self.rows, sums, strict=True):
+            loaded: dict[tuple[int, int], Value] = {}
+            for column, vector, held in zip(self.columns, vectors, line, strict=True):
+                key = (column.a, used or column.used) if self.wide else (0, 0)
+                if key not in loaded:
+                    place = k.at(a, a_m + key[0])
+                    loaded[key] = (
+                        k.load_vector(place, lanes, key[1]) if self.wide else k.broadcast(k.load(place), lanes)
+                    )
+                k.put(held, k.fma(loaded[key], vector, k.get(held, kind)))

@@ -1,0 +1,249 @@
+"""The few words that kernels are written in: loop, load, store, broadcast, multiply-add, on LLVM's own vectors.
+
+In checked mode (TRICONV_CHECKED=1) the same words write kernels that test every load and store against the bounds of
+the array it is meant for, stop at the first that misses, and say which it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+I1, I32, I64, POINTER = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.PointerType()
+REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+BYTES = {"float32": 4, "float64": 8}
+
+CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
+"""Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
+
+Value = Any  # llvmlite's values have no types of their own
+
+
+@dataclass(frozen=True)
+class Place:
+    """A pointer into one of a kernel's arrays."""
+
+    pointer: Value
+    array: str
+
+
+@dataclass
+class Kernel:
+    """A function under construction: the numbers' type, arguments by name, and a builder at its end."""
+
+    dtype: str
+    function: ir.Function
+    build: ir.IRBuilder
+    arguments: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def real(self) -> ir.Type:
+        return REAL[self.dtype]
+
+    def vector(self, lanes: int, kind: ir.Type | None = None) -> ir.Type:
+        return ir.VectorType(kind or self.real, lanes)
+
+    # Control
+
+    @contextmanager
+    def loop(self, count: Value | int, start: Value | int = 0, step: int = 1) -> Iterator[Value]:
+        """Repeat with the index from start in steps while it is below count; not at all when it is not."""
+        before, first, end = self.build.block, self.whole(start), self.whole(count)
+        body, after = self.function.append_basic_block("loop"), self.function.append_basic_block("after")
+        self.build.cbranch(self.build.icmp_signed("<", first, end), body, after)
+        self.build.position_at_end(body)
+        index = self.build.phi(I64)
+        index.add_incoming(first, before)
+        yield index
+        following = self.add(index, step)
+        index.add_incoming(following, self.build.block)
+        self.build.cbranch(self.build.icmp_signed("<", following, end), body, after)
+        self.build.position_at_end(after)
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Only if a condition holds."""
+        with self.build.if_then(condition):
+            yield
+
+    def less(self, a: Value | int, b: Value | int) -> Value:
+        return self.build.icmp_signed("<", self.whole(a), self.whole(b))
+
+    def variable(self, kind: ir.Type) -> Value:
+        """A place that loops can change: LLVM keeps it in a register."""
+        with self.build.goto_entry_block():
+            return self.build.alloca(kind)
+
+    def get(self, variable: Value, kind: ir.Type) -> Value:
+        return self.build.load(variable, typ=kind)
+
+    def put(self, variable: Value, value: Value) -> None:
+        self.build.store(value, variable)
+
+    # Whole numbers
+
+    def whole(self, value: Value | int) -> Value:
+        return I64(value) if isinstance(value, int) else value
+
+    def add(self, *terms: Value | int) -> Value:
+        total = self.whole(terms[0])
+        for term in terms[1:]:
+            total = self.build.add(total, self.whole(term), flags=["nsw"])
+        return total
+
+    def mul(self, a: Value | int, b: Value | int) -> Value:
+        return self.build.mul(self.whole(a), self.whole(b), flags=["nsw"])
+
+    def sub(self, a: Value | int, b: Value | int) -> Value:
+        return self.build.sub(self.whole(a), self.whole(b), flags=["nsw"])
+
+    # Memory
+
+    def at(self, place: Place, offset: Value | int, kind: ir.Type | None = None) -> Place:
+        """The place of the offset-th number from a place on."""
+        moved = self.build.gep(
+            place.pointer, [self.whole(offset)], inbounds=not CHECKED, source_etype=kind or self.real
+        )
+        return Place(moved, place.array)
+
+    def load(self, place: Place, offset: Value | int = 0, kind: ir.Type | None = None) -> Value:
+        """One number, or one of another kind."""
+        where = self.at(place, offset, kind)
+        self.check(where, _size(kind or self.real))
+        return self.build.load(where.pointer, typ=kind or self.real)
+
+    def store(self, value: Value, place: Place, offset: Value | int = 0) -> None:
+        where = self.at(place, offset, value.type)
+        self.check(where, _size(value.type))
+        self.build.store(value, where.pointer)
+
+    def load_vector(self, place: Place, lanes: int, used: Value | int | None = None) -> Value:
+        """The numbers from a place on; zero behind the first `used`, which alone are read."""
+        kind = self.vector(lanes)
+        if used is None or (isinstance(used, int) and used == lanes):
+            self.check(place, lanes * BYTES[self.dtype])
+            return self.build.load(place.pointer, typ=kind, align=BYTES[self.dtype])
+        self.check(place, self.mul(used, BYTES[self.dtype]))
+        return self.intrinsic(
+            "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
+        )
+
+    def store_vector(self, value: Value, place: Place, used: Value | int | None = None) -> None:
+        """Write a vector's numbers, or only the first `used`."""
+        lanes, size = value.type.count, _size(value.type.element)
+        if used is None or (isinstance(used, int) and used == lanes):
+            self.check(place, lanes * size)
+            self.build.store(value, place.pointer, align=size)
+        else:
+            self.check(place, self.mul(used, size))
+            values = [value, place.pointer, self.first(used, lanes)]
+            self.intrinsic("masked.store", ir.VoidType(), values, [value.type, POINTER])
+
+    def check(self, place: Place, size: Value | int) -> None:
+        """In checked mode, leave the kernel if the bytes from a place on are not all inside its array.
+
+        `limits` holds each array's first and last address, and takes the array's number from 1 and the offset missed.
+        """
+        if not CHECKED:
+            return
+        arrays = [name for name, value in self.arguments.items() if isinstance(value, Place) and name != LIMITS]
+        number, limits = arrays.index(place.array), self[LIMITS].pointer
+        cells = [self.build.gep(limits, [I64(cell)], source_etype=I64) for cell in range(2 * len(arrays) + 2)]
+        begin, end = (self.build.load(cells[2 * number + side], typ=I64) for side in (0, 1))
+        address = self.build.ptrtoint(place.pointer, I64)
+        before = self.build.icmp_signed("<", address, begin)
+        behind = self.build.icmp_signed(">", self.build.add(address, self.whole(size)), end)
+        empty = self.build.icmp_signed("==", self.whole(size), I64(0))
+        missed = self.build.and_(self.build.or_(before, behind), self.build.not_(empty))
+        fault, inside = self.function.append_basic_block("fault"), self.function.append_basic_block("inside")
+        self.build.cbranch(missed, fault, inside)
+        self.build.position_at_end(fault)
+        self.build.store(I64(number + 1), cells[-2])
+        self.build.store(self.build.sub(address, begin), cells[-1])
+        self.build.ret_void()
+        self.build.position_at_end(inside)
+
+    # Vectors
+
+    def zeros(self, lanes: int) -> Value:
+        return self.vector(lanes)(None)
+
+    def broadcast(self, value: Value, lanes: int) -> Value:
+        """A vector of one number."""
+        kind = ir.VectorType(value.type, lanes)
+        first = self.build.insert_element(kind(ir.Undefined), value, I32(0))
+        return self.build.shuffle_vector(first, kind(ir.Undefined), ir.VectorType(I32, lanes)([0] * lanes))
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """The numbered lanes of two vectors, one after the other."""
+        return self.build.shuffle_vector(a, b, ir.VectorType(I32, len(lanes))(list(lanes)))
+
+    def first(self, used: Value | int, lanes: int) -> Value:
+        """A mask of the first lanes."""
+        if isinstance(used, int):
+            return ir.VectorType(I1, lanes)([int(lane < used) for lane in range(lanes)])
+        kind = ir.VectorType(I64, lanes)
+        return self.build.icmp_signed("<", kind(list(range(lanes))), self.broadcast(used, lanes))
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a · b + c, in one rounding."""
+        return self.intrinsic("fma", a.type, [a, b, c], [a.type])
+
+    def total(self, vector: Value) -> Value:
+        """The sum of a vector's numbers, halves added until one is left."""
+        while (lanes := vector.type.count) > 1:
+            half = lanes // 2
+            low = self.shuffle(vector, vector, range(half))
+            vector = self.build.fadd(low, self.shuffle(vector, vector, range(half, lanes)))
+        return self.build.extract_element(vector, I32(0))
+
+    def intrinsic(self, name: str, result: ir.Type, values: Sequence[Value], overload: Sequence[ir.Type]) -> Value:
+        """One of LLVM's own functions."""
+        full = f"llvm.{name}.{'.'.join(_suffix(kind) for kind in overload)}"
+        module = self.function.module
+        declared = module.globals.get(full)
+        if declared is None:
+            declared = ir.Function(module, ir.FunctionType(result, [value.type for value in values]), full)
+        return self.build.call(declared, values)
+
+
+LIMITS = "limits"
+
+
+def begin(module: ir.Module, name: str, dtype: str, arguments: dict[str, ir.Type]) -> Kernel:
+    """Begin a function without a result. Its pointers do not alias: operands and results never overlap."""
+    if CHECKED:
+        arguments = {**arguments, LIMITS: POINTER}
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
+    given: dict[str, Any] = {}
+    for title, argument in zip(arguments, function.args, strict=True):
+        argument.name = title
+        is_array = isinstance(argument.type, ir.PointerType)
+        if is_array:
+            argument.add_attribute("noalias")
+        given[title] = Place(argument, title) if is_array else argument
+    entry, body = function.append_basic_block("entry"), function.append_basic_block("body")
+    ir.IRBuilder(entry).branch(body)
+    return Kernel(dtype, function, ir.IRBuilder(body), given)
+
+
+def _size(kind: ir.Type) -> int:
+    return 4 if isinstance(kind, ir.FloatType) else 8
+
+
+def _suffix(kind: ir.Type) -> str:
+    if isinstance(kind, ir.PointerType):
+        return "p0"
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{_suffix(kind.element)}"
+    if isinstance(kind, ir.IntType):
+        return f"i{kind.width}"
+    return "f32" if isinstance(kind, ir.FloatType) else "f64"
