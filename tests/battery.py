@@ -222,6 +222,7 @@ def pooling() -> None:
         window = v[:, :, 2 * c[0] : 2 * c[0] + 3 : 2, c[1] : c[1] + 3]
         same(hidden[..., *c], window.max(axis=(2, 3)))
     same(np.take_along_axis(v.reshape(2, 2, -1), indices.reshape(2, 2, -1), 2).reshape(hidden.shape), hidden)
+    same(triconv.max_pool(np.array([[[1.0, 3.0, 2.0, 0.0]]]), 2, stride=1, dilation=2)[1], [[[2, 1]]])
     same(triconv.max_pool_transpose(np.array([[[1.0, 2.0, 4.0]]]), np.array([[[1, 1, 3]]]), 5), [[[0, 3, 0, 4, 0]]])
     refused(lambda: triconv.max_pool_transpose(np.ones((1, 1, 1)), np.array([[[5]]]), 5), "0 to 4")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from triconv import layers
 from triconv.layers import Layer
 from triconv.testing import finite_differences
 
+BFLOAT16 = ml_dtypes.bfloat16
 RNG = np.random.default_rng(5)
 
 # Central differences of step 1e-6 on values near 1: truncation 1e-12, rounding 1e-16 / 1e-6, times the values summed.
@@ -79,6 +81,18 @@ def test_backward_needs_a_forward_pass(name: str) -> None:
     layer, _ = cases()[name]
     with pytest.raises(RuntimeError, match="forward pass first"):
         layer.backward(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", BFLOAT16, "float32", "float64", "complex128"], ids=str)
+def test_relu_passes_a_gradient_or_plus_zero(dtype: Any) -> None:
+    """Bit for bit: where nothing passes, an infinity, a NaN or a negative number leaves no trace."""
+    gradient, x = np.array([[1, -2.5, -0.0, np.inf, -np.inf, np.nan]] * 3), np.array([[1], [0], [-1]])
+    layer = layers.ReLU()
+    layer.forward(np.broadcast_to(x, gradient.shape).astype(dtype))
+    found = layer.backward(gradient.astype(dtype))
+    assert found.dtype == dtype
+    assert found[0].tobytes() == gradient[0].astype(dtype).tobytes()
+    assert not np.frombuffer(found[1:].tobytes(), "u1").any()
 
 
 def test_conv_is_torch_conv() -> None:

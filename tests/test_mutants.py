@@ -24,6 +24,7 @@ POSITION = "self.stride * c + self.dilation * k - self.before"
 ZERO = "(position < 0) | (position > last)"
 SIZES = "(padded - covered) // stride + 1"
 SEEN = "np.zeros((problem.batch, len(i)), v.dtype) if outside else v[:, i, *x]"
+POOL = "kernels/pool.py"
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     # Which positions meet.
@@ -240,19 +241,35 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "problem.producing(Role.HIDDEN)",
     ),
     # Pooling.
-    "pooling takes the last of equals": ("pool.py", "(value > best)", "(value >= best)"),
-    "pooling takes the last NaN": ("pool.py", "np.isnan(value) & ~np.isnan(best)", "np.isnan(value)"),
-    "pooling drops NaN": ("pool.py", "(np.isnan(value) & ~np.isnan(best))", "np.isnan(best)"),
-    "pooling pads with zero": ("pool.py", "-np.inf, v.dtype)", "0, v.dtype)"),
-    "pooling starts at the first tap": ("pool.py", "np.argmax(reads != OUTSIDE, axis=1)", "np.zeros(len(reads), int)"),
+    "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
+    "pooling takes the last NaN": (POOL, 'k.build.and_(larger, k.build.fcmp_ordered("ord", held, held))', "larger"),
+    "pooling drops NaN": (POOL, 'fcmp_ordered("ord", held, held)', 'fcmp_ordered("ord", value, value)'),
+    "pooling pads with zero": (POOL, 'k.real(float("-inf"))', "k.real(0.0)"),
+    "pooling gives a vector the positions of its first lane": (
+        POOL,
+        'k.broadcast(k["drift"], lanes)',
+        "k.broadcast(I64(0), lanes)",
+    ),
+    "pooling undilated": (POOL, 'k.mul(tap, k["dilation"])', "tap"),
+    "pooling starts at the first tap": (
+        "pool.py",
+        "np.argmax(sources != OUTSIDE, axis=1)",
+        "np.zeros(inner.hidden, int)",
+    ),
+    "the transpose keeps the last of what meets": (
+        POOL,
+        'k.build.fadd(k.load(place), k.load(k["hidden"], at))',
+        'k.load(k["hidden"], at)',
+    ),
     "pooling with another stride": ("pool.py", "windows if stride is None else", "(1,) * rank if stride is None else"),
-    "indices beyond the visible allowed": ("pool.py", "<= at.max() < pixels", "<= at.max() <= pixels"),
+    "indices beyond the visible allowed": ("pool.py", ".max() < pixels", ".max() <= pixels"),
 }
 
 
 def battery(package: Path) -> subprocess.CompletedProcess[str]:
     """Run the battery on the copy of the package that lies in a folder, and prove that it is the one imported."""
-    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # Checked kernels, as those of a mutant may miss their arrays.
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRICONV_CHECKED": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(BATTERY)],
         env={**os.environ, **one_thread, "PYTHONPATH": str(package.parent)},

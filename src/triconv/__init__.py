@@ -1,6 +1,7 @@
 """Convolution in any number of dimensions, its transpose and its weight gradient: one trilinear form."""
 
 from .dispatch import Plan
+from .kernels.threads import threads
 from .ops import conv, conv_transpose, conv_weight, explain, flip
 from .pool import max_pool, max_pool_transpose
 
@@ -15,4 +16,5 @@ __all__ = [
     "flip",
     "max_pool",
     "max_pool_transpose",
+    "threads",
 ]

@@ -11,10 +11,10 @@ from pathlib import Path
 from threading import Lock
 
 from .engine import Engine, Run
-from .engines import im2row, matrix, reference
+from .engines import direct, im2row, matrix, reference
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, im2row, matrix, reference)}
 
 AUTO = "auto"
 
@@ -102,6 +102,7 @@ def choose(problem: Problem, engine: str = AUTO) -> Plan:
 @lru_cache(maxsize=KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
     wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
+    _check_memory(problem, problem.bytes_of(problem.produces))
     refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
     able = [one for name, one in wanted.items() if name not in refused]
     if not able:
@@ -109,9 +110,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
     fitting = [one for one in able if _bytes_asked(problem, one) <= memory()]
     if not fitting:
-        need = min(_bytes_asked(problem, one) for one in able)
-        shape = problem.shape(problem.produces)
-        raise MemoryError(f"{problem.name} to shape {shape} asks for {need} bytes, more than this machine's {memory()}")
+        _check_memory(problem, min(_bytes_asked(problem, one) for one in able))
     best = min(fitting, key=lambda one: one.cost(problem))
 
     def why_not(one: Engine) -> str:
@@ -124,6 +123,12 @@ def _choose(problem: Problem, engine: str) -> Plan:
         return f"slower: about {_seconds(one.cost(problem))}"
 
     return Plan(problem, best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
+
+
+def _check_memory(problem: Problem, need: int) -> None:
+    if need > memory():
+        shape = problem.shape(problem.produces)
+        raise MemoryError(f"{problem.name} to shape {shape} asks for {need} bytes, more than this machine's {memory()}")
 
 
 def _bytes_asked(problem: Problem, engine: Engine) -> int:

@@ -12,6 +12,7 @@ and kept by whoever asks: a geometry is a key of caches and stays small.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,33 @@ class Phase:
     first: int
     taps: tuple[int, ...]
     offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arithmetic progression of positions: how many, and the step in the visible, in the hidden and in the bank."""
+
+    count: int
+    visible: int
+    hidden: int
+    bank: int
+
+
+@dataclass(frozen=True)
+class Strand:
+    """Positions of an axis that meet kernels in the same way, so that one loop can take them all.
+
+    They start at (visible, hidden, bank), the visible counted from the first position of the padding on where the
+    strand is a forward one, and proceed by `runs`, the last one fastest. Of a transpose they are visible positions, and
+    `taps` are the (kernel, hidden, bank) offsets of what they receive; of the other operations they are hidden
+    positions, which all meet every kernel tap.
+    """
+
+    visible: int
+    hidden: int
+    bank: int
+    runs: tuple[Run, ...]
+    taps: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,68 @@ class Axis:
         last = (self.visible + self.before - self.span) // self.stride
         first = min(first, self.hidden)
         return range(first, max(first, min(last + 1, self.hidden)))
+
+    @property
+    def extended(self) -> Axis:
+        """The axis whose visible is all that the windows cover, its border written out as positions of their own."""
+        return replace(self, visible=self.reach, before=0, after=0, border="zero")
+
+    @property
+    def strands(self) -> tuple[Strand, ...]:
+        """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own."""
+        turns, more = divmod(self.hidden, self.bank)
+        return tuple(
+            Strand(
+                self.stride * first,
+                first,
+                first,
+                (
+                    Run(last - first, self.stride, 1, 1),
+                    Run(count, self.stride * self.bank, self.bank, 0),
+                ),
+            )
+            for first, last, count in ((0, more, turns + 1), (more, self.bank, turns))
+            if last > first
+        )
+
+    @property
+    def overhang(self) -> tuple[int, int]:
+        """How many hidden positions before the first and after the last a transpose asks for."""
+        asked = [
+            (offset, (self.visible - 1 - phase.first) // self.stride + offset)
+            for phase in self.phases
+            for offset in phase.offsets
+        ]
+        lowest, highest = min((a for a, _ in asked), default=0), max((b for _, b in asked), default=0)
+        return max(0, -lowest), max(0, highest - self.hidden + 1)
+
+    def transposed(self, exact: bool) -> tuple[Strand, ...]:
+        """The visible positions by phase, and by what a bank does to them.
+
+        Exact strands name existing hidden positions only, so those near an edge have strands, and taps, of their own;
+        the others lean on the `overhang`, hidden positions that must be there and zero.
+        """
+        local = self.bank == self.hidden and self.bank > 1
+        strands: list[Strand] = []
+        for phase in self.phases:
+            count = -(-(self.visible - phase.first) // self.stride)
+            for start, end, taps in self._stretches(phase, count, exact or local):
+                residues = 1 if local else min(self.bank, end - start)
+                for first in range(start, start + residues):
+                    turns = -(-(end - first) // residues) if not local else end - start
+                    run = Run(turns, self.stride * residues, residues, int(local))
+                    met = tuple((k, o, first + o if local else (first + o) % self.bank) for k, o in taps)
+                    strands.append(Strand(phase.first + self.stride * first, first, 0, (run,), met))
+        return tuple(strands)
+
+    def _stretches(self, phase: Phase, count: int, exact: bool) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        """(start, end, taps) of the positions of a phase that receive the same taps; all of a phase if not exact."""
+        taps = list(zip(phase.taps, phase.offsets, strict=True))
+        if not exact:
+            return [(0, count, taps)]
+        edges = {0, count} | {min(max(e, 0), count) for _, o in taps for e in (-o, self.hidden - o)}
+        stretches = pairwise(sorted(edges))
+        return [(a, b, [(k, o) for k, o in taps if 0 <= a + o < self.hidden]) for a, b in stretches]
 
     @property
     def phases(self) -> tuple[Phase, ...]:

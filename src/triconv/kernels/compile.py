@@ -1,7 +1,19 @@
 """From a kernel's description to a callable: compiled by LLVM, kept as object code on disk for the next process.
 
-A file of the cache is used only when it is this user's own, nobody else can write it, and it holds what its name and
-its digest say. Anything else, and any failure to read or write, means compiling again: the cache is never an error.
+What a file of the cache holds is executed, so it is read only when nobody but this user can have put it there, and
+only when it is whole. Two different things see to that:
+
+- Ownership and mode, of the folder and of the file, keep others out. A digest in the file cannot: who can write the
+  code can write its digest. The folder is opened first and looked at as opened (a folder, not a link, this user's own,
+  not writable by others), then the file inside that opened folder in the same way, so neither can be exchanged
+  between the look and the use. Without the folder's test, others could rename what this user wrote.
+- The digest, over the kernel's key and the code, finds damage: a truncated file, a flipped bit, another kernel's code
+  under this one's name.
+
+The key is all that the code depends on: the kernel's description, the source that writes kernels (which also stands
+for triconv's version), the processor's name and features, and the versions of LLVM and llvmlite. A file is written
+beside and renamed, so processes that write the same one at once all leave it whole. Anything unexpected means
+compiling again: the cache is never an error. Where files have no owners (Windows), there is none.
 """
 
 from __future__ import annotations
@@ -9,28 +21,47 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
+import secrets
 import stat
-import tempfile
+import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numpy.lib.array_utils import byte_bounds
+from numpy.typing import NDArray
 
-from .target import Target, target
+from .target import Target, runnable
 from .words import CHECKED
 
 VARIABLE = "TRICONV_CACHE"
-MAGIC = b"triconv object 1\n"
+MAGIC = b"triconv object 2\n"
 DIGEST = 32
 
+OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
+"""Whether files have owners, and can be named inside an opened folder."""
+
+OURS = re.compile(r"\w+-[0-9a-f]{40}\.o|[0-9a-f]{16}\.part")
+"""Names in the cache's folder that are the cache's, which may be pruned; whatever else is there stays."""
+
+MOST = 4096
+"""Files that the cache keeps, of 2 to 10 kB each; then the older half goes."""
+
 _lock = threading.RLock()
+_functions: dict[Described, Callable[..., None]] = {}
 _kept_alive: list[Any] = []
+
+if hasattr(os, "register_at_fork"):
+    # Nobody is in the middle of LLVM when a process forks, so the child's is whole and its lock is free.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Described(Hashable, Protocol):
@@ -46,19 +77,24 @@ class Described(Hashable, Protocol):
 def function(kernel: Described) -> Callable[..., None]:
     """A kernel to be called with addresses and whole numbers; other Python threads run while it does.
 
-    In checked mode it wants `within` besides: for each array the first address and the one after the last.
+    In checked mode it wants `within` besides: for each array the first address and the one after the last. One that
+    is compiled already is found without waiting for those that are being compiled.
     """
-    with _lock:
-        return _function(kernel, target())
+    found = _functions.get(kernel)
+    if found is None:
+        with _lock:
+            found = _functions.get(kernel)
+            if found is None:
+                found = _functions[kernel] = _function(kernel, runnable())
+    return found
 
 
-@cache
 def _function(kernel: Described, machine: Target) -> Callable[..., None]:
-    path = _path(kernel, machine)
-    code = _read(path)
+    key = _key(kernel, machine)
+    code = _read(kernel.name, key)
     if code is None:
         code = object_code(kernel, machine)
-        _write(path, code)
+        _write(kernel.name, key, code)
     library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(kernel.name)
     linked = library.link(_jit(machine), f"{kernel.name}.{len(_kept_alive)}")
     _kept_alive.append(linked)
@@ -70,29 +106,39 @@ def _function(kernel: Described, machine: Target) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
 
 
+def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:
+    """What a kernel wants to know of its arrays besides their addresses: nothing, but in checked mode."""
+    return {"within": [byte_bounds(array) for array in arrays]} if CHECKED else {}
+
+
 def _checked(kernel: Described, run: Callable[..., None]) -> Callable[..., None]:
     """A kernel of checked mode, which raises what it finds."""
     arrays = [name for name, kind in kernel.arguments.items() if isinstance(kind, ir.PointerType)]
 
     def call(*values: int, within: Sequence[tuple[int, int]]) -> None:
-        bounds = [address for pair in within for address in pair]
-        limits = (ctypes.c_int64 * (len(bounds) + 2))(*bounds, 0, 0)
+        if len(within) != len(arrays):
+            raise TypeError(f"kernel {kernel.name}: bounds of {len(within)} arrays: expected {', '.join(arrays)}")
+        limits = (ctypes.c_int64 * (2 * len(arrays) + 2))(*(address for pair in within for address in pair), 0, 0)
         run(*values, ctypes.addressof(limits))
-        if limits[len(bounds)]:
-            array, offset = arrays[limits[len(bounds)] - 1], limits[len(bounds) + 1]
-            raise IndexError(f"kernel {kernel}: {array} at byte {offset}: expected an offset inside its array")
+        number, offset = limits[2 * len(arrays) :]
+        if number:
+            raise IndexError(
+                f"kernel {kernel}: {arrays[number - 1]} at byte {offset}: expected an offset inside its array"
+            )
 
     return call
 
 
 def object_code(kernel: Described, machine: Target) -> bytes:
     """Compile a kernel for a target, which need not be the machine at hand."""
-    return bytes(_machine(machine).emit_object(_optimised(kernel, machine)))
+    with _lock:
+        return bytes(_machine(machine).emit_object(_optimised(kernel, machine)))
 
 
 def assembly(kernel: Described, machine: Target) -> str:
     """The assembly of a kernel for a target, to look at."""
-    return str(_machine(machine).emit_assembly(_optimised(kernel, machine)))
+    with _lock:
+        return str(_machine(machine).emit_assembly(_optimised(kernel, machine)))
 
 
 def _optimised(kernel: Described, machine: Target) -> Any:
@@ -121,71 +167,109 @@ def _jit(machine: Target) -> Any:
     return llvm.create_lljit_compiler(_machine(machine))
 
 
-@lru_cache(maxsize=1)
-def _own_source() -> bytes:
-    """A digest of the code that writes kernels: another version writes other kernels."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.digest()
-
-
-def _path(kernel: Described, machine: Target) -> Path | None:
-    folder = _folder()
-    if folder is None:
+def _key(kernel: Described, machine: Target) -> bytes | None:
+    """A digest of all that a kernel's code depends on; None where its source is not there to be read."""
+    kind = type(kernel)
+    written = _source(str(Path(__file__).parent)), _source(getattr(sys.modules.get(kind.__module__), "__file__", None))
+    if None in written:
         return None
     versions = (llvmlite.__version__, llvm.llvm_version_info)
-    text = repr((kernel, asdict(machine), versions, CHECKED)).encode() + _own_source()
-    return folder / f"{kernel.name}-{hashlib.sha256(text).hexdigest()[:40]}.o"
+    text = repr((kind.__module__, kernel, asdict(machine), versions, CHECKED, written))
+    return hashlib.sha256(text.encode()).digest()
 
 
-@lru_cache(maxsize=1)
-def _folder() -> Path | None:
-    """The cache's folder, this user's alone; None when there can be none."""
-    wanted = os.environ.get(VARIABLE)
-    if wanted == "":
+@lru_cache(maxsize=64)
+def _source(path: str | None) -> str | None:
+    """A digest of a module's source, or of all in a folder."""
+    if path is None:
         return None
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(wanted or os.path.join(base, "triconv"))
+    files = sorted(Path(path).glob("*.py")) if os.path.isdir(path) else [Path(path)]
+    digest = hashlib.sha256()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if _is_ours(folder.stat()) else None
+        for file in files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     except OSError:
         return None
+    return digest.hexdigest() if files else None
+
+
+@contextmanager
+def _folder() -> Iterator[int | None]:
+    """The opened folder of the cache, this user's alone; None when there can be none."""
+    wanted = os.environ.get(VARIABLE)
+    home = os.path.expanduser("~")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    path = os.path.join(base, "triconv") if wanted is None else os.path.abspath(wanted)
+    if wanted == "" or not os.path.isabs(path) or not OWNED:
+        yield None
+        return
+    opened = None
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        yield opened if _is_ours(os.fstat(opened)) else None
+    finally:
+        if opened is not None:
+            os.close(opened)
 
 
 def _is_ours(status: os.stat_result) -> bool:
     """Whether only this user can have written a file or folder."""
-    if not hasattr(os, "getuid"):
-        return True
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _read(path: Path | None) -> bytes | None:
-    """The object code in a file of the cache, if it is whole and ours."""
-    if path is None:
+def _file(name: str, key: bytes) -> str:
+    return f"{name}-{key.hex()[:40]}.o"
+
+
+def _read(name: str, key: bytes | None) -> bytes | None:
+    """The object code of a key, if the cache has it whole."""
+    if key is None:
         return None
-    try:
-        with path.open("rb") as file:
-            if not _is_ours(os.fstat(file.fileno())):
-                return None
-            content = file.read()
-    except OSError:
-        return None
-    head, code = content[: len(MAGIC) + DIGEST], content[len(MAGIC) + DIGEST :]
-    return code if head == MAGIC + hashlib.sha256(code).digest() else None
+    with suppress(OSError), _folder() as folder:
+        if folder is None:
+            return None
+        # A pipe in a file's place is not waited for.
+        opened = os.open(_file(name, key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with open(opened, "rb") as file:
+            status = os.fstat(opened)
+            content = file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else b""
+        code = content[len(MAGIC) + DIGEST :]
+        return code if content == _content(key, code) else None
+    return None
 
 
-def _write(path: Path | None, code: bytes) -> None:
+def _content(key: bytes, code: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(key + code).digest() + code
+
+
+def _write(name: str, key: bytes | None, code: bytes) -> None:
     """Put object code in the cache, beside and renamed."""
-    if path is None:
+    if key is None:
         return
-    beside = None
-    try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")  # readable and writable by its owner alone
-        with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + hashlib.sha256(code).digest() + code)
-        os.replace(beside, path)
-    except OSError:
-        if beside is not None and os.path.exists(beside):
-            os.unlink(beside)
+    with suppress(OSError), _folder() as folder:
+        if folder is None:
+            return
+        with suppress(OSError):
+            _prune(folder)
+        beside = f"{secrets.token_hex(8)}.part"
+        opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            with open(opened, "wb") as file:
+                file.write(_content(key, code))
+            os.replace(beside, _file(name, key), src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside, dir_fd=folder)
+            raise
+
+
+def _prune(folder: int) -> None:
+    """Remove the older half of a cache that has grown too large, what killed processes left in it too."""
+    names = [name for name in os.listdir(folder) if OURS.fullmatch(name)]
+    if len(names) < MOST:
+        return
+    by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)
+    for _, name in by_age[: len(names) // 2]:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=folder)

@@ -4,14 +4,15 @@
         C[c0 + c_m + c_j + n] (+)= Σ_{t0≤t<t1} Σ_{k<depth}  A[a0 + a_t + a_m + k·ak] · B[b0 + b_t + b_j + k·bk + n]
 
 m runs over rows, j over columns, n over the numbers of a vector. A is broadcast; or `wide`, and then it has n too, as
-channels have that no sum joins. Where `summed`, n is part of the sum and not of C: the depth is taken a vector at a
-time. A tile stays in registers for the whole sum, so a number of C is summed in the order of t and k, whichever
-thread or tile computes it.
+channels have that no sum joins. Where `summed`, n is part of the sum and not of C, and A has it too: the depth is
+taken a vector at a time. A tile stays in registers for the whole sum. The order in which a number of C is summed
+depends on the kernel alone, not on the thread, nor on the place of the tile.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 from llvmlite import ir
@@ -21,6 +22,12 @@ from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
 TILE = 5
 """Integers of a tile: a0, b0, c0, t0, t1."""
+
+CHAINS = 8
+"""Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
+
+Sums = list[list[list[Value]]]
+"""Variables by row, column and partial sum."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,32 @@ class Contraction:
         k = begin(module, name, self.dtype, self.arguments)
         lanes = machine.lanes(BYTES[self.dtype])
         kind = k.vector(lanes)
-        sums = [[k.variable(kind) for _ in self.columns] for _ in self.rows]
+        sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
             corner = k.at(k["C"], c0)
             for (_, c_m), line in zip(self.rows, sums, strict=True):
-                for column, held in zip(self.columns, line, strict=True):
-                    k.put(held, self._start(k, k.at(corner, c_m + column.c), lanes, column.used))
+                for column, (first, *others) in zip(self.columns, line, strict=True):
+                    k.put(first, self._start(k, k.at(corner, c_m + column.c), lanes, column.used))
+                    for other in others:
+                        k.put(other, k.zeros(lanes))
             with k.loop(t1, t0) as t:
                 a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
                 b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
                 self._sum(k, a, b, sums, lanes)
             for (_, c_m), line in zip(self.rows, sums, strict=True):
-                for column, held in zip(self.columns, line, strict=True):
-                    self._finish(k, k.get(held, kind), k.at(corner, c_m + column.c), column.used)
+                for column, parts in zip(self.columns, line, strict=True):
+                    value = reduce(k.build.fadd, (k.get(part, kind) for part in parts))
+                    self._finish(k, value, k.at(corner, c_m + column.c), column.used)
         k.build.ret_void()
+
+    def _fold(self, lanes: int) -> int:
+        """How many partial sums a number of C has: a small tile alone would wait for each multiply-add to finish."""
+        steps = -(-self.depth // lanes) if self.summed else self.depth
+        fold = 1
+        while fold * len(self.rows) * len(self.columns) < CHAINS:
+            fold *= 2
+        return max(1, min(fold, steps))
 
     def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
         return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
@@ -91,28 +109,30 @@ class Contraction:
         total = k.total(value)
         k.store(k.build.fadd(k.load(place), total) if self.add else total, place)
 
-    def _sum(self, k: Kernel, a: Place, b: Place, sums: list[list[Value]], lanes: int) -> None:
-        """Add the products of one tap."""
-        if not self.summed:
-            with k.loop(self.depth) as step:
-                self._step(k, k.at(a, k.mul(step, self.ak)), k.at(b, k.mul(step, self.bk)), sums, lanes, None)
-            return
-        whole = self.depth // lanes * lanes
-        with k.loop(whole, step=lanes) as step:
-            self._step(k, k.at(a, step), k.at(b, step), sums, lanes, lanes)
-        if whole < self.depth:
-            self._step(k, k.at(a, whole), k.at(b, whole), sums, lanes, self.depth - whole)
+    def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
+        """Add the products of one tap, a step's to one partial sum and the next one's to the next."""
+        fold, size = len(sums[0][0]), lanes if self.summed else 1
+        ak, bk = (1, 1) if self.summed else (self.ak, self.bk)
 
-    def _step(self, k: Kernel, a: Place, b: Place, sums: list[list[Value]], lanes: int, used: int | None) -> None:
+        def step(at: Value | int, part: int, used: int | None = None) -> None:
+            self._step(k, k.at(a, k.mul(at, ak)), k.at(b, k.mul(at, bk)), sums, part, lanes, used)
+
+        full = lanes if self.summed else None
+        whole = self.depth // (size * fold) * (size * fold)
+        with k.loop(whole, step=size * fold) as at:
+            for part in range(fold):
+                step(k.add(at, part * size), part, full)
+        for part, at in enumerate(range(whole, self.depth, size)):
+            step(at, part, full and min(lanes, self.depth - at))
+
+    def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)
         vectors = [k.load_vector(k.at(b, column.b), lanes, used or column.used) for column in self.columns]
         for (a_m, _), line in zip(self.rows, sums, strict=True):
             loaded: dict[tuple[int, int], Value] = {}
-            for column, vector, held in zip(self.columns, vectors, line, strict=True):
-                key = (column.a, used or column.used) if self.wide else (0, 0)
+            for column, vector, parts in zip(self.columns, vectors, line, strict=True):
+                key = (column.a, used or column.used) if self.wide or self.summed else (0, 0)
                 if key not in loaded:
                     place = k.at(a, a_m + key[0])
-                    loaded[key] = (
-                        k.load_vector(place, lanes, key[1]) if self.wide else k.broadcast(k.load(place), lanes)
-                    )
-                k.put(held, k.fma(loaded[key], vector, k.get(held, kind)))
+                    loaded[key] = k.load_vector(place, lanes, key[1]) if key[1] else k.broadcast(k.load(place), lanes)
+                k.put(parts[part], k.fma(loaded[key], vector, k.get(parts[part], kind)))

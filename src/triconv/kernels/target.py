@@ -27,43 +27,76 @@ class Target:
         return self.vector_bytes // itemsize
 
 
-NAMED: dict[str, tuple[str, str, str, int, int]] = {
-    "avx512": ("x86_64-unknown-linux-gnu", "x86-64-v4", "", 64, 32),
-    "avx2": ("x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16),
-    "sse": ("x86_64-unknown-linux-gnu", "x86-64", "", 16, 16),
-    "neon": ("aarch64-unknown-linux-gnu", "generic", "+neon", 16, 32),
+X86, ARM = "x86_64", "aarch64"
+
+_AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+
+NAMED: dict[str, tuple[str, str, int, int, tuple[str, ...]]] = {
+    "avx512": (X86, "x86-64-v4", 64, 32, (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    "avx2": (X86, "x86-64-v3", 32, 16, _AVX2),
+    "sse": (X86, "x86-64", 16, 16, ()),
+    "neon": (ARM, "generic", 16, 32, ()),
 }
-"""Targets to ask for by name; code for one that the machine is not can be compiled, and looked at, but not run."""
+"""Targets to ask for by name: processor family, LLVM's name, bytes of a vector, vector registers, features to run it.
+
+Code for one that the processor at hand is not can be compiled, and looked at, but not run.
+"""
 
 
 @lru_cache(maxsize=8)
 def target(name: str | None = None) -> Target:
     """The processor at hand, or the one that a name or the environment asks for."""
     name = name or os.environ.get(VARIABLE) or "host"
+    triple = llvm.get_process_triple()
     if name in NAMED:
-        return Target(*NAMED[name])
+        family, cpu, vector_bytes, registers, _ = NAMED[name]
+        if family != _family():
+            triple = f"{family}-unknown-linux-gnu"
+        return Target(triple, cpu, "", vector_bytes, registers)
     if name != "host":
         raise ValueError(f"{VARIABLE}={name!r}: expected host or one of {', '.join(NAMED)}")
+    widest = next((one for one in NAMED if not lacking(one)), "sse")
+    return Target(triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), *NAMED[widest][2:4])
+
+
+def runnable() -> Target:
+    """The target that is asked for, if the processor at hand can run its code."""
+    name = os.environ.get(VARIABLE, "")
+    if name in NAMED and (missing := lacking(name)):
+        able = ", ".join(["host", *(other for other in NAMED if not lacking(other))])
+        raise ValueError(f"{VARIABLE}={name!r}: expected one of {able}, as this processor lacks {', '.join(missing)}")
+    return target()
+
+
+def lacking(name: str) -> list[str]:
+    """What a named target needs and the processor at hand, or its operating system, lacks."""
+    family, _, _, _, needed = NAMED[name]
+    if family != _family():
+        return [family]
     features = llvm.get_host_cpu_features()
-    triple = llvm.get_process_triple()
-    if features.get("avx512f") and features.get("avx512vl"):
-        shape = 64, 32
-    elif features.get("avx2") and features.get("fma"):
-        shape = 32, 16
-    else:
-        shape = 16, 32 if triple.startswith(("aarch64", "arm64")) else 16
-    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *shape)
+    return [feature for feature in needed if not features.get(feature)]
+
+
+def _family() -> str:
+    """The processor family at hand; the systems have several names for one."""
+    first = str(llvm.get_process_triple()).split("-")[0]
+    return {"arm64": ARM, "arm64e": ARM, "amd64": X86}.get(first, first)
 
 
 @lru_cache(maxsize=1)
 def cache_bytes() -> tuple[int, int]:
     """The data caches of one core, first and second level; common sizes where the system does not say."""
+    return _cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache"))
+
+
+def _cache_bytes(folder: Path) -> tuple[int, int]:
     found = {1: 32 << 10, 2: 512 << 10}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+    for index in sorted(folder.glob("index*")):
         try:
             kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-        except OSError:
+            bytes_ = int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
+            if kind != "Instruction" and int(level) in found and bytes_ > 0:
+                found[int(level)] = bytes_
+        except (OSError, ValueError):
             continue
-        if kind != "Instruction" and int(level) in found:
-            found[int(level)] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
     return found[1], found[2]

@@ -82,6 +82,13 @@ class Kernel:
         with self.build.goto_entry_block():
             return self.build.alloca(kind)
 
+    def scratch(self, count: int) -> Place:
+        """Numbers of the kernel's own, on the stack and on lines of the cache; their bounds are not tested."""
+        with self.build.goto_entry_block():
+            block = self.build.alloca(ir.ArrayType(self.real, count))
+        block.align, block.type = 64, POINTER  # llvmlite would still know the pointer by what it points to
+        return Place(block, "")
+
     def get(self, variable: Value, kind: ir.Type) -> Value:
         return self.build.load(variable, typ=kind)
 
@@ -136,6 +143,22 @@ class Kernel:
             "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
         )
 
+    def load_apart(self, place: Place, step: Value | int, lanes: int, used: Value | None = None) -> Value:
+        """Every step-th number from a place on; zero behind the first `used` of them, which alone have to be there."""
+        if isinstance(step, int) and step == 1:
+            return self.load_vector(place, lanes, used)
+        if isinstance(step, int) and step == 2:
+            # The second half ends with the last number, as nothing behind it has to be there.
+            low, high = (used, used) if used is None else (self.sub(self.add(used, used), n) for n in (1, lanes))
+            halves = self.load_vector(place, lanes, low), self.load_vector(self.at(place, lanes - 1), lanes, high)
+            return self.shuffle(*halves, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
+        last = lanes - 1 if used is None else self.sub(used, 1)
+        self.check(place, self.mul(self.add(self.mul(last, step), 1), BYTES[self.dtype]))
+        offsets = self.build.mul(self.broadcast(self.whole(step), lanes), self.numbers(lanes))
+        places = self.build.gep(self.broadcast(place.pointer, lanes), [offsets], source_etype=self.real)
+        values = [places, self.first(lanes if used is None else used, lanes), self.zeros(lanes)]
+        return self.intrinsic("masked.gather", self.vector(lanes), values, [self.vector(lanes), places.type])
+
     def store_vector(self, value: Value, place: Place, used: Value | int | None = None) -> None:
         """Write a vector's numbers, or only the first `used`."""
         lanes, size = value.type.count, _size(value.type.element)
@@ -152,7 +175,7 @@ class Kernel:
 
         `limits` holds each array's first and last address, and takes the array's number from 1 and the offset missed.
         """
-        if not CHECKED:
+        if not CHECKED or not place.array:
             return
         arrays = [name for name, value in self.arguments.items() if isinstance(value, Place) and name != LIMITS]
         number, limits = arrays.index(place.array), self[LIMITS].pointer
@@ -182,6 +205,10 @@ class Kernel:
         first = self.build.insert_element(kind(ir.Undefined), value, I32(0))
         return self.build.shuffle_vector(first, kind(ir.Undefined), ir.VectorType(I32, lanes)([0] * lanes))
 
+    def numbers(self, lanes: int) -> Value:
+        """0, 1, 2, … as whole numbers."""
+        return ir.VectorType(I64, lanes)(list(range(lanes)))
+
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """The numbered lanes of two vectors, one after the other."""
         return self.build.shuffle_vector(a, b, ir.VectorType(I32, len(lanes))(list(lanes)))
@@ -190,12 +217,14 @@ class Kernel:
         """A mask of the first lanes."""
         if isinstance(used, int):
             return ir.VectorType(I1, lanes)([int(lane < used) for lane in range(lanes)])
-        kind = ir.VectorType(I64, lanes)
-        return self.build.icmp_signed("<", kind(list(range(lanes))), self.broadcast(used, lanes))
+        return self.build.icmp_signed("<", self.numbers(lanes), self.broadcast(used, lanes))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """a · b + c, in one rounding."""
-        return self.intrinsic("fma", a.type, [a, b, c], [a.type])
+        """a · b + c: in one rounding where the processor has an instruction for it, which all but baseline x86 have.
+
+        There it is two instructions: one rounding would be a call of the C library for every number.
+        """
+        return self.intrinsic("fmuladd", a.type, [a, b, c], [a.type])
 
     def total(self, vector: Value) -> Value:
         """The sum of a vector's numbers, halves added until one is left."""

@@ -34,7 +34,12 @@ class ReLU(Layer):
         return np.maximum(x, 0)
 
     def backward(self, gradient: Array) -> Array:
-        return np.where(self.recall(), gradient, gradient.dtype.type(0))
+        positive, size = self.recall(), gradient.dtype.itemsize
+        if size > 8:
+            return np.where(positive, gradient, gradient.dtype.type(0))
+        # NumPy chooses slowly: a number's bits times 1 or 0 are the number or +0, an infinity and a NaN too.
+        bits: Array = gradient.view(f"i{size}") * positive
+        return bits.view(gradient.dtype)
 
 
 class Sigmoid(Layer):

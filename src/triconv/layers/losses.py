@@ -28,7 +28,9 @@ def mean_squared_error(prediction: Array, target: ArrayLike) -> tuple[float, Arr
     """
     prediction = _predicted(prediction)
     difference = prediction - _like(prediction, target)
-    return float(np.mean(difference * difference)), difference * prediction.dtype.type(2 / prediction.size)
+    loss = float(np.mean(difference * difference))
+    difference *= prediction.dtype.type(2 / prediction.size)
+    return loss, difference
 
 
 def softmax_cross_entropy(prediction: Array, target: ArrayLike) -> tuple[float, Array]:

@@ -1,0 +1,401 @@
+"""Copies from one strided array to another, with borders and in any order of the dimensions, at memory's speed.
+
+A dimension gives pairs of positions, by segments; the pairs of all dimensions combined say which number goes where.
+A plan cuts the combinations into boxes, one segment of each dimension; merges the dimensions of a box that chain; and
+cuts what is left into jobs of three loops, small enough for the first-level cache. One kernel runs a table of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, product
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numpy.typing import NDArray
+
+from .compile import bounds, function
+from .target import Target
+from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
+
+Array = NDArray[Any]
+
+ZERO = -1
+"""The source of a segment whose targets get zeros."""
+
+RUNS, BESIDE, BELOW, SCATTERED, ZERO_RUNS, ZERO_SCATTERED = range(6)
+"""Kinds of jobs: vectors along the columns; blocks to transpose, of slices side by side or one below the other; number
+by number; and zeros."""
+
+JOB = 12
+"""Integers of a job: its kind, source, target; and count, source step, target step of its slices, rows and columns."""
+
+
+class Segment(NamedTuple):
+    """Positions along a dimension: `count` of the target from `target` on, each with one of the source or zero."""
+
+    source: int
+    target: int
+    size: int
+    stride: int = 1
+    """Of the source's positions: 2 takes every other, -1 mirrors, 0 repeats."""
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A dimension of a copy: its segments, and the steps of one position in numbers."""
+
+    segments: tuple[Segment | tuple[int, int, int] | tuple[int, int, int, int], ...]
+    source: int
+    target: int
+
+
+class Loop(NamedTuple):
+    """A count, and the steps of one turn in source and target."""
+
+    size: int
+    source: int
+    target: int
+
+    def reversed(self) -> Loop:
+        return Loop(self.size, -self.source, -self.target)
+
+
+ONCE = Loop(1, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """The plan of a copy: its jobs in the order of their targets, and their numbers summed up to each."""
+
+    dtype: str
+    jobs: NDArray[np.int64]
+    done: NDArray[np.int64]
+    """Numbers written before each job, and in all."""
+    _slices: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, dims: Sequence[Dim], dtype: str) -> Move:
+        """target[Σ position · step] = source[Σ position · step], or zero, for every combination of the dims' pairs.
+
+        Arrays are given when the copy is run. No two combinations may have the same target.
+        """
+        segments = [[Segment(*segment) for segment in dim.segments if segment[2] > 0] for dim in dims]
+        tables = [_box(list(zip(dims, box, strict=True)), dtype) for box in product(*segments)]
+        jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
+        jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
+        return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]))
+
+    def run(self, source: Array, target: Array, part: int = 0, parts: int = 1) -> None:
+        """Copy, or do one part of the work; parts may run at the same time. The arrays' first entries are offset 0."""
+        first, count = self._slices.get((part, parts)) or self._slice(part, parts)
+        self._kernel(_address(source), _address(target), self._jobs + first, count, **bounds(source, target, self.jobs))
+
+    @property
+    def nbytes(self) -> int:
+        return self.jobs.nbytes + self.done.nbytes
+
+    @cached_property
+    def _kernel(self) -> Callable[..., None]:
+        return function(Copy(self.dtype))
+
+    @cached_property
+    def _jobs(self) -> int:
+        return _address(self.jobs)
+
+    def _slice(self, part: int, parts: int) -> tuple[int, int]:
+        """Where a part's jobs begin, in bytes, and how many there are."""
+        begin, end = np.searchsorted(
+            self.done[:-1], [self.done[-1] * part // parts, self.done[-1] * (part + 1) // parts]
+        )
+        self._slices[part, parts] = int(begin) * JOB * 8, int(end - begin)
+        return self._slices[part, parts]
+
+
+def _address(array: Array) -> int:
+    where: int = array.__array_interface__["data"][0]
+    return where
+
+
+def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:
+    """The jobs of one segment of each dimension."""
+    zero = any(segment.source == ZERO for _, segment in pairs)
+    source, target, loops = 0, 0, []
+    for dim, segment in pairs:
+        loop = Loop(segment.size, 0 if zero else segment.stride * dim.source, dim.target)
+        if loop.size > 1 and loop.target == 0:
+            raise ValueError(f"dim {dim}: several positions of the target are the same number")
+        source += 0 if zero else segment.source * dim.source
+        target += segment.target * dim.target
+        if loop.target < 0:  # begin at the other end
+            source, target = source + (loop.size - 1) * loop.source, target + (loop.size - 1) * loop.target
+            loop = loop.reversed()
+        loops.append(loop)
+    loops = _merged(loops)
+    across = next((loop for loop in loops if loop.target == 1), None)
+    along = next((loop for loop in loops if abs(loop.source) == 1), None)
+    if across and (zero or across.source == 1):
+        kind, chosen = ZERO_RUNS if zero else RUNS, [across]
+    elif across and along and across != along and not zero and min(across.size, along.size) > FEW:
+        kind, chosen = BESIDE, [along, across]
+    else:
+        kind, chosen = (
+            ZERO_SCATTERED if zero else SCATTERED,
+            sorted({across or ONCE, along or ONCE} - {ONCE}, reverse=True),
+        )
+    others = sorted((loop for loop in loops if loop not in chosen), key=_nearness)
+    if kind == BESIDE:
+        columns, rows = chosen
+        if columns.source < 0:
+            source, target = source - (columns.size - 1), target + (columns.size - 1) * columns.target
+            columns = columns.reversed()
+        kind, slices, sizes = _block(rows, columns, others, BYTES[dtype])
+        others = [loop for loop in others if loop != slices]
+    else:
+        columns, rows, slices, *others = [*chosen, *others, ONCE, ONCE, ONCE]
+        limit, turns = (NEAR, min(rows.size, LINE)) if kind in (SCATTERED, ZERO_SCATTERED) else (JOB_NUMBERS, 1)
+        wide = min(columns.size, limit // turns)
+        high = min(rows.size, max(1, limit // wide))
+        sizes = max(1, limit // (high * wide)), high, wide
+    return _jobs_of(kind, source, target, others, [slices, rows, columns], sizes)
+
+
+JOB_NUMBERS = 1 << 14
+"""At most so many numbers in a job: enough to be worth one, few enough to share them out and to stay in the cache."""
+NEAR = 1 << 12
+"""At most so many in one that goes number by number: their lines are there still when the next row comes."""
+SIDE = 64
+"""Rows of a block that is transposed, and columns of 4 bytes: lines of caches, and not only parts of them."""
+LINE = 16
+"""The largest number of lanes that a vector has."""
+BLOCK = (SIDE + LINE) * SIDE * 4
+"""Bytes of a block, with a vector behind each of its lines: less than a first-level cache."""
+FEW = 4
+"""So few rows or columns are not worth squares of vectors."""
+
+
+def _block(rows: Loop, columns: Loop, others: Sequence[Loop], itemsize: int) -> tuple[int, Loop, tuple[int, int, int]]:
+    """The kind of a block; slices that go on where few columns or rows end; and slices, rows and columns of a block."""
+    beside = next((loop for loop in others if loop.source == columns.size <= LINE), None)
+    below = next((loop for loop in others if loop.target == rows.size <= LINE and not beside), None)
+    high = _vectors(min(SIDE, rows.size * (below.size if below else 1)))
+    wide = _vectors(min(4 * SIDE // itemsize, columns.size * (beside.size if beside else 1)))
+    numbers = BLOCK // itemsize
+    if high < SIDE:
+        wide = numbers // (high + LINE) // LINE * LINE
+    else:
+        high = numbers // wide // LINE * LINE - LINE
+    if beside:
+        return BESIDE, beside, (wide // columns.size, high, columns.size)
+    if below:
+        return BELOW, below, (high // rows.size, rows.size, wide)
+    return BESIDE, ONCE, (1, high, wide)
+
+
+def _vectors(size: int) -> int:
+    """A size, up to whole vectors."""
+    return -(-size // LINE) * LINE
+
+
+def _nearness(loop: Loop) -> int:
+    return min(abs(loop.source) or loop.target, loop.target)
+
+
+def _jobs_of(
+    kind: int, source: int, target: int, others: Sequence[Loop], inner: Sequence[Loop], sizes: Sequence[int]
+) -> NDArray[np.int64]:
+    """Jobs for every turn of the outer loops and every piece, of at most a size, of the inner ones."""
+    steps = [*((1, loop) for loop in others), *zip(sizes, inner, strict=True)]
+    axes = np.ix_(*(np.arange(0, loop.size, size) for size, loop in steps))
+    jobs = np.empty((*(len(axis.ravel()) for axis in axes), JOB), np.int64)
+    jobs[..., 0] = kind
+    jobs[..., 1] = source + sum(axis * loop.source for axis, (_, loop) in zip(axes, steps, strict=True))
+    jobs[..., 2] = target + sum(axis * loop.target for axis, (_, loop) in zip(axes, steps, strict=True))
+    for cell, axis, size, loop in zip((3, 6, 9), axes[-3:], sizes, inner, strict=True):
+        jobs[..., cell] = np.minimum(loop.size - axis, size)
+        jobs[..., cell + 1 : cell + 3] = loop[1:]
+    return jobs.reshape(-1, JOB)
+
+
+def _merged(loops: Iterable[Loop]) -> list[Loop]:
+    """Loops of more than one turn, by their target steps; those that chain in both arrays made one."""
+    merged: list[Loop] = []
+    for loop in sorted((loop for loop in loops if loop.size > 1), key=lambda loop: -loop.target):
+        if merged and merged[-1][1:] == (loop.size * loop.source, loop.size * loop.target):
+            loop = Loop(merged.pop().size * loop.size, loop.source, loop.target)
+        merged.append(loop)
+    return merged
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The kernel: runs a table of jobs. All sizes are in the table."""
+
+    dtype: str
+
+    name: ClassVar[str] = "copy"
+    arguments: ClassVar[dict[str, ir.Type]] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        k = begin(module, name, self.dtype, self.arguments)
+        lanes = machine.lanes(BYTES[self.dtype])
+        with k.loop(k["count"]) as i:
+            kind, source, target, *rest = (k.load(k["jobs"], k.add(k.mul(i, JOB), cell), I64) for cell in range(JOB))
+            slices, rows, columns = (Loop(*rest[cell : cell + 3]) for cell in (0, 3, 6))
+            corner = k.at(k["source"], source), k.at(k["target"], target)
+            below = k.build.icmp_signed("==", kind, I64(BELOW))
+            writers: dict[int, Callable[[], None]] = {
+                RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=False),
+                BESIDE: lambda: _transposed(k, *corner, slices, rows, columns, lanes, below),
+                SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=False),
+                ZERO_RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True),
+                ZERO_SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=True),
+            }
+            kind = k.build.select(below, I64(BESIDE), kind)
+            for number, write in writers.items():
+                with k.when(k.build.icmp_signed("==", kind, I64(number))):
+                    write()
+        k.build.ret_void()
+
+
+def _moved(k: Kernel, place: Place, index: Value | int, step: Value) -> Place:
+    return k.at(place, k.mul(index, step))
+
+
+def _scattered(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, *, zero: bool) -> None:
+    """Number by number."""
+    nothing = k.real(0.0)
+    with k.loop(slices.size) as p, k.loop(rows.size) as r:
+        from_row = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
+        to_row = _moved(k, _moved(k, b, p, slices.target), r, rows.target)
+        with k.loop(columns.size) as j:
+            value = nothing if zero else k.load(from_row, k.mul(j, columns.source))
+            k.store(value, to_row, k.mul(j, columns.target))
+
+
+def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, lanes: int, *, zero: bool) -> None:
+    """Columns next to each other in both arrays. The last vector of a row overlaps the one before it."""
+
+    def move(source: Place, target: Place, offset: Value | int, used: Value | None = None) -> None:
+        value = k.zeros(lanes) if zero else k.load_vector(k.at(source, offset), lanes, used)
+        k.store_vector(value, k.at(target, offset), used)
+
+    short = k.less(columns.size, lanes)
+    with k.loop(slices.size) as p, k.loop(rows.size) as r:
+        from_row = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
+        to_row = _moved(k, _moved(k, b, p, slices.target), r, rows.target)
+        with k.build.if_else(short) as (then, otherwise):
+            with then:
+                move(from_row, to_row, 0, columns.size)
+            with otherwise:
+                last = k.sub(columns.size, lanes)
+                wide = k.sub(columns.size, WIDE * lanes - 1)
+                with k.loop(wide, step=WIDE * lanes) as j:
+                    for vector in range(WIDE):
+                        move(from_row, to_row, k.add(j, vector * lanes))
+                done = k.build.and_(columns.size, I64(-WIDE * lanes))
+                with k.loop(last, done, step=lanes) as j:
+                    move(from_row, to_row, j)
+                move(from_row, to_row, last)
+
+
+WIDE = 4
+"""Vectors of a run that are copied at once."""
+
+
+def _transposed(
+    k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, lanes: int, below: Value
+) -> None:
+    """Columns next to each other in the source, rows in the target.
+
+    Squares of vectors are transposed in registers and put side by side in a block that stays in the first-level
+    cache; its lines then go to the target whole. Distances that are powers of two make the caches forget lines early,
+    so each is visited once. Slices are below each other in the block where they are in the target, else beside.
+    Squares at the borders are filled up with anything, which what follows in the block overwrites.
+    """
+    pieces, groups = (k.build.select(below, *pair) for pair in ((slices.size, I64(1)), (I64(1), slices.size)))
+    width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
+    block, pitch = k.scratch(BLOCK // BYTES[k.dtype]), k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
+    with k.loop(pieces) as p, k.loop(rows.size, step=lanes) as r:
+        from_rows = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
+        to_rows = k.at(block, k.add(k.mul(p, rows.size), r))
+        rows_left = k.sub(rows.size, r)
+        with k.loop(width, step=lanes) as j:
+            left = k.sub(width, j)
+            corners = k.at(from_rows, j), _moved(k, to_rows, j, pitch)
+            whole = k.build.and_(k.less(lanes - 1, rows_left), k.less(lanes - 1, left))
+            with k.build.if_else(whole) as (then, otherwise):
+                with then:
+                    _square(k, *corners, [rows.source] * (lanes - 1), pitch, None)
+                with otherwise:
+                    inside = [k.less(row, rows_left) for row in range(1, lanes)]
+                    steps = [k.build.select(there, rows.source, I64(0)) for there in inside]
+                    used = k.build.select(k.less(left, lanes), left, I64(lanes))
+                    _square(k, *corners, steps, pitch, used)
+    rest = k.build.and_(height, I64(lanes - 1))
+    whole_rows = k.sub(height, rest)
+    with k.loop(groups) as g, k.loop(columns.size) as j:
+        line = _moved(k, block, k.add(k.mul(g, columns.size), j), pitch)
+        to_line = _moved(k, _moved(k, b, g, slices.target), j, columns.target)
+        with k.loop(whole_rows, step=lanes) as r:
+            k.store_vector(k.load_vector(k.at(line, r), lanes), k.at(to_line, r))
+        with k.when(k.less(0, rest)):
+            k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
+
+
+def _square(k: Kernel, source: Place, target: Place, steps: Sequence[Value], pitch: Value, used: Value | None) -> None:
+    """Transpose a vector's length of vectors, each a step behind the one before it."""
+    places = list(accumulate(steps, k.at, initial=source))
+    for vector in _turned(k, [k.load_vector(place, len(places), used) for place in places]):
+        k.store_vector(vector, target)
+        target = k.at(target, pitch)
+
+
+def _turned(k: Kernel, rows: list[Value]) -> list[Value]:
+    """Transpose a square of vectors.
+
+    First inside groups of 16 bytes, by interleaving rows that are half a group apart; then the groups, by parting
+    those with even from those with odd numbers. Each of these shuffles is one instruction wherever vectors are.
+    """
+    lanes = len(rows)
+    group = 16 // (4 if isinstance(k.real, ir.FloatType) else 8)
+    blocks = [rows[first : first + group] for first in range(0, lanes, group)]
+    low, high = (
+        [
+            half * group // 2 + lane // 2 + lane % 2 * lanes + first
+            for first in range(0, lanes, group)
+            for lane in range(group)
+        ]
+        for half in (0, 1)
+    )
+    size = group
+    while size > 1:
+        blocks = [
+            [
+                k.shuffle(x, y, lanes_)
+                for x, y in zip(block[: group // 2], block[group // 2 :], strict=True)
+                for lanes_ in (low, high)
+            ]
+            for block in blocks
+        ]
+        size //= 2
+    # Now vector `column` of block i holds, in its group g, column g·group + column of rows i·group to (i + 1)·group.
+    turned: list[Value] = [None] * lanes
+    even, odd = (
+        [2 * group * pair + group * side + lane for pair in range(lanes // group) for lane in range(group)]
+        for side in (0, 1)
+    )
+    for column in range(group):
+        line = [block[column] for block in blocks]
+        size = len(line)
+        while size > 1:
+            pairs = list(zip(line[::2], line[1::2], strict=True))
+            line = [k.shuffle(x, y, even) for x, y in pairs] + [k.shuffle(x, y, odd) for x, y in pairs]
+            size //= 2
+        for g, vector in enumerate(line):
+            turned[g * group + column] = vector
+    return turned

@@ -1,0 +1,58 @@
+"""Whether all numbers of an array are finite, at the speed at which they can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from llvmlite import ir
+from numpy.typing import NDArray
+
+from .compile import bounds, function
+from .target import Target
+from .words import BYTES, I64, POINTER, begin
+
+ABREAST = 8
+
+
+@dataclass(frozen=True)
+class Finite:
+    """Adds up every number times zero, which is zero if and only if all of them are finite."""
+
+    dtype: str
+    name: ClassVar[str] = "finite"
+    arguments: ClassVar[dict[str, ir.Type]] = {"numbers": POINTER, "count": I64, "result": POINTER}
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        k = begin(module, name, self.dtype, self.arguments)
+        lanes = machine.lanes(BYTES[self.dtype])
+        kind, zeros = k.vector(lanes), k.zeros(lanes)
+        sums = [k.variable(kind) for _ in range(ABREAST)]
+        for held in sums:
+            k.put(held, zeros)
+        whole = k.build.and_(k["count"], I64(-lanes * ABREAST))
+        with k.loop(whole, step=lanes * ABREAST) as start:
+            for number, held in enumerate(sums):
+                vector = k.load_vector(k.at(k["numbers"], k.add(start, number * lanes)), lanes)
+                k.put(held, k.fma(vector, zeros, k.get(held, kind)))
+        total = zeros
+        for held in sums:
+            total = k.build.fadd(total, k.get(held, kind))
+        last = k.variable(k.real)
+        k.put(last, k.total(total))
+        with k.loop(k["count"], whole) as place:
+            k.put(last, k.fma(k.load(k["numbers"], place), k.real(0), k.get(last, k.real)))
+        k.store(k.get(last, k.real), k["result"])
+        k.build.ret_void()
+
+
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether no number of a float32 or float64 array is infinite or NaN."""
+    low, high = np.lib.array_utils.byte_bounds(array)
+    if high - low != array.nbytes:  # with gaps
+        return bool(np.isfinite(array).all())
+    result = np.empty(1, array.dtype)
+    function(Finite(array.dtype.name))(low, array.size, result.ctypes.data, **bounds(array, result))
+    return bool(result[0] == 0)

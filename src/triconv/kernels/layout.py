@@ -1,0 +1,154 @@
+"""How an array lies in memory, and the copies that make it lie as a kernel wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import OUTSIDE, Axis
+
+if TYPE_CHECKING:
+    from .copy import Move
+
+Array = NDArray[Any]
+Pieces = list[tuple[int, int, int, int]]
+"""(source, target, size, stride of the source) along an axis; what has no source is zero."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The step, in numbers, along each axis of an array.
+
+    Where `split` is not 1, the last axis is cut into residues: position p is p // split steps into residue p % split,
+    so that every split-th position is a neighbour.
+    """
+
+    steps: tuple[int, ...]
+    split: int = 1
+    residue: int = 0
+
+    def at(self, axis: int, position: int) -> int:
+        """How far a position along an axis is from the first."""
+        if self.split == 1 or axis != len(self.steps) - 1:
+            return self.steps[axis] * position
+        return position % self.split * self.residue + position // self.split * self.steps[axis]
+
+    def step(self, axis: int, positions: int) -> int:
+        """How far so many positions are, wherever they begin."""
+        if self.split == 1 or axis != len(self.steps) - 1:
+            return self.steps[axis] * positions
+        assert positions % self.split == 0, "neighbours of different residues are not evenly spaced"
+        return positions // self.split * self.steps[axis]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A contiguous array that stands for an operand or a result, with its axes in another order, and padded.
+
+    `shape` is of the array's axes with the padding, of which `before` goes before the array's first entry.
+    """
+
+    shape: tuple[int, ...]
+    before: tuple[int, ...]
+    order: tuple[int, ...]
+    split: int = 1
+
+    @property
+    def turns(self) -> int:
+        """How many positions of the last axis each residue has."""
+        return -(-self.shape[-1] // self.split)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape with the last axis filled up to a multiple of the split."""
+        return (*self.shape[:-1], self.turns * self.split) if self.shape else ()
+
+    @property
+    def size(self) -> int:
+        return prod(self.sizes)
+
+    @property
+    def layout(self) -> Layout:
+        steps = [0] * len(self.order)
+        step = 1
+        for axis in reversed(self.order):
+            steps[axis] = step
+            step *= self.sizes[axis]
+        return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0)
+
+    def fill(self, shape: Sequence[int], steps: Sequence[int], axes: Sequence[Axis | None], dtype: str) -> Move:
+        """The copy of an array of this shape and these steps into the buffer, extended by the axes' borders."""
+        from .copy import Dim, Move
+
+        sizes = zip(shape, self.shape, self.before, axes, strict=True)
+        pieces = [_pieces(*each) for each in sizes]
+        if self.split > 1:
+            pieces[-1] = self._by_residue(pieces[-1])
+        own = self.layout.steps
+        dims = [Dim(tuple(found), step, to) for found, step, to in zip(pieces, steps, own, strict=True)]
+        return Move.of(dims, dtype)
+
+    def drain(self, shape: Sequence[int], steps: Sequence[int], dtype: str) -> Move:
+        """The copy of the buffer, which has neither padding nor residues, to an array of this shape and these steps."""
+        from .copy import Dim, Move
+
+        own = self.layout.steps
+        dims = [Dim(((0, 0, n),), step, to) for n, step, to in zip(shape, own, steps, strict=True)]
+        return Move.of(dims, dtype)
+
+    def fold(self, flat: Array, out: Array, axes: Sequence[Axis | None]) -> None:
+        """Write what was computed to where it belongs; what lies on a border is added to where the border reads."""
+        view = flat.reshape([self.sizes[axis] for axis in self.order]).transpose(np.argsort(self.order))
+        if self.split > 1:
+            view = np.moveaxis(view.reshape(*view.shape[:-1], self.split, -1), -1, -2).reshape(self.sizes)
+            view = view[..., : self.shape[-1]]
+        for number, axis in enumerate(axes):
+            if axis is not None and axis.border != "zero":
+                view = _fold(view, number, axis)
+        out[...] = view
+
+    def _by_residue(self, pieces: Pieces) -> Pieces:
+        """The same pieces for a last axis that is cut into residues."""
+        found = []
+        for source, target, size, stride in pieces:
+            for first in range(min(self.split, size)):
+                residue, turn = (target + first) % self.split, (target + first) // self.split
+                many = -(-(size - first) // self.split)
+                begin = OUTSIDE if source == OUTSIDE else source + first * stride
+                found.append((begin, residue * self.turns + turn, many, stride * self.split))
+        return found
+
+
+def _pieces(size: int, room: int, before: int, axis: Axis | None) -> Pieces:
+    """What goes where along an axis of `room` positions, of which the array's begin after `before`."""
+    if axis is not None and axis.border != "zero" and (before, room) == (axis.before, axis.reach):
+        return _stretches(axis.extension)
+    inside = max(0, min(size, room - before))
+    return [(OUTSIDE, 0, before, 1), (0, before, inside, 1), (OUTSIDE, before + inside, room - before - inside, 1)]
+
+
+def _stretches(sources: NDArray[np.intp]) -> Pieces:
+    """The pieces of a table of sources, evenly stepping ones together."""
+    found: Pieces = []
+    for target, source in enumerate(map(int, sources)):
+        if found:
+            first, start, size, stride = found[-1]
+            if size == 1 or source == first + size * stride:
+                found[-1] = first, start, size + 1, source - first if size == 1 else stride
+                continue
+        found.append((source, target, 1, 1))
+    return found
+
+
+def _fold(extended: Array, number: int, axis: Axis) -> Array:
+    """The adjoint of extending an axis by its border."""
+    along = np.moveaxis(extended, number, 0)
+    inside = np.zeros((axis.visible, *along.shape[1:]), extended.dtype)
+    for position, source in enumerate(axis.extension):
+        inside[source] += along[position]
+    return np.moveaxis(inside, 0, number)

@@ -1,0 +1,241 @@
+"""The form as loop nests: every index of T(v, w, h) with its steps in three arrays, whichever of them is the result."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ..form import Problem, Role
+from ..geometry import Run
+from .layout import Layout
+from .nest import Index, Nest
+
+WIDE = {
+    "hidden": (Role.HIDDEN, Role.WEIGHT),
+    "visible": (Role.VISIBLE, Role.WEIGHT),
+    "channel": (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT),
+    "position": (Role.VISIBLE, Role.HIDDEN),
+    "example": (Role.VISIBLE, Role.HIDDEN),
+}
+"""What vectors may run over, and the arrays that step by one along it."""
+
+
+class Steps(NamedTuple):
+    """How far something is in the visible, in the hidden and in the weight."""
+
+    visible: int = 0
+    hidden: int = 0
+    weight: int = 0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A place where loops begin, and the taps that are summed from there."""
+
+    corner: Steps
+    taps: tuple[Steps, ...] = (Steps(),)
+
+
+@dataclass(frozen=True)
+class Lying:
+    """How the three arrays of a problem lie."""
+
+    visible: Layout
+    hidden: Layout
+    weight: Layout
+
+    def run(self, axis: int, run: Run) -> Steps:
+        """The steps of a run of positions along an axis."""
+        return Steps(
+            self.visible.step(2 + axis, run.visible),
+            self.hidden.step(2 + axis, run.hidden),
+            self.weight.steps[axis] * run.bank if run.bank else 0,
+        )
+
+    def tap(self, rank: int, axis: int, kernel: int) -> int:
+        """Where a kernel tap along an axis is in the weight."""
+        return self.weight.steps[axis - rank] * kernel
+
+
+def arrays(problem: Problem, vector: str) -> tuple[Role, Role, Role]:
+    """The roles of A, B and C: the result is C, and B steps by one along the vector."""
+    first, second = problem.operands
+    if second in WIDE[vector]:
+        return first, second, problem.produces
+    return second, first, problem.produces
+
+
+def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], exact: bool) -> list[Nest]:
+    """The loop nests of a problem, for what vectors run over and how arrays lie.
+
+    `overhang` is how many positions the hidden has before its first on each axis; `exact` transposes need none.
+    """
+    roles = arrays(problem, vector)
+
+    def loop(count: int, steps: Steps, is_vector: bool = False) -> Index:
+        a, b, c = (_of(steps, role) for role in roles)
+        return Index(count, a, b, c, is_vector)
+
+    channel_bundles, channel_loops = _channels(problem, lying)
+    families = [_groups(problem, lying, axis, overhang[axis], exact) for axis in range(problem.geometry.rank)]
+    examples = Steps(lying.visible.steps[0], lying.hidden.steps[0], 0)
+    found = []
+    for choice in product(*families):
+        runs = [[(run, lying.run(axis, run)) for run in group.runs] for axis, group in enumerate(choice)]
+        residues = [loop(run.count, steps) for pair in runs for run, steps in pair if run.bank and run.count > 1]
+        turns = [(run.count, steps) for pair in runs for run, steps in pair if not run.bank]
+        last = len(turns) - 1 if vector == "position" else None
+        positions = [loop(count, steps, number == last) for number, (count, steps) in enumerate(turns)]
+        spatial = [loop(problem.batch, examples, vector == "example"), *positions]
+        taps = [loop(count, steps) for group in choice for count, steps in group.kernel]
+        g, o, i = (loop(count, steps, name == vector) for name, (count, steps) in channel_loops.items())
+        results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
+        corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
+        inside = vector in ("position", "example") and problem.channels.mask is None
+        found.append(Nest(tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem)))
+    return found
+
+
+def _order(
+    problem: Problem,
+    vector: str,
+    channels: tuple[Index, Index, Index],
+    residues: list[Index],
+    spatial: list[Index],
+    taps: list[Index],
+) -> tuple[list[Index], list[Index]]:
+    """The loops over results, outermost first, and those that are summed.
+
+    Weights of a bank's kernels are passed once; a shared weight too large for the cache is passed panel by panel.
+    """
+    g, o, i = channels
+    match problem.produces:
+        case Role.WEIGHT:
+            return [g, *residues, *taps, i, o], spatial
+        case Role.HIDDEN:
+            channel, sums = o, [i, *taps] if vector in ("position", "example") else [*taps, i]
+        case Role.VISIBLE:
+            channel, sums = i, [*taps, o]
+    if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
+        return [g, channel, *spatial], sums
+    return [g, *residues, *spatial, channel], sums
+
+
+def _reread(problem: Problem) -> int:
+    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them."""
+    if problem.produces is not Role.WEIGHT:
+        return 0
+    data = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
+    return data // problem.channels.groups // prod(problem.geometry.bank)
+
+
+LARGE = 1 << 19
+"""Bytes of a weight that do not share the second-level cache well with the rest."""
+
+
+def _of(steps: Steps, role: Role) -> int:
+    step: int = getattr(steps, role.value)
+    return step
+
+
+def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, tuple[int, Steps]]]:
+    """Where blocks of channels begin, and the loops over groups, hidden and visible channels."""
+    channels, lead = problem.channels, problem.geometry.rank if problem.geometry.banked else 0
+    visible, hidden = lying.visible.steps[1], lying.hidden.steps[1]
+    by_hidden, by_visible = lying.weight.steps[lead : lead + 2]
+    if channels.mask is not None:
+        edges = [
+            Steps(int(i) * visible, int(o) * hidden, int(o) * by_hidden + int(i) * by_visible)
+            for o, i in np.argwhere(channels.mask)
+        ]
+        none = {name: (1, Steps()) for name in ("channel", "hidden", "visible")}
+        return _edges(problem, edges, hidden, visible), none
+    groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
+    return [Bundle(Steps())], {
+        "channel": (groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs)),
+        "hidden": (outputs, Steps(0, hidden, by_hidden)),
+        "visible": (inputs, Steps(visible, 0, by_visible)),
+    }
+
+
+def _edges(problem: Problem, edges: list[Steps], hidden: int, visible: int) -> list[Bundle]:
+    """A channel graph's edges: each result channel with those that it sums."""
+    channels = problem.channels
+    if problem.produces is Role.WEIGHT:
+        return [Bundle(edge) for edge in edges]
+    mask = channels.mask
+    assert mask is not None
+    by_channel: dict[int, list[Steps]] = {
+        n: [] for n in range(channels.hidden if problem.produces is Role.HIDDEN else channels.visible)
+    }
+    for (o, i), edge in zip(np.argwhere(mask), edges, strict=True):
+        if problem.produces is Role.HIDDEN:
+            by_channel[int(o)].append(edge._replace(hidden=0))
+        else:
+            by_channel[int(i)].append(edge._replace(visible=0))
+    step = Steps(hidden=hidden) if problem.produces is Role.HIDDEN else Steps(visible=visible)
+    return [Bundle(Steps(*(n * each for each in step)), tuple(taps)) for n, taps in by_channel.items()]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Strands of an axis that take the same runs: their loops, where each begins, and kernel taps that are a loop."""
+
+    runs: tuple[Run, ...]
+    bundles: list[Bundle]
+    kernel: list[tuple[int, Steps]]
+
+
+def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: bool) -> list[Group]:
+    """The strands of an axis, those of the same runs together."""
+    axis, rank = problem.geometry.axes[number], problem.geometry.rank
+    by_runs: dict[tuple[Run, ...], list[Bundle]] = defaultdict(list)
+    bank = lying.weight.steps[number] if problem.geometry.banked else 0
+    kernel = partial(lying.tap, rank, number)
+    at_visible, at_hidden = partial(lying.visible.at, 2 + number), partial(lying.hidden.at, 2 + number)
+    if problem.produces is Role.VISIBLE:
+        for strand in axis.transposed(exact):
+            taps = tuple(Steps(0, at_hidden(1) * o, kernel(k) + bank * b) for k, o, b in strand.taps)
+            corner = Steps(at_visible(strand.visible), at_hidden(strand.hidden + overhang), bank * strand.bank)
+            by_runs[strand.runs].append(Bundle(corner, taps))
+        return [Group(runs, bundles, []) for runs, bundles in by_runs.items()]
+    split = lying.visible.split > 1 and number == rank - 1
+    for strand in axis.strands:
+        corner = Steps(at_visible(strand.visible), at_hidden(strand.hidden), bank * strand.bank)
+        if not split:
+            by_runs[strand.runs].append(Bundle(corner))
+            continue
+        taps = tuple(Steps(at_visible(strand.visible + axis.dilation * k), 0, kernel(k)) for k in range(axis.kernel))
+        corner = corner._replace(visible=0)
+        if problem.produces is Role.HIDDEN:
+            by_runs[strand.runs].append(Bundle(corner, taps))
+        else:
+            by_runs[strand.runs] += [Bundle(Steps(*map(sum, zip(corner, tap, strict=True)))) for tap in taps]
+    loop = [] if split else [(axis.kernel, Steps(lying.visible.step(2 + number, axis.dilation), 0, kernel(1)))]
+    return [Group(runs, bundles, loop) for runs, bundles in by_runs.items()]
+
+
+def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (a, b, c, first tap, last tap) for every combination of a bundle from each family, and their taps."""
+    places: dict[tuple[tuple[Steps, ...], ...], tuple[int, int]] = {}
+    corners, taps, total = [], [np.zeros((0, 3), np.int64)], 0
+    for choice in product(*families):
+        key = tuple(bundle.taps for bundle in choice)
+        if key not in places:
+            sums = np.zeros((1, 3), np.int64)
+            for more in key:
+                sums = (sums[:, None] + np.array(more, np.int64).reshape(-1, 3)[None]).reshape(-1, 3)
+            places[key] = total, total + len(sums)
+            total += len(sums)
+            taps.append(sums)
+        corner = [sum(steps) for steps in zip(*(bundle.corner for bundle in choice), strict=True)]
+        corners.append([*(_of(Steps(*corner), role) for role in roles), *places[key]])
+    columns = [Steps._fields.index(role.value) for role in roles[:2]]
+    return np.array(corners, np.int64).reshape(-1, 5), np.ascontiguousarray(np.concatenate(taps)[:, columns])

@@ -1,0 +1,230 @@
+"""A loop nest over three strided arrays, and how it is cut into tiles.
+
+A nest multiplies entries of A and B, sums them over some indices, and puts the sums into C:
+
+    C[corner + results] = Σ_{taps, sums}  A[corner + tap + results + sums] · B[corner + tap + results + sums]
+
+One index is the vector: it steps by one in B, and in A and C too where it steps in them at all. Which of the others
+become rows of a tile (they leave B alone), columns (they leave A alone), depth, taps or tiles follows from their steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .target import Target
+
+Table = NDArray[np.int64]
+
+LOADS, MULTIPLICATIONS, LATENCY = 2, 2, 4
+"""Of a core: how many start in a cycle, and the cycles until a multiply-add's result can be added to."""
+
+OVERHEAD, SUM_UP = 20, 6
+"""Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """A loop: how often, and how far it steps in A, B and C, in numbers; one of a nest runs over vectors."""
+
+    count: int
+    a: int
+    b: int
+    c: int
+    vector: bool = False
+
+    def around(self, inner: Index) -> bool:
+        """Whether this loop around another one is one longer loop."""
+        steps = ((self.a, inner.a), (self.b, inner.b), (self.c, inner.c))
+        return not self.vector and all(step == inner.count * by for step, by in steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Nest:
+    """The loops of one operation: those over its results, outermost first, and those over what is summed.
+
+    Each corner (a, b, c, first tap, last tap) begins the whole nest somewhere else, with taps of its own.
+    """
+
+    results: tuple[Index, ...]
+    sums: tuple[Index, ...]
+    corners: Table
+    taps: Table
+    taps_inside: bool = False
+    """Whether the taps are summed inside of the sums, so that what neighbouring taps share is still in the cache."""
+    reread: int = 0
+    """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """How many of each result index a tile takes, numbers of the vector among them, and cycles for the whole nest."""
+
+    sizes: tuple[int, ...]
+    cycles: float
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A nest made ready: loops merged, the depth chosen, the tile and the parts of the sum decided; no tables yet."""
+
+    nest: Nest
+    results: tuple[Index, ...]
+    depth: Index
+    others: tuple[Index, ...]
+    """The sums besides the depth, which multiply the taps."""
+    block: Block
+    parts: int
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles there are, those of all parts."""
+        each = prod(ceil(loop.count / size) for loop, size in zip(self.results, self.block.sizes, strict=True))
+        return each * len(self.nest.corners) * self.parts
+
+    @property
+    def taps(self) -> int:
+        """How many taps there are, times the other sums."""
+        return len(self.nest.taps) * prod(loop.count for loop in self.others)
+
+    def tables(self) -> tuple[Table, Table]:
+        """The corners and the taps, with the other sums."""
+        nest, corners = self.nest, self.nest.corners.copy()
+        others = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in self.others]
+        around = outer_sum([(0, 0)], *others)
+        corners[:, 3:] *= len(around)
+        if not nest.taps_inside:
+            return corners, outer_sum(nest.taps, around)
+        ranges = sorted({(int(first), int(last)) for first, last in nest.corners[:, 3:]})
+        inside = [outer_sum(around, nest.taps[first:last]) for first, last in ranges]
+        begins = np.cumsum([0, *map(len, inside)])
+        for row, (first, last) in zip(corners, nest.corners[:, 3:], strict=True):
+            number = ranges.index((int(first), int(last)))
+            row[3:] = begins[number], begins[number + 1]
+        return corners, np.concatenate(inside) if inside else nest.taps
+
+
+def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
+    """Decide how a nest is run; `room` is what the operands may take of a cache."""
+    results, corners = merged(nest.results), nest.corners
+    lanes, parts = machine.lanes(itemsize), ceil(nest.reread / room)
+    depth, others = _depth(nest, parts)
+    around = prod(loop.count for loop in others)
+    longest = int((corners[:, 4] - corners[:, 3]).max(initial=1)) * around
+    each = ceil(depth.count / lanes) if depth.vector else depth.count
+    steps = each * around * int((corners[:, 4] - corners[:, 3]).sum()) / max(len(corners), 1)
+    loads = _vector_loads([*results, depth, *others], nest, lanes)
+    block = best_block(results, depth, steps, lanes, machine.registers, loads)
+    block = replace(block, cycles=block.cycles * len(corners))
+    tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
+    return Cut(nest, results, depth, others, block, max(1, min(parts, longest)) if tiles > 1 else 1)
+
+
+def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
+    """The same loops, with those of one turn left out and those that are one longer loop made one."""
+    kept: list[Index] = []
+    for loop in reversed(loops):
+        if kept and loop.count > 1 and loop.around(kept[-1]):
+            kept[-1] = replace(kept[-1], count=loop.count * kept[-1].count)
+        elif loop.count > 1 or loop.vector:
+            kept.append(loop)
+    return tuple(reversed(kept))
+
+
+def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
+    """The sum that is the depth, and the others.
+
+    The depth is the sum over vectors, or the longest one; or where taps are inside, the last if it is a loop of taps.
+    If the sum is taken in parts, the others should have as many turns.
+    """
+    loops = list(merged(nest.sums))
+    depth = max(reversed(loops), key=lambda loop: (loop.vector, loop.count), default=Index(1, 0, 0, 0))
+    if nest.taps_inside and not depth.vector:
+        depth = loops[-1] if len(nest.taps) == 1 and loops else Index(1, 0, 0, 0)
+    others = prod(loop.count for loop in loops) // depth.count
+    if others * len(nest.taps) < parts and not depth.vector:
+        turns = next((n for n in range(parts, 4 * parts) if depth.count % n == 0), 1)
+        inner = replace(depth, count=depth.count // turns)
+        loops[loops.index(depth)] = replace(depth, count=turns, a=inner.count * depth.a, b=inner.count * depth.b)
+        loops, depth = [*loops, inner], inner
+    return depth, tuple(loop for loop in loops if loop is not depth)
+
+
+def _vector_loads(loops: Sequence[Index], nest: Nest, lanes: int) -> tuple[int, int]:
+    """What a vector of A and of B cost to load: twice as much where most of them lie across two lines of the cache."""
+    steps = [loop for loop in loops if loop.count > 1 and not loop.vector]
+    a = [*(loop.a for loop in steps), *nest.taps[:, 0], *nest.corners[:, 0]]
+    b = [*(loop.b for loop in steps), *nest.taps[:, 1], *nest.corners[:, 1]]
+    return (1 + bool((np.array(a) % lanes).any()), 1 + bool((np.array(b) % lanes).any()))
+
+
+def best_block(
+    results: Sequence[Index],
+    depth: Index,
+    steps: float,
+    lanes: int,
+    registers: int,
+    vector_loads: tuple[int, int] = (1, 1),
+) -> Block:
+    """The tile that takes the fewest cycles.
+
+    A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
+    must fit the registers, and enough multiplications must be under way to hide how long one takes.
+    """
+    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
+    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
+    vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
+    every = ceil(vector.count / lanes)
+    best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
+    for vectors in range(1, min(every, registers // 2) + 1):
+        for many in _sizes(tuple(columns), registers // vectors):
+            width = vectors * prod(many)
+            for tall in _sizes(tuple(rows), max(1, (registers - 1) // width - 1)):
+                height = prod(tall)
+                if (height + (height > 1)) * width + 1 > registers and height * width > 1:
+                    continue
+                from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
+                loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
+                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, LATENCY)
+                each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
+                sizes = [m * c for m, c in zip(tall, many, strict=True)]
+                tiles = prod(
+                    ceil(loop.count / size) for loop, size in zip(results, sizes, strict=True) if not loop.vector
+                )
+                total = each * tiles * ceil(every / vectors)
+                if total < best.cycles * (1 - 1e-9):
+                    taken = (
+                        min(vectors * lanes, vector.count) if i.vector else s
+                        for i, s in zip(results, sizes, strict=True)
+                    )
+                    best = Block(tuple(taken), total)
+    return best
+
+
+def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
+    """Part of the last dimension that has any; or all of it, and part of the one before; and so on."""
+    if not counts:
+        yield ()
+        return
+    *outer, last = counts
+    for size in range(1, min(last, limit) + 1):
+        if size < last:
+            yield (*(1 for _ in outer), size)
+        else:
+            yield from ((*rest, size) for rest in _sizes(tuple(outer), limit // size))
+
+
+def outer_sum(*parts: Any) -> Table:
+    """Rows of fields, summed for every combination of one row from each part, the last part running fastest."""
+    total = np.asarray(parts[0], dtype=np.int64)
+    for part in parts[1:]:
+        rows = np.asarray(part, dtype=np.int64).reshape(-1, total.shape[1])
+        total = (total[:, None, :] + rows[None, :, :]).reshape(-1, total.shape[1])
+    return total

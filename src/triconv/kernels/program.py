@@ -1,0 +1,150 @@
+"""Contractions that run one after the other over the same three arrays, each table of tiles shared by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .compile import bounds, function
+from .contract import TILE, Column, Contraction
+from .nest import Cut, Index, Table, outer_sum
+from .threads import run_all, thread_count
+
+NUMBERS_WORTH_A_THREAD = 1 << 16
+"""To be copied. Handing work to a thread takes as long."""
+
+MULTIPLICATIONS_A_COPY = 16
+"""That take as long as copying a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled:
+    """A contraction, its table of tiles and its table of taps."""
+
+    contraction: Contraction
+    tiles: Table
+    taps: Table
+
+
+def tiled(cut: Cut, dtype: str, lanes: int) -> list[Tiled]:
+    """The contractions of a nest with their tables, to be run in this order."""
+    found = []
+    corners, taps = cut.tables()
+    many = corners[:, 4] - corners[:, 3]
+    for number in range(cut.parts):
+        share = corners.copy()
+        share[:, 3] = corners[:, 3] + many * number // cut.parts
+        share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
+        for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.parts > 1):
+            contraction = _contraction(cut, sizes, lanes, dtype)
+            found.append(Tiled(contraction, outer_sum(share, *starts), taps))
+    return found
+
+
+def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
+    """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
+    parts = max(1, min(thread_count(), numbers // NUMBERS_WORTH_A_THREAD))
+    if parts == 1:
+        run(0, 1)
+    else:
+        run_all([partial(run, part, parts) for part in range(parts)])
+
+
+class Program:
+    """The compiled contractions of one operation at one memory order.
+
+    Every number of the result belongs to one tile, or to tiles that compute it alike, and tiles are split between
+    threads the same way in every contraction: the result has the same bits for any number of threads.
+    """
+
+    def __init__(self, tiled: Sequence[Tiled], flops: int) -> None:
+        self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
+        self.adds = any(one.contraction.add for one in tiled)
+        self.tables = [(one.tiles, one.taps) for one in tiled]
+        self.steps = [
+            (function(one.contraction), address(one.tiles), len(one.tiles), address(one.taps)) for one in tiled
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tiles.nbytes + taps.nbytes for tiles, taps in self.tables)
+
+    def run(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> None:
+        if self.adds:
+            c[...] = 0
+        in_parts(partial(self.run_part, a, b, c), self.work)
+
+    def run_part(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], part: int, parts: int) -> None:
+        places = address(a), address(b), address(c)
+        for (kernel, tiles, count, taps), tables in zip(self.steps, self.tables, strict=True):
+            first, last = count * part // parts, count * (part + 1) // parts
+            kernel(*places, tiles + first * TILE * 8, last - first, taps, **bounds(a, b, c, *tables))
+
+
+Starts = list[list[tuple[int, int, int, int, int]]]
+
+
+def _variants(results: Sequence[Index], sizes: Sequence[int], apart: bool) -> Iterator[tuple[tuple[int, ...], Starts]]:
+    """The sizes of tiles, with where they start along each result index.
+
+    What is left over is another tile that reaches back over what is done already; or, where tiles must be `apart`
+    because they add to what is there, or is less than one tile, a smaller tile.
+    """
+    choices = []
+    for loop, size in zip(results, sizes, strict=True):
+        whole = [*range(0, loop.count - size + 1, size)]
+        left = loop.count - whole[-1] - size
+        if not left:
+            choices.append([(size, whole)])
+        elif apart:
+            choices.append([(size, whole), (left, [loop.count - left])])
+        else:
+            choices.append([(size, [*whole, loop.count - size])])
+    for choice in product(*choices):
+        starts = [
+            [(i * loop.a, i * loop.b, i * loop.c, 0, 0) for i in places]
+            for loop, (_, places) in zip(results, choice, strict=True)
+        ]
+        yield tuple(size for size, _ in choice), starts
+
+
+def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str) -> Contraction:
+    depth = cut.depth
+    taken = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
+    vector = next((loop for loop in taken if loop.vector), Index(lanes, 0, 1, 0, True))
+    rows = [loop for loop in taken if loop.b == 0 and not loop.vector]
+    columns = [loop for loop in taken if loop.b != 0 and loop.count > 1 and not loop.vector]
+    places = range(0, vector.count, lanes)
+    return Contraction(
+        dtype,
+        tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
+        tuple(
+            Column(place * vector.a, b + place, c + place * vector.c, min(lanes, vector.count - place))
+            for b, c in zip(_offsets(columns, "b"), _offsets(columns, "c"), strict=True)
+            for place in places
+        ),
+        depth.count,
+        depth.a,
+        depth.b,
+        wide=bool(vector.a or depth.vector),
+        summed=depth.vector,
+        add=cut.parts > 1,
+    )
+
+
+def _offsets(loops: Sequence[Index], array: str) -> list[int]:
+    """Where every combination of the loops' turns is in an array."""
+    steps = [getattr(loop, array) for loop in loops]
+    places = product(*(range(loop.count) for loop in loops))
+    return [sum(i * step for i, step in zip(place, steps, strict=True)) for place in places]
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's first entry is."""
+    where: int = array.__array_interface__["data"][0]
+    return where

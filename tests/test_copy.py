@@ -1,0 +1,182 @@
+"""Copies against NumPy's indexing: every number of the target's buffer, the ones beside the target included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from triconv.kernels.copy import Dim, Move
+from triconv.kernels.threads import run_all
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+GUARD = 40
+"""Numbers before and behind an array that a copy must leave alone: more than two vectors."""
+
+
+def borders(size: int) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Segments along a dimension whose source has this size, by name."""
+    half = size // 2
+    return {
+        "plain": ((0, 0, size),),
+        "part": ((half, 1, size - half),),
+        "zeros": ((-1, 0, 2), (0, 2, size), (-1, size + 2, 3)),
+        "zeros alone": ((-1, 0, size),),
+        "circular": ((size - 1, 0, 1), (0, 1, size), (0, size + 1, 1)),
+        "reflect": ((half, 0, half, -1), (0, half, size)),
+        "replicate": ((0, 0, 2, 0), (0, 2, size), (size - 1, size + 2, 3, 0)),
+        "backwards": ((size - 1, 0, size, -1),),
+        "residues": tuple((first, first * size, len(range(first, size, 2)), 2) for first in range(min(2, size))),
+        "holes": ((0, 1, half), (-1, half + 2, 1)),
+        "nothing": ((0, 0, 0),),
+        "shuffled": tuple((source, target, 1) for target, source in enumerate([*range(half, size), *range(half)])),
+    }
+
+
+def laid_out(sizes: Shape, order: Shape, gaps: Shape, signs: Shape) -> tuple[Shape, int, int]:
+    """Steps of an array with its dimensions in an order, gaps behind each; its span, and where its first entry is."""
+    steps, span = [0] * len(sizes), 1
+    for axis, gap in zip(reversed(order), gaps, strict=True):
+        steps[axis] = span * signs[axis]
+        span *= sizes[axis] + gap
+    return tuple(steps), span, sum((n - 1) * -step for n, step in zip(sizes, steps, strict=True) if step < 0)
+
+
+def buffered(sizes: Shape, steps: Shape, span: int, origin: int, values: Array) -> tuple[Array, Array]:
+    """A buffer with guards, and the array in it."""
+    buffer = values[: span + 2 * GUARD].copy()
+    strides = [step * buffer.itemsize for step in steps]
+    return buffer, np.lib.stride_tricks.as_strided(buffer[GUARD + origin :], sizes, strides)
+
+
+def check(names: tuple[str, ...], sizes: Shape, source: Any, target: Any, dtype: str, parts: int) -> None:
+    """A copy of dimensions by name, from one layout to another: (order, gaps, signs) each."""
+    segments = [borders(size)[name] for name, size in zip(names, sizes, strict=True)]
+    room = tuple(max(t + n for _, t, n, *_ in each) or 1 for each in segments)
+    source_steps, source_span, source_origin = laid_out(sizes, *source)
+    target_steps, target_span, target_origin = laid_out(room, *target)
+    values = np.arange(1, max(source_span, target_span) + 2 * GUARD + 1, dtype=dtype)
+    _, given = buffered(sizes, source_steps, source_span, source_origin, values)
+    buffer, result = buffered(room, target_steps, target_span, target_origin, -values)
+    expected_buffer, expected = buffered(room, target_steps, target_span, target_origin, -values)
+    for pairs in product(*segments):
+        sources = [s + (step[0] if step else 1) * np.arange(n) for s, _, n, *step in pairs]
+        where = np.ix_(*(np.arange(t, t + n) for _, t, n, *_ in pairs))
+        expected[where] = 0 if any(pair[0] == -1 for pair in pairs) else given[np.ix_(*sources)]
+
+    dims = [Dim(*each) for each in zip(segments, source_steps, target_steps, strict=True)]  # type: ignore[arg-type]
+    move = Move.of(dims, dtype)
+    run_all([partial(move.run, given, result, part, parts) for part in range(parts)])
+    np.testing.assert_array_equal(buffer, expected_buffer)
+
+
+def compact(rank: int, order: Shape | None = None) -> tuple[Shape, Shape, Shape]:
+    return order or tuple(range(rank)), (0,) * rank, (1,) * rank
+
+
+def drawn(seed: int, largest: int = 2000) -> None:
+    """A copy of random dimensions and layouts."""
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(0, 5))
+    sizes = tuple(int(n) for n in rng.choice([1, 2, 3, 5, 8, 9, 16, 17, 33, 40, 70], rank))
+    while prod(sizes) > largest * 20:
+        sizes = (*(max(1, n // 2) for n in sizes),)
+    names = tuple(str(rng.choice(list(borders(1)))) if rng.random() < 0.6 else "plain" for _ in sizes)
+    layouts = [
+        (tuple(rng.permutation(rank).tolist()), tuple(rng.choice([0, 0, 0, 1, 3], rank).tolist()),
+         tuple(rng.choice([1, 1, 1, -1], rank).tolist()))
+        for _ in range(2)
+    ]  # fmt: skip
+    check(names, sizes, *layouts, str(rng.choice(["float32", "float64"])), int(rng.choice([1, 2, 3, 8])))
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_drawn_copies(seed: int) -> None:
+    drawn(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 4000))
+def test_many_drawn_copies(seed: int) -> None:
+    drawn(seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", list(borders(9)))
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0)])
+def test_every_border_in_every_order(dtype: str, name: str, order: Shape) -> None:
+    check(("plain", name, name), (3, 20, 18), compact(3), compact(3, order), dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [1, 4, 5, 7, 15, 16, 17, 47, 48, 63, 64, 65, 129, 300])
+@pytest.mark.parametrize("columns", [1, 5, 9, 16, 31, 40, 48, 64, 90, 257])
+def test_transposed_blocks_and_their_tails(dtype: str, rows: int, columns: int) -> None:
+    check(("plain",) * 2, (rows, columns), compact(2), compact(2, (1, 0)), dtype, 2)
+    check(("plain",) * 2, (rows, columns), ((0, 1), (3, 2), (1, -1)), ((1, 0), (1, 3), (-1, 1)), dtype, 1)
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2)])
+@pytest.mark.parametrize("sizes", [(40, 50, 9), (9, 40, 50), (40, 9, 50), (7, 11, 13), (6, 300, 5), (5, 6, 300)])
+@pytest.mark.parametrize("gap", [0, 1])
+def test_slices_that_chain_and_that_do_not(sizes: Shape, order: Shape, gap: int) -> None:
+    gapped = (gap, 0, 0), (1, 1, 1)
+    check(("plain",) * 3, sizes, ((0, 1, 2), *gapped), (order, *gapped), "float32", 3)
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 1000, 40_000])
+def test_runs_and_their_tails(length: int) -> None:
+    for name in ("plain", "zeros", "backwards"):
+        check((name,), (length,), compact(1), compact(1), "float32", 3)
+        check((name,), (length,), compact(1), compact(1), "float64", 8)
+
+
+def test_a_repeated_target_is_refused() -> None:
+    with pytest.raises(ValueError, match="the same number"):
+        Move.of([Dim(((0, 0, 2),), 1, 0)], "float32")
+
+
+def test_a_source_can_be_read_often() -> None:
+    """Windows of a signal: two dimensions of the target that share one of the source."""
+    signal, windows = np.arange(20.0), np.full((16, 5), np.nan)
+    Move.of([Dim(((0, 0, 16),), 1, 5), Dim(((0, 0, 5),), 1, 1)], "float64").run(signal, windows)
+    np.testing.assert_array_equal(windows, np.lib.stride_tricks.sliding_window_view(signal, 5))
+
+
+def test_not_a_number_beside_a_target_stays_and_in_a_source_moves() -> None:
+    source, target = np.full((20, 20), np.nan, np.float32), np.full((22, 20), 7, np.float32)
+    Move.of([Dim(((-1, 0, 1), (0, 1, 20), (-1, 21, 1)), 1, 20), Dim(((0, 0, 20),), 20, 1)], "float32").run(
+        source, target
+    )
+    assert np.isnan(target[1:-1]).all()
+    assert not target[[0, -1]].any()
+
+
+def in_checked_mode() -> None:
+    """What the next test runs: copies that stay inside their arrays pass, and those that do not are told."""
+    for seed in range(40):
+        drawn(seed, 200)
+    for segments, message in (((0, 1, 20), "target"), ((1, 0, 20), "source"), ((-1, 1, 20), "target")):
+        for other in ((1, 1), (20, 1), (1, 20)):
+            move = Move.of([Dim((segments,), 20, 20 if other[1] == 1 else 1),
+                            Dim(((0, 0, 20),), 1, 1 if other[1] == 1 else 20)], "float32")  # fmt: skip
+            with pytest.raises(IndexError, match=message):
+                move.run(np.zeros((20, 20), np.float32), np.zeros((20, 20), np.float32))
+
+
+def test_no_copy_leaves_its_arrays() -> None:
+    environment = {**os.environ, "TRICONV_CHECKED": "1"}
+    command = [sys.executable, "-c", "import test_copy; test_copy.in_checked_mode()"]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
