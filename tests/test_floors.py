@@ -22,7 +22,7 @@ FLOORS: list[list[str]] = [
     ["dispatch"],
     ["ops", "pool", "architecture"],
     ["tape", "layers", "data", "plots", "recipe", "torch", "jax", "dask", "operator"],
-    ["testing", "autoencoder"],
+    ["testing", "autoencoder", "benchmark"],
     ["train"],
     ["report", ""],  # "" is the package itself, whose version the command reads
     ["cli"],
@@ -32,15 +32,25 @@ FLOORS: list[list[str]] = [
 
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
-        ["target", "words"],
-        ["contract", "copy", "elementwise", "transform", "pool"],
-        ["compile", "threads", "nest"],
-        ["program"],
+        ["target", "words", "nest"],
+        ["contract", "elementwise", "transform", "pool"],
+        ["compile", "threads", "scratch"],
+        ["copy", "finite"],
+        ["layout", "program"],
+        ["loops"],
         [""],
     ],
     "engines": [["im2row", "matrix", "reference", "direct", "depthwise", "winograd", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
-    "cli": [["app", "parse"], ["check", "display"], ["train"], [""]],
+    "benchmark": [
+        ["machine", "memory", "timing", "workload"],
+        ["row", "way"],
+        ["in_jax", "in_torch", "in_triconv", "table"],
+        ["first"],
+        ["measure"],
+        [""],
+    ],
+    "cli": [["app", "parse"], ["check", "display"], ["bench", "train"], [""]],
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 

@@ -11,6 +11,7 @@ and kept by whoever asks: a geometry is a key of caches and stays small.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -146,19 +147,34 @@ class Axis:
         """The axis whose visible is all that the windows cover, its border written out as positions of their own."""
         return replace(self, visible=self.reach, before=0, after=0, border="zero")
 
-    @property
-    def strands(self) -> tuple[Strand, ...]:
-        """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own."""
+    def forward(self, exact: bool) -> tuple[Strand, ...]:
+        """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own.
+
+        Exact strands, of an axis without a bank, name existing visible positions only: those near an edge have strands,
+        and taps, of their own, and the visible is counted from its own first position.
+        """
+        if exact:
+            first_tap = [(k, self.dilation * k - self.before) for k in range(self.kernel)]
+            ranges = [(-(o // self.stride), (self.visible - 1 - o) // self.stride + 1) for _, o in first_tap]
+            return tuple(
+                Strand(
+                    self.stride * start - self.before,
+                    start,
+                    0,
+                    (Run(end - start, self.stride, 1, 0),),
+                    tuple(
+                        (k, 0, 0) for (k, _), (low, high) in zip(first_tap, ranges, strict=True) if low <= start < high
+                    ),
+                )
+                for start, end in _stretches(self.hidden, ranges)
+            )
         turns, more = divmod(self.hidden, self.bank)
         return tuple(
             Strand(
                 self.stride * first,
                 first,
                 first,
-                (
-                    Run(last - first, self.stride, 1, 1),
-                    Run(count, self.stride * self.bank, self.bank, 0),
-                ),
+                (Run(last - first, self.stride, 1, 1), Run(count, self.stride * self.bank, self.bank, 0)),
             )
             for first, last, count in ((0, more, turns + 1), (more, self.bank, turns))
             if last > first
@@ -185,7 +201,13 @@ class Axis:
         strands: list[Strand] = []
         for phase in self.phases:
             count = -(-(self.visible - phase.first) // self.stride)
-            for start, end, taps in self._stretches(phase, count, exact or local):
+            ranges = [(-offset, self.hidden - offset) for offset in phase.offsets]
+            for start, end in _stretches(count, ranges if exact or local else []):
+                taps = [
+                    (k, o)
+                    for k, o, (low, high) in zip(phase.taps, phase.offsets, ranges, strict=True)
+                    if low <= start < high or not (exact or local)
+                ]
                 residues = 1 if local else min(self.bank, end - start)
                 for first in range(start, start + residues):
                     turns = -(-(end - first) // residues) if not local else end - start
@@ -193,15 +215,6 @@ class Axis:
                     met = tuple((k, o, first + o if local else (first + o) % self.bank) for k, o in taps)
                     strands.append(Strand(phase.first + self.stride * first, first, 0, (run,), met))
         return tuple(strands)
-
-    def _stretches(self, phase: Phase, count: int, exact: bool) -> list[tuple[int, int, list[tuple[int, int]]]]:
-        """(start, end, taps) of the positions of a phase that receive the same taps; all of a phase if not exact."""
-        taps = list(zip(phase.taps, phase.offsets, strict=True))
-        if not exact:
-            return [(0, count, taps)]
-        edges = {0, count} | {min(max(e, 0), count) for _, o in taps for e in (-o, self.hidden - o)}
-        stretches = pairwise(sorted(edges))
-        return [(a, b, [(k, o) for k, o in taps if 0 <= a + o < self.hidden]) for a, b in stretches]
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -250,6 +263,12 @@ class Geometry:
             reads = pairs(np.add, reads * axis.visible, axis.sources)
             outside = pairs(np.logical_or, outside, axis.sources == OUTSIDE)
         return np.where(outside, OUTSIDE, reads)
+
+
+def _stretches(count: int, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Where positions begin and end that lie in the same ones of the ranges."""
+    edges = {0, count} | {min(max(edge, 0), count) for bounds in ranges for edge in bounds}
+    return pairwise(sorted(edges))
 
 
 def pairs(combine: np.ufunc, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:

@@ -26,7 +26,8 @@ Groups = Annotated[int, typer.Option(help="Groups of channels.")]
 Border = Annotated[str, typer.Option(help="zero, circular, reflect or replicate; one, or one per axis between commas.")]
 
 
-def _options(stride: str, padding: str, dilation: str, groups: int, border: str) -> dict[str, Any]:
+def options_of(stride: str, padding: str, dilation: str, groups: int, border: str) -> dict[str, Any]:
+    """The arguments of the operations that a command's options stand for."""
     borders = tuple(border.split(","))
     return {
         "stride": parse.per_axis("stride", stride),
@@ -55,7 +56,7 @@ def check(
     float64; u1 is a random direction in which the first derivative is differentiated again.
     """
     shapes = parse.sizes("visible", visible), parse.sizes("weight", weight)
-    options = _options(stride, padding, dilation, groups, border)
+    options = options_of(stride, padding, dilation, groups, border)
     checks = check_identity(*shapes, seed=seed, **options)
     checks += check_gradients(*shapes, order=order, seed=seed, **options)
     table = Table(title=f"visible {shapes[0]}, weight {shapes[1]}", box=SIMPLE_HEAD)
@@ -93,7 +94,7 @@ def explain(
     Shapes, equation, work, the chosen engine, and why not another; nothing is computed.
     """
     shapes = parse.sizes("visible", visible), parse.sizes("weight", weight)
-    options = _options(stride, padding, dilation, groups, border)
+    options = options_of(stride, padding, dilation, groups, border)
     plan = explain_operation(operation, *shapes, engine=engine, dtype=dtype, **options)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)

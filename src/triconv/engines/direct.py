@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,12 +94,13 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: bool
     from ..kernels.loops import WIDE
 
     produces, axes = problem.produces, problem.geometry.axes
+    exact_forward = exact and produces is Role.HIDDEN
     inner = _with_borders_written_out(problem) if produces is Role.VISIBLE else problem
     leans = produces is Role.VISIBLE and not exact
     overhang = [axis.overhang if leans else (0, 0) for axis in inner.geometry.axes]
     pads = {
         Role.VISIBLE: [(0, axis.visible) for axis in inner.geometry.axes]
-        if produces is Role.VISIBLE
+        if produces is Role.VISIBLE or exact_forward
         else [_padding(axis) for axis in axes],
         Role.HIDDEN: [
             (before, before + axis.hidden + after) for (before, after), axis in zip(overhang, axes, strict=True)
@@ -107,21 +109,42 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: bool
     }
     split = axes[-1].stride if vector == "position" else 1
     buffers: list[Buffer | None] = []
+    layouts = []
     for role, steps in zip(ROLES, strides, strict=True):
         shape = problem.shape(role)
+        order = _order(problem, role, vector, steps)
+        unit = order[-1]
+        panel = _panel(problem, role, vector, shape[unit])
         lead = (0,) * (len(shape) - len(pads[role]))
         buffer = Buffer(
             (*shape[: len(lead)], *(length for _, length in pads[role])),
             (*lead, *(before for before, _ in pads[role])),
-            _order(problem, role, vector, steps),
+            order,
             split if role is Role.VISIBLE else 1,
+            panel,
         )
-        unit = buffer.order[-1]
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
-        as_it_is = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and lies_well
+        as_it_is = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel and lies_well
         buffers.append(None if as_it_is else buffer)
-    layouts = tuple(b.layout if b else Layout(steps) for b, steps in zip(buffers, strides, strict=True))
-    return Way(inner, vector, exact, tuple(buffers), layouts, tuple(before for before, _ in overhang))
+        # The step of an axis of one entry means nothing; of the vector it is one.
+        own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
+        layouts.append(Layout(own) if as_it_is else buffer.layout)
+    return Way(inner, vector, exact, tuple(buffers), tuple(layouts), tuple(before for before, _ in overhang))
+
+
+def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
+    """How many channels of a large weight to put side by side, so that what one tile reads is near; 0 leaves it."""
+    from ..kernels.loops import LARGE
+    from ..kernels.target import target
+
+    wide = PANEL * target().lanes(problem.itemsize)
+    other = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
+    large = role is Role.WEIGHT and vector == other and problem.bytes_of(role) > LARGE
+    return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
+
+
+PANEL = 2
+"""Vectors of a panel, as tiles have where there are many rows."""
 
 
 def _padding(axis: Axis) -> tuple[int, int]:
@@ -152,6 +175,38 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
     return (0, *axes[2:], 1)
 
 
+def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:
+    """The way that should take the least time.
+
+    If all weights are finite, products with a zero of the border may be left out, and products with a zero beyond the
+    hidden put in. Else only what the sum has may be multiplied.
+    """
+    transposed = problem.produces is Role.VISIBLE
+    found = [way(problem, vector, strides, exact=transposed and not finite) for vector in vectors(problem)]
+    if finite and _can_be_exact(problem):
+        found += [way(problem, vector, strides, exact=True) for vector in vectors(problem) if vector == "channel"]
+    return min(found, key=Way.seconds)
+
+
+def _can_be_exact(problem: Problem) -> bool:
+    """Whether edges can have loops of their own instead of padding; it pays where little is computed."""
+    axes, produces = problem.geometry.axes, problem.produces
+    zero = all(axis.border == "zero" and axis.bank == 1 for axis in axes)
+    few = prod(problem.geometry.kernel) <= FEW_TAPS
+    return zero and few and produces is not Role.WEIGHT and _leans(problem)
+
+
+FEW_TAPS = 25
+"""A kernel whose window is small, so that most positions are far from an edge and share what they read."""
+
+
+def _leans(problem: Problem) -> bool:
+    """Whether zeros beyond an edge are read."""
+    if problem.produces is Role.VISIBLE:
+        return any(sum(axis.overhang) for axis in _with_borders_written_out(problem).geometry.axes)
+    return any(_padding(axis) != (0, axis.visible) for axis in problem.geometry.axes)
+
+
 @dataclass(frozen=True, eq=False)
 class Ready:
     """A way with its compiled program, and the copies into and out of its buffers."""
@@ -162,12 +217,12 @@ class Ready:
     drain: Move | None
 
 
-def prepared(problem: Problem, strides: tuple[Strides, ...], exact: bool) -> Ready:
+def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Ready:
     """The best way to run a problem on arrays of these strides, made ready."""
     from ..kernels.program import Program, tiled
     from ..kernels.target import target
 
-    best = min((way(problem, vector, strides, exact) for vector in vectors(problem)), key=Way.seconds)
+    best = best_way(problem, strides, finite)
     lanes = target().lanes(problem.itemsize)
     program = Program([one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes)], problem.flops)
     fills: list[Move | None] = []
@@ -192,9 +247,8 @@ def build(problem: Problem) -> Run:
     from ..kernels.program import in_parts
     from ..kernels.scratch import scratch
 
-    ready = lru_cache(maxsize=KEPT_ORDERS)(lambda strides, exact: prepared(problem, strides, exact))
-    inner = _with_borders_written_out(problem)
-    leans = problem.produces is Role.VISIBLE and any(sum(axis.overhang) for axis in inner.geometry.axes)
+    ready = lru_cache(maxsize=KEPT_ORDERS)(lambda strides, finite: prepared(problem, strides, finite))
+    asks = problem.produces is not Role.WEIGHT and _leans(problem)
     sparse = problem.produces is Role.WEIGHT and problem.channels.mask is not None
     dtype, itemsize, produced = problem.dtype, problem.itemsize, ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
@@ -204,8 +258,7 @@ def build(problem: Problem) -> Run:
         arguments = _aligned(a), _aligned(b), _aligned(out)
         given = [arguments[number] for number in given_at]
         strides = tuple([tuple([step // itemsize for step in array.strides]) for array in given])
-        # A zero after the hidden's edge, multiplied by an infinite weight, would be a term that the sum does not have.
-        best = ready(strides, leans and not all_finite(given[2]))
+        best = ready(strides, asks and all_finite(given[2]))
         with scratch() as lent:
             seen = list(given)
             for number, buffer in enumerate(best.way.buffers):
@@ -309,7 +362,7 @@ def _expected(problem: Problem, well: bool = True) -> Way:
         shape = problem.shape(role)
         order = _lying_well(problem, role) if well else tuple(range(len(shape)))
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    return min((way(problem, vector, tuple(strides), False) for vector in vectors(problem)), key=Way.seconds)
+    return best_way(problem, tuple(strides), finite=True)
 
 
 def cost(problem: Problem) -> float:

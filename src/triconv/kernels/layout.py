@@ -25,12 +25,15 @@ class Layout:
     """The step, in numbers, along each axis of an array.
 
     Where `split` is not 1, the last axis is cut into residues: position p is p // split steps into residue p % split,
-    so that every split-th position is a neighbour.
+    so that every split-th position is a neighbour. Where `panel` is not 0, an axis of that many neighbours at a time
+    is cut into panels, which are `panel_step` apart.
     """
 
     steps: tuple[int, ...]
     split: int = 1
     residue: int = 0
+    panel: int = 0
+    panel_step: int = 0
 
     def at(self, axis: int, position: int) -> int:
         """How far a position along an axis is from the first."""
@@ -57,6 +60,8 @@ class Buffer:
     before: tuple[int, ...]
     order: tuple[int, ...]
     split: int = 1
+    panel: int = 0
+    """Where it is not 0, the last axis in order is cut into panels of so many, which lie one after the other."""
 
     @property
     def turns(self) -> int:
@@ -78,8 +83,8 @@ class Buffer:
         step = 1
         for axis in reversed(self.order):
             steps[axis] = step
-            step *= self.sizes[axis]
-        return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0)
+            step *= self.panel if self.panel and axis == self.order[-1] else self.sizes[axis]
+        return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0, self.panel, step)
 
     def fill(self, shape: Sequence[int], steps: Sequence[int], axes: Sequence[Axis | None], dtype: str) -> Move:
         """The copy of an array of this shape and these steps into the buffer, extended by the axes' borders."""
@@ -89,8 +94,12 @@ class Buffer:
         pieces = [_pieces(*each) for each in sizes]
         if self.split > 1:
             pieces[-1] = self._by_residue(pieces[-1])
-        own = self.layout.steps
-        dims = [Dim(tuple(found), step, to) for found, step, to in zip(pieces, steps, own, strict=True)]
+        own = self.layout
+        dims = [Dim(tuple(found), step, to) for found, step, to in zip(pieces, steps, own.steps, strict=True)]
+        if self.panel:
+            last = self.order[-1]
+            panels = Dim(((0, 0, shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
+            dims[last : last + 1] = [panels, Dim(((0, 0, self.panel),), steps[last], 1)]
         return Move.of(dims, dtype)
 
     def drain(self, shape: Sequence[int], steps: Sequence[int], dtype: str) -> Move:

@@ -75,7 +75,8 @@ def arrays(problem: Problem, vector: str) -> tuple[Role, Role, Role]:
 def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], exact: bool) -> list[Nest]:
     """The loop nests of a problem, for what vectors run over and how arrays lie.
 
-    `overhang` is how many positions the hidden has before its first on each axis; `exact` transposes need none.
+    `overhang` is how many positions the hidden has before its first on each axis. `exact` loops need neither those nor
+    padding; a kernel's gradient has none.
     """
     roles = arrays(problem, vector)
 
@@ -95,18 +96,21 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
         positions = [loop(count, steps, number == last) for number, (count, steps) in enumerate(turns)]
         spatial = [loop(problem.batch, examples, vector == "example"), *positions]
         taps = [loop(count, steps) for group in choice for count, steps in group.kernel]
-        g, o, i = (loop(count, steps, name == vector) for name, (count, steps) in channel_loops.items())
+        g, o, i = (
+            [*(loop(*panel) for panel in panels), loop(count, steps, name == vector)]
+            for name, (*panels, (count, steps)) in channel_loops.items()
+        )
         results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
         inside = vector in ("position", "example") and problem.channels.mask is None
-        found.append(Nest(tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem)))
+        found.append(Nest(tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem, vector)))
     return found
 
 
 def _order(
     problem: Problem,
     vector: str,
-    channels: tuple[Index, Index, Index],
+    channels: tuple[list[Index], list[Index], list[Index]],
     residues: list[Index],
     spatial: list[Index],
     taps: list[Index],
@@ -118,26 +122,29 @@ def _order(
     g, o, i = channels
     match problem.produces:
         case Role.WEIGHT:
-            return [g, *residues, *taps, i, o], spatial
+            return [*g, *residues, *taps, *i, *o], spatial
         case Role.HIDDEN:
-            channel, sums = o, [i, *taps] if vector in ("position", "example") else [*taps, i]
+            channel, sums = o, [*i, *taps] if vector in ("position", "example") else [*taps, *i]
         case Role.VISIBLE:
-            channel, sums = i, [*taps, o]
+            channel, sums = i, [*taps, *o]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
-        return [g, channel, *spatial], sums
-    return [g, *residues, *spatial, channel], sums
+        return [*g, *channel, *spatial], sums
+    return [*g, *residues, *spatial, *channel], sums
 
 
-def _reread(problem: Problem) -> int:
-    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them."""
+def _reread(problem: Problem, vector: str) -> int:
+    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them.
+
+    Where vectors run over groups, tiles that are neighbours read the same lines.
+    """
     if problem.produces is not Role.WEIGHT:
         return 0
     data = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
-    return data // problem.channels.groups // prod(problem.geometry.bank)
+    return data // (1 if vector == "channel" else problem.channels.groups) // prod(problem.geometry.bank)
 
 
 LARGE = 1 << 19
-"""Bytes of a weight that do not share the second-level cache well with the rest."""
+"""Bytes of a weight that do not share the second-level cache well with the rest: it is taken panel by panel."""
 
 
 def _of(steps: Steps, role: Role) -> int:
@@ -145,7 +152,7 @@ def _of(steps: Steps, role: Role) -> int:
     return step
 
 
-def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, tuple[int, Steps]]]:
+def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, list[tuple[int, Steps]]]]:
     """Where blocks of channels begin, and the loops over groups, hidden and visible channels."""
     channels, lead = problem.channels, problem.geometry.rank if problem.geometry.banked else 0
     visible, hidden = lying.visible.steps[1], lying.hidden.steps[1]
@@ -155,14 +162,20 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, t
             Steps(int(i) * visible, int(o) * hidden, int(o) * by_hidden + int(i) * by_visible)
             for o, i in np.argwhere(channels.mask)
         ]
-        none = {name: (1, Steps()) for name in ("channel", "hidden", "visible")}
+        none = {name: [(1, Steps())] for name in ("channel", "hidden", "visible")}
         return _edges(problem, edges, hidden, visible), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
-    return [Bundle(Steps())], {
-        "channel": (groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs)),
-        "hidden": (outputs, Steps(0, hidden, by_hidden)),
-        "visible": (inputs, Steps(visible, 0, by_visible)),
+    loops = {
+        "channel": [(groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs))],
+        "hidden": [(outputs, Steps(0, hidden, by_hidden))],
+        "visible": [(inputs, Steps(visible, 0, by_visible))],
     }
+    if panel := lying.weight.panel:
+        name = "hidden" if by_hidden == 1 else "visible"
+        ((count, step),) = loops[name]
+        panels = Steps(step.visible * panel, step.hidden * panel, lying.weight.panel_step)
+        loops[name] = [(count // panel, panels), (panel, step)]
+    return [Bundle(Steps())], loops
 
 
 def _edges(problem: Problem, edges: list[Steps], hidden: int, visible: int) -> list[Bundle]:
@@ -207,10 +220,11 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: b
             by_runs[strand.runs].append(Bundle(corner, taps))
         return [Group(runs, bundles, []) for runs, bundles in by_runs.items()]
     split = lying.visible.split > 1 and number == rank - 1
-    for strand in axis.strands:
+    for strand in axis.forward(exact):
         corner = Steps(at_visible(strand.visible), at_hidden(strand.hidden), bank * strand.bank)
         if not split:
-            by_runs[strand.runs].append(Bundle(corner))
+            met = tuple(Steps(at_visible(axis.dilation * k), 0, kernel(k)) for k, _, _ in strand.taps)
+            by_runs[strand.runs].append(Bundle(corner, met) if exact else Bundle(corner))
             continue
         taps = tuple(Steps(at_visible(strand.visible + axis.dilation * k), 0, kernel(k)) for k in range(axis.kernel))
         corner = corner._replace(visible=0)
@@ -218,8 +232,8 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: b
             by_runs[strand.runs].append(Bundle(corner, taps))
         else:
             by_runs[strand.runs] += [Bundle(Steps(*map(sum, zip(corner, tap, strict=True)))) for tap in taps]
-    loop = [] if split else [(axis.kernel, Steps(lying.visible.step(2 + number, axis.dilation), 0, kernel(1)))]
-    return [Group(runs, bundles, loop) for runs, bundles in by_runs.items()]
+    loops = [] if split or exact else [(axis.kernel, Steps(at_visible(axis.dilation), 0, kernel(1)))]
+    return [Group(runs, bundles, loops) for runs, bundles in by_runs.items()]
 
 
 def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 Table = NDArray[np.int64]
 
-LOADS, MULTIPLICATIONS, LATENCY = 2, 2, 4
-"""Of a core: how many start in a cycle, and the cycles until a multiply-add's result can be added to."""
+LOADS, MULTIPLICATIONS = 2, 2
+"""How many of them a core starts in a cycle."""
+
+SOME = 8
+"""Turns that make a loop worth being the innermost."""
 
 OVERHEAD, SUM_UP = 20, 6
 """Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes."""
@@ -141,11 +144,14 @@ def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
 def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     """The sum that is the depth, and the others.
 
-    The depth is the sum over vectors, or the longest one; or where taps are inside, the last if it is a loop of taps.
+    The depth is the sum over vectors; or the one of those of some length that has the shortest steps; or where taps are
+    inside, the last if it is a loop of taps.
     If the sum is taken in parts, the others should have as many turns.
     """
     loops = list(merged(nest.sums))
-    depth = max(reversed(loops), key=lambda loop: (loop.vector, loop.count), default=Index(1, 0, 0, 0))
+    some = min(SOME, max((loop.count for loop in loops), default=1))
+    able = [loop for loop in loops if loop.vector] or [loop for loop in loops if loop.count >= some]
+    depth = min(able, key=lambda loop: abs(loop.a) + abs(loop.b), default=Index(1, 0, 0, 0))
     if nest.taps_inside and not depth.vector:
         depth = loops[-1] if len(nest.taps) == 1 and loops else Index(1, 0, 0, 0)
     others = prod(loop.count for loop in loops) // depth.count
@@ -192,7 +198,7 @@ def best_block(
                     continue
                 from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
                 loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
-                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, LATENCY)
+                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
                 each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
                 sizes = [m * c for m, c in zip(tall, many, strict=True)]
                 tiles = prod(

@@ -1,0 +1,73 @@
+"""Our own operations, in the memory order of layers and in PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..channels import Channels
+from ..form import Problem, Role
+from ..ops import conv, conv_transpose, conv_weight
+from .way import NotMeant, Ready, Way
+from .workload import Operands, as_layers_keep, channels_last, masked, within_result
+
+Array = NDArray[Any]
+LIBRARY = "triconv"
+
+
+def ways(engine: str = "auto") -> list[Way]:
+    """Channels innermost with the weight as layers keep it; PyTorch's order; a channel graph as dense channels."""
+
+    def ours(problem: Problem, operands: Operands) -> Ready:
+        placed = {
+            role: as_layers_keep(array, problem) if role is Role.WEIGHT else channels_last(array)
+            for role, array in operands.items()
+        }
+        return ready(problem, placed, engine)
+
+    def plain(problem: Problem, operands: Operands) -> Ready:
+        return ready(problem, operands, engine)
+
+    def dense(problem: Problem, operands: Operands) -> Ready:
+        if problem.channels.graph is None:
+            raise NotMeant("not for problems without a channel graph")
+        made = ours(as_dense(problem), masked(problem, operands))
+        return Ready(made.call, lambda result: within_result(problem, result))
+
+    return [
+        Way("triconv", LIBRARY, ours),
+        Way("triconv, channels first", LIBRARY, plain),
+        Way("triconv, dense", LIBRARY, dense),
+    ]
+
+
+def ready(problem: Problem, operands: Operands, engine: str) -> Ready:
+    """The public operation on operands as they lie in memory."""
+    axes = problem.geometry.axes
+    options: dict[str, Any] = {
+        "stride": tuple(axis.stride for axis in axes),
+        "padding": tuple((axis.before, axis.after) for axis in axes),
+        "dilation": tuple(axis.dilation for axis in axes),
+        "groups": problem.channels.groups if problem.channels.graph is None else problem.channels.mask,
+        "border": tuple(axis.border for axis in axes),
+        "precision": problem.precision,
+        "engine": engine,
+    }
+    a, b = (operands[role] for role in problem.operands)
+    calls: dict[Role, Callable[[], Array]] = {
+        Role.HIDDEN: lambda: conv(a, b, **options),
+        Role.VISIBLE: lambda: conv_transpose(a, b, visible_size=problem.geometry.visible, **options),
+        Role.WEIGHT: lambda: conv_weight(
+            a, b, problem.geometry.kernel, bank=problem.geometry.bank if problem.geometry.banked else None, **options
+        ),
+    }
+    return Ready(calls[problem.produces], np.asarray)
+
+
+def as_dense(problem: Problem) -> Problem:
+    """The same sizes with every visible channel connected to every hidden one."""
+    return replace(problem, channels=Channels(problem.channels.visible, problem.channels.hidden))

@@ -1,0 +1,113 @@
+"""What is measured: one geometry, and random operands for its three operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dispatch import Plan
+from ..form import Problem, Role, weight_order
+from ..ops import explain
+
+Array = NDArray[Any]
+Operands = Mapping[Role, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A geometry with a name: shapes of visible and weight, and the arguments of the operations."""
+
+    name: str
+    visible: tuple[int, ...]
+    weight: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    def plan(self, operation: str, engine: str = "auto") -> Plan:
+        return explain(operation, self.visible, self.weight, engine=engine, dtype=self.dtype, **self.options)
+
+    def problem(self, operation: str = "conv") -> Problem:
+        # No engine is asked here whether it can: that is a figure of the row, not of the workload.
+        return self.plan(operation).problem
+
+
+def operands(problem: Problem, seed: int = 0) -> dict[Role, Array]:
+    """Standard normal arrays for the operands of an operation, contiguous in the order of their axes."""
+    rng = np.random.default_rng(seed)
+    return {role: _normal(rng, problem.shape(role), np.dtype(problem.dtype)) for role in problem.operands}
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if dtype.kind != "c":
+        return rng.standard_normal(shape, dtype.type)
+    real = dtype.type(0).real.dtype
+    return (rng.standard_normal(shape, real) + 1j * rng.standard_normal(shape, real)).astype(dtype)
+
+
+def channels_last(array: Array) -> Array:
+    """The same array with its channels innermost in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+def as_layers_keep(weight: Array, problem: Problem) -> Array:
+    """The same weight in the physical order in which layers keep theirs."""
+    order = weight_order(problem.geometry.rank, problem.geometry.banked)
+    return np.ascontiguousarray(weight.transpose(order)).transpose(np.argsort(order))
+
+
+def terms(problem: Problem) -> int:
+    """The most products that any entry of the result sums."""
+    axes, channels = problem.geometry.axes, problem.channels
+    taps = prod(problem.geometry.kernel)
+    match problem.produces:
+        case Role.HIDDEN:
+            return channels.weight[1] * taps
+        case Role.VISIBLE:
+            return channels.hidden // channels.groups * taps
+        case Role.WEIGHT:
+            return problem.batch * prod(-(-axis.hidden // axis.bank) for axis in axes)
+
+
+def moved(problem: Problem) -> tuple[int, int]:
+    """The least bytes to read and to write: each operand once, the result once."""
+    read = sum(problem.bytes_of(role) for role in problem.operands)
+    return read, problem.bytes_of(problem.produces)
+
+
+def allowed_extra(problem: Problem) -> int:
+    """One padded copy of the operands, and the packed weight: the most that a call should take besides its result."""
+    axes = problem.geometry.axes
+    around = 2 if problem.produces is Role.VISIBLE else 0  # only windows of a transpose reach beyond the hidden
+    padded = {
+        Role.VISIBLE: problem.channels.visible * prod(max(axis.visible, axis.reach) for axis in axes),
+        Role.HIDDEN: problem.channels.hidden * prod(axis.hidden + around * (axis.span - 1) for axis in axes),
+        Role.WEIGHT: 0,
+    }
+    numbers = problem.batch * sum(padded[role] for role in problem.operands)
+    return problem.itemsize * numbers + problem.bytes_of(Role.WEIGHT)
+
+
+def masked(problem: Problem, operands: Operands) -> dict[Role, Array]:
+    """Operands whose weight is zero outside the channel graph, for those who know no graphs."""
+    return {
+        role: array if role is not Role.WEIGHT else within_graph(problem, array) for role, array in operands.items()
+    }
+
+
+def within_graph(problem: Problem, weight: Array) -> Array:
+    """A weight with zeros outside the channel graph."""
+    mask = problem.channels.mask
+    if mask is None:
+        return weight
+    kept: Array = weight * mask.reshape(*mask.shape, *(1,) * problem.geometry.rank).astype(weight.dtype)
+    return kept
+
+
+def within_result(problem: Problem, result: Array) -> Array:
+    """A result with zeros outside the channel graph, if it is a weight."""
+    return within_graph(problem, result) if problem.produces is Role.WEIGHT else result
