@@ -143,6 +143,9 @@ def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
     return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
 
 
+LINE = 16
+"""Positions of a line that is not short."""
+
 PANEL = 2
 """Vectors of a panel, as tiles have where there are many rows."""
 
@@ -169,7 +172,9 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
         return (*others, channel)
     match vector:
         case "position":
-            return tuple(axes)
+            # All channels of a line side by side, unless lines are so short that they are better joined.
+            long = problem.geometry.hidden[-1] >= LINE
+            return (0, *axes[2:-1], 1, axes[-1]) if long else tuple(axes)
         case "example":
             return (*axes[1:], 0)
     return (0, *axes[2:], 1)
@@ -184,7 +189,7 @@ def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Wa
     transposed = problem.produces is Role.VISIBLE
     found = [way(problem, vector, strides, exact=transposed and not finite) for vector in vectors(problem)]
     if finite and _can_be_exact(problem):
-        found += [way(problem, vector, strides, exact=True) for vector in vectors(problem) if vector == "channel"]
+        found.append(way(problem, "channel", strides, exact=True))
     return min(found, key=Way.seconds)
 
 
@@ -193,7 +198,8 @@ def _can_be_exact(problem: Problem) -> bool:
     axes, produces = problem.geometry.axes, problem.produces
     zero = all(axis.border == "zero" and axis.bank == 1 for axis in axes)
     few = prod(problem.geometry.kernel) <= FEW_TAPS
-    return zero and few and produces is not Role.WEIGHT and _leans(problem)
+    able = "channel" in vectors(problem) and produces is not Role.WEIGHT
+    return able and zero and few and _leans(problem)
 
 
 FEW_TAPS = 25
@@ -214,7 +220,12 @@ class Ready:
     way: Way
     program: Program
     fills: tuple[Move | None, ...]
-    drain: Move | None
+    drain: list[tuple[Move, int, int]]
+
+
+def _folds(problem: Problem) -> bool:
+    """Whether what is computed on a border is added to what the border reads."""
+    return problem.produces is Role.VISIBLE and any(axis.border != "zero" for axis in problem.geometry.axes)
 
 
 def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Ready:
@@ -226,13 +237,13 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Re
     lanes = target().lanes(problem.itemsize)
     program = Program([one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes)], problem.flops)
     fills: list[Move | None] = []
-    drain = None
+    drain: list[tuple[Move, int, int]] = []
     for role, buffer, steps in zip(ROLES, best.buffers, strides, strict=True):
         shape = problem.shape(role)
         axes = (None, None, *problem.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
         is_operand = buffer is not None and role is not problem.produces
         fills.append(buffer.fill(shape, steps, axes, problem.dtype) if buffer and is_operand else None)
-        if buffer and not is_operand and buffer.shape == shape and buffer.split == 1:
+        if buffer and not is_operand and not _folds(problem):
             drain = buffer.drain(shape, steps, problem.dtype)
     return Ready(best, program, tuple(fills), drain)
 
@@ -248,7 +259,7 @@ def build(problem: Problem) -> Run:
     from ..kernels.scratch import scratch
 
     ready = lru_cache(maxsize=KEPT_ORDERS)(lambda strides, finite: prepared(problem, strides, finite))
-    asks = problem.produces is not Role.WEIGHT and _leans(problem)
+    asks = _can_be_exact(problem) or (problem.produces is Role.VISIBLE and _leans(problem))
     sparse = problem.produces is Role.WEIGHT and problem.channels.mask is not None
     dtype, itemsize, produced = problem.dtype, problem.itemsize, ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
@@ -271,9 +282,9 @@ def build(problem: Problem) -> Run:
             if sparse:
                 result[...] = 0
             best.program.run(*[seen[ROLES.index(role)] for role in arrays(problem, best.way.vector)])
-            if best.drain is not None:
-                in_parts(partial(best.drain.run, result, given[produced]), result.size)
-            elif (buffer := best.way.buffers[produced]) is not None:
+            for move, begin, first in best.drain:
+                in_parts(partial(move.run, result[begin:], given[produced][..., first:]), result.size)
+            if (buffer := best.way.buffers[produced]) is not None and not best.drain:
                 buffer.fold(result, given[produced], (None, None, *problem.geometry.axes))
         if given[produced] is not out:
             out[...] = given[produced]

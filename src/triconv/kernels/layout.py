@@ -102,13 +102,21 @@ class Buffer:
             dims[last : last + 1] = [panels, Dim(((0, 0, self.panel),), steps[last], 1)]
         return Move.of(dims, dtype)
 
-    def drain(self, shape: Sequence[int], steps: Sequence[int], dtype: str) -> Move:
-        """The copy of the buffer, which has neither padding nor residues, to an array of this shape and these steps."""
+    def drain(self, shape: Sequence[int], steps: Sequence[int], dtype: str) -> list[tuple[Move, int, int]]:
+        """The copies of the buffer, which has no padding, to an array of this shape and these steps.
+
+        Each residue has a copy of its own, with where it begins in the buffer and along the array's last axis.
+        """
         from .copy import Dim, Move
 
-        own = self.layout.steps
-        dims = [Dim(((0, 0, n),), step, to) for n, step, to in zip(shape, own, steps, strict=True)]
-        return Move.of(dims, dtype)
+        own = self.layout
+        found = []
+        for residue in range(min(self.split, shape[-1])):
+            sizes = (*shape[:-1], -(-(shape[-1] - residue) // self.split))
+            to = (*steps[:-1], steps[-1] * self.split)
+            dims = [Dim(((0, 0, n),), step, target) for n, step, target in zip(sizes, own.steps, to, strict=True)]
+            found.append((Move.of(dims, dtype), residue * own.residue, residue))
+        return found
 
     def fold(self, flat: Array, out: Array, axes: Sequence[Axis | None]) -> None:
         """Write what was computed to where it belongs; what lies on a border is added to where the border reads."""

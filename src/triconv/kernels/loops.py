@@ -100,10 +100,12 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
             [*(loop(*panel) for panel in panels), loop(count, steps, name == vector)]
             for name, (*panels, (count, steps)) in channel_loops.items()
         )
-        results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
+        outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
         inside = vector in ("position", "example") and problem.channels.mask is None
-        found.append(Nest(tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem, vector)))
+        found.append(
+            Nest(tuple(outer), tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem, vector))
+        )
     return found
 
 
@@ -114,22 +116,25 @@ def _order(
     residues: list[Index],
     spatial: list[Index],
     taps: list[Index],
-) -> tuple[list[Index], list[Index]]:
-    """The loops over results, outermost first, and those that are summed.
+) -> tuple[list[Index], list[Index], list[Index]]:
+    """The loops over results around the corners and in them, outermost first, and those that are summed.
 
     Weights of a bank's kernels are passed once; a shared weight too large for the cache is passed panel by panel.
     """
     g, o, i = channels
     match problem.produces:
         case Role.WEIGHT:
-            return [*g, *residues, *taps, *i, *o], spatial
+            return [], [*g, *residues, *taps, *i, *o], spatial
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if vector in ("position", "example") else [*taps, *i]
         case Role.VISIBLE:
             channel, sums = i, [*taps, *o]
+    *lines, line = spatial
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
-        return [*g, *channel, *spatial], sums
-    return [*g, *residues, *spatial, *channel], sums
+        return [*g, *channel, *lines], [line], sums
+    if vector == "channel" and _window(problem) <= LARGE:
+        return [*residues, *lines], [line, *g], sums
+    return [*g, *residues, *lines], [line, *channel], sums
 
 
 def _reread(problem: Problem, vector: str) -> int:
@@ -139,12 +144,22 @@ def _reread(problem: Problem, vector: str) -> int:
     """
     if problem.produces is not Role.WEIGHT:
         return 0
-    data = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
+    met = prod(min(axis.kernel / axis.stride, 1.0) for axis in problem.geometry.axes)
+    data = int(problem.bytes_of(Role.VISIBLE) * met) + problem.bytes_of(Role.HIDDEN)
     return data // (1 if vector == "channel" else problem.channels.groups) // prod(problem.geometry.bank)
 
 
+def _window(problem: Problem) -> int:
+    """The bytes of the lines, planes, … of all channels that neighbouring ones of the result share."""
+    axes = problem.geometry.axes
+    lines = axes[0].span * prod(axis.reach for axis in axes[1:]) if axes else 1
+    return lines * problem.channels.visible * problem.itemsize
+
+
 LARGE = 1 << 19
-"""Bytes of a weight that do not share the second-level cache well with the rest: it is taken panel by panel."""
+"""Bytes of a weight, or of a window, that do not share the second-level cache well with the rest: panels of channels
+are then taken one after the other.
+"""
 
 
 def _of(steps: Steps, role: Role) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,15 @@ LOADS, MULTIPLICATIONS = 2, 2
 SOME = 8
 """Turns that make a loop worth being the innermost."""
 
-OVERHEAD, SUM_UP = 20, 6
-"""Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes."""
+LONG = 256
+"""Steps of a sum that make up for loading and storing what is added to."""
+
+FAR_APART = 0.02
+"""By how much of a step each further run of neighbouring rows or columns makes it longer."""
+
+OVERHEAD, SUM_UP, SUMMED = 20, 6, 1.25
+"""Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes; and how much longer a
+step takes where both operands come as vectors, as the caches feel it."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,11 @@ class Index:
 class Nest:
     """The loops of one operation: those over its results, outermost first, and those over what is summed.
 
-    Each corner (a, b, c, first tap, last tap) begins the whole nest somewhere else, with taps of its own.
+    Each corner (a, b, c, first tap, last tap) begins the whole nest somewhere else, with taps of its own. The corners
+    take turns inside of the `outer` loops over results, and around the others.
     """
 
+    outer: tuple[Index, ...]
     results: tuple[Index, ...]
     sums: tuple[Index, ...]
     corners: Table
@@ -80,6 +90,8 @@ class Cut:
 
     nest: Nest
     results: tuple[Index, ...]
+    outer: int
+    """How many of the results are outside of the corners."""
     depth: Index
     others: tuple[Index, ...]
     """The sums besides the depth, which multiply the taps."""
@@ -116,7 +128,9 @@ class Cut:
 
 def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     """Decide how a nest is run; `room` is what the operands may take of a cache."""
-    results, corners = merged(nest.results), nest.corners
+    corners = nest.corners
+    outer, inner = (merged(nest.outer), nest.results) if len(corners) > 1 else ((), (*nest.outer, *nest.results))
+    results = (*outer, *merged(inner))
     lanes, parts = machine.lanes(itemsize), ceil(nest.reread / room)
     depth, others = _depth(nest, parts)
     around = prod(loop.count for loop in others)
@@ -127,7 +141,8 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     block = best_block(results, depth, steps, lanes, machine.registers, loads)
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
-    return Cut(nest, results, depth, others, block, max(1, min(parts, longest)) if tiles > 1 else 1)
+    parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
+    return Cut(nest, results, len(outer), depth, others, block, parts)
 
 
 def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
@@ -199,6 +214,9 @@ def best_block(
                 from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
                 loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
+                cycles *= SUMMED if depth.vector else 1
+                # Rows and columns that are far apart share none of what they read.
+                cycles *= 1 + FAR_APART * (height // max(tall, default=1) + width // vectors - 2)
                 each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
                 sizes = [m * c for m, c in zip(tall, many, strict=True)]
                 tiles = prod(
@@ -215,16 +233,16 @@ def best_block(
 
 
 def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
-    """Part of the last dimension that has any; or all of it, and part of the one before; and so on."""
-    if not counts:
-        yield ()
-        return
-    *outer, last = counts
-    for size in range(1, min(last, limit) + 1):
-        if size < last:
-            yield (*(1 for _ in outer), size)
-        else:
-            yield from ((*rest, size) for rest in _sizes(tuple(outer), limit // size))
+    """Part of one dimension, with all or one of each of the others, while they are few enough together."""
+    choices = [(1,) if count == 1 else (1, count) for count in counts]
+    for whole in product(*choices):
+        taken = prod(whole)
+        if taken <= limit:
+            yield whole
+        for axis, count in reversed(list(enumerate(counts))):
+            if whole[axis] == 1 < count:
+                for size in range(2, min(count - 1, limit // taken) + 1):
+                    yield (*whole[:axis], size, *whole[axis + 1 :])
 
 
 def outer_sum(*parts: Any) -> Table:

@@ -42,7 +42,7 @@ def tiled(cut: Cut, dtype: str, lanes: int) -> list[Tiled]:
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.parts > 1):
             contraction = _contraction(cut, sizes, lanes, dtype)
-            found.append(Tiled(contraction, outer_sum(share, *starts), taps))
+            found.append(Tiled(contraction, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]), taps))
     return found
 
 
