@@ -30,7 +30,7 @@ from triconv.benchmark.way import NotMeant, Ready, Unable, Way
 from triconv.benchmark.workload import Operands, Workload, allowed_extra, moved, operands, terms
 from triconv.cli import app
 from triconv.form import OPERATIONS, Problem
-from triconv.kernels.scratch import scratch
+from triconv.kernels.scratch import Scratch
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[Any]
@@ -387,7 +387,7 @@ def test_memory_of_a_call() -> None:
 
 def test_memory_that_is_kept_between_calls_is_counted() -> None:
     def call() -> Array:
-        with scratch() as lent:
+        with Scratch() as lent:
             lent.array(1 << 20, np.uint8)[:] = 1
         return np.zeros(1)
 

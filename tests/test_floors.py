@@ -15,7 +15,7 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "channels", "files", "interruptions"],
+    ["geometry", "channels", "files", "interruptions", "memory"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
     ["engines"],
@@ -54,7 +54,7 @@ ROOMS: dict[str, list[list[str]]] = {
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 
-FOR_NOTHING_OF_OURS = ["arrays", "geometry", "channels"]
+FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory"]
 """These import no module of the package at all."""
 
 

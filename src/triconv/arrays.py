@@ -10,6 +10,8 @@ from warnings import catch_warnings
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .memory import LARGE, empty
+
 Array = NDArray[Any]
 
 COMPUTED = ("float32", "float64", "complex64", "complex128")
@@ -68,7 +70,10 @@ def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple
     """An uninitialised array in the memory order of another one, or with its axes in the given physical order."""
     try:
         if isinstance(order, tuple):
-            return np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
+            return empty(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+        if prod(shape) * np.dtype(dtype).itemsize >= LARGE and order.ndim == len(shape):
+            outermost_first = sorted(range(order.ndim), key=lambda axis: -abs(order.strides[axis]))
+            return allocate(what, shape, dtype, tuple(outermost_first))
         return np.empty_like(order, dtype=dtype, shape=shape, subok=False)
     except (MemoryError, ValueError):
         need = prod(shape) * np.dtype(dtype).itemsize

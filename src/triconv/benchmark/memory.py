@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..kernels import scratch
+from ..memory import release
 
 PROCESS = Path("/proc/self")
 
@@ -49,8 +49,7 @@ def resident_extra(call: Callable[[], object], result: int) -> int | None:
 
 def _give_back() -> None:
     """Free what engines keep between calls, and give what is free back to the system."""
-    with scratch._lock:
-        scratch._free.clear()
+    release()
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

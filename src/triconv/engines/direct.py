@@ -28,6 +28,7 @@ from ..engine import Array, Engine, Run, takes_all
 from ..form import Problem, Role, weight_order
 from ..geometry import Axis
 from ..kernels.layout import Buffer, Layout
+from ..memory import LINE
 
 if TYPE_CHECKING:
     from ..kernels.copy import Move
@@ -124,6 +125,8 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: bool
             panel,
         )
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
+        if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
+            lies_well = lies_well and steps[0] < steps[2]
         as_it_is = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel and lies_well
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
@@ -143,7 +146,7 @@ def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
     return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
 
 
-LINE = 16
+LONG = 16
 """Positions of a line that is not short."""
 
 PANEL = 2
@@ -173,11 +176,18 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
     match vector:
         case "position":
             # All channels of a line side by side, unless lines are so short that they are better joined.
-            long = problem.geometry.hidden[-1] >= LINE
+            long = problem.geometry.hidden[-1] >= LONG
             return (0, *axes[2:-1], 1, axes[-1]) if long else tuple(axes)
         case "example":
             return (*axes[1:], 0)
+    if _local(problem):  # examples are what shares a kernel
+        return (*axes[2:], 0, 1)
     return (0, *axes[2:], 1)
+
+
+def _local(problem: Problem) -> bool:
+    """Whether every position has a kernel of its own."""
+    return problem.geometry.rank > 0 and all(axis.bank == axis.hidden > 1 for axis in problem.geometry.axes)
 
 
 def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:
@@ -228,14 +238,15 @@ def _folds(problem: Problem) -> bool:
     return problem.produces is Role.VISIBLE and any(axis.border != "zero" for axis in problem.geometry.axes)
 
 
-def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Ready:
-    """The best way to run a problem on arrays of these strides, made ready."""
+def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Ready:
+    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?"""
     from ..kernels.program import Program, tiled
     from ..kernels.target import target
 
     best = best_way(problem, strides, finite)
     lanes = target().lanes(problem.itemsize)
-    program = Program([one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes)], problem.flops)
+    in_line |= best.buffers[ROLES.index(problem.produces)] is not None
+    program = Program([one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line)], problem.flops)
     fills: list[Move | None] = []
     drain: list[tuple[Move, int, int]] = []
     for role, buffer, steps in zip(ROLES, best.buffers, strides, strict=True):
@@ -256,9 +267,9 @@ def build(problem: Problem) -> Run:
     from ..kernels.finite import all_finite
     from ..kernels.loops import arrays
     from ..kernels.program import in_parts
-    from ..kernels.scratch import scratch
+    from ..kernels.scratch import Scratch
 
-    ready = lru_cache(maxsize=KEPT_ORDERS)(lambda strides, finite: prepared(problem, strides, finite))
+    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, problem))
     asks = _can_be_exact(problem) or (problem.produces is Role.VISIBLE and _leans(problem))
     sparse = problem.produces is Role.WEIGHT and problem.channels.mask is not None
     dtype, itemsize, produced = problem.dtype, problem.itemsize, ROLES.index(problem.produces)
@@ -269,8 +280,9 @@ def build(problem: Problem) -> Run:
         arguments = _aligned(a), _aligned(b), _aligned(out)
         given = [arguments[number] for number in given_at]
         strides = tuple([tuple([step // itemsize for step in array.strides]) for array in given])
-        best = ready(strides, asks and all_finite(given[2]))
-        with scratch() as lent:
+        in_line = given[produced].__array_interface__["data"][0] % LINE == 0
+        best = ready(strides, asks and all_finite(given[2]), in_line)
+        with Scratch() as lent:
             seen = list(given)
             for number, buffer in enumerate(best.way.buffers):
                 if buffer is not None:

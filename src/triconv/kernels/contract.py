@@ -23,6 +23,9 @@ from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 TILE = 5
 """Integers of a tile: a0, b0, c0, t0, t1."""
 
+UNROLLED = 160
+"""Multiply-adds that are written out instead of being looped over: the end of a short loop costs as much as it does."""
+
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
 
@@ -55,6 +58,10 @@ class Contraction:
     summed: bool = False
     add: bool = False
     """Whether to add to what C holds."""
+    ahead: int = 0
+    """How far ahead to ask for B where it comes from memory; 0 where it is in the cache already."""
+    past: bool = False
+    """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
 
     name: ClassVar[str] = "contract"
     arguments: ClassVar[dict[str, ir.Type]] = {
@@ -103,6 +110,9 @@ class Contraction:
         return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
 
     def _finish(self, k: Kernel, value: Value, place: Place, used: int) -> None:
+        if self.past:
+            k.store_past(value, place)
+            return
         if not self.summed:
             k.store_vector(value, place, used)
             return
@@ -115,15 +125,21 @@ class Contraction:
         ak, bk = (1, 1) if self.summed else (self.ak, self.bk)
 
         def step(at: Value | int, part: int, used: int | None = None) -> None:
-            self._step(k, k.at(a, k.mul(at, ak)), k.at(b, k.mul(at, bk)), sums, part, lanes, used)
+            here = k.at(b, k.mul(at, bk))
+            if self.ahead:
+                for column in self.columns:
+                    k.prefetch(k.at(here, self.ahead + column.b))
+            self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None
         whole = self.depth // (size * fold) * (size * fold)
+        if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
+            whole = 0
         with k.loop(whole, step=size * fold) as at:
             for part in range(fold):
                 step(k.add(at, part * size), part, full)
-        for part, at in enumerate(range(whole, self.depth, size)):
-            step(at, part, full and min(lanes, self.depth - at))
+        for number, at in enumerate(range(whole, self.depth, size)):
+            step(at, number % fold, full and min(lanes, self.depth - at))
 
     def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)

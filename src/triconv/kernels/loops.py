@@ -102,10 +102,10 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
         )
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
-        inside = vector in ("position", "example") and problem.channels.mask is None
-        found.append(
-            Nest(tuple(outer), tuple(results), tuple(sums), corners, tap_table, inside, _reread(problem, vector))
-        )
+        once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
+        inside = vector in ("position", "example") and problem.channels.mask is None and not once
+        loops = tuple(outer), tuple(results), tuple(sums)
+        found.append(Nest(*loops, corners, tap_table, inside, once, _reread(problem, vector)))
     return found
 
 

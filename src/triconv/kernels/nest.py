@@ -30,6 +30,9 @@ LOADS, MULTIPLICATIONS = 2, 2
 SOME = 8
 """Turns that make a loop worth being the innermost."""
 
+WHOLE = 4
+"""Vectors next to each other that memory gives as fast as it can."""
+
 LONG = 256
 """Steps of a sum that make up for loading and storing what is added to."""
 
@@ -72,6 +75,8 @@ class Nest:
     taps: Table
     taps_inside: bool = False
     """Whether the taps are summed inside of the sums, so that what neighbouring taps share is still in the cache."""
+    once: str = ""
+    """A, B or C if that is a large weight of which each part is met once: then it is taken as it lies."""
     reread: int = 0
     """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
 
@@ -138,7 +143,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     each = ceil(depth.count / lanes) if depth.vector else depth.count
     steps = each * around * int((corners[:, 4] - corners[:, 3]).sum()) / max(len(corners), 1)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
-    block = best_block(results, depth, steps, lanes, machine.registers, loads)
+    block = best_block(results, depth, steps, lanes, machine.registers, loads, nest.once in ("B", "C"))
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
     parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
@@ -193,6 +198,7 @@ def best_block(
     lanes: int,
     registers: int,
     vector_loads: tuple[int, int] = (1, 1),
+    whole_lines: bool = False,
 ) -> Block:
     """The tile that takes the fewest cycles.
 
@@ -204,7 +210,8 @@ def best_block(
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
-    for vectors in range(1, min(every, registers // 2) + 1):
+    most = min(every, registers // 2)
+    for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
         for many in _sizes(tuple(columns), registers // vectors):
             width = vectors * prod(many)
             for tall in _sizes(tuple(rows), max(1, (registers - 1) // width - 1)):

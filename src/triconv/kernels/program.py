@@ -18,6 +18,9 @@ from .threads import run_all, thread_count
 NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread takes as long."""
 
+AHEAD = 1024
+"""Numbers that are on the way from memory while others are multiplied."""
+
 MULTIPLICATIONS_A_COPY = 16
 """That take as long as copying a number."""
 
@@ -31,8 +34,8 @@ class Tiled:
     taps: Table
 
 
-def tiled(cut: Cut, dtype: str, lanes: int) -> list[Tiled]:
-    """The contractions of a nest with their tables, to be run in this order."""
+def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
+    """The contractions of a nest with their tables, to be run in this order; does C begin `in_line`, on a vector?"""
     found = []
     corners, taps = cut.tables()
     many = corners[:, 4] - corners[:, 3]
@@ -41,7 +44,7 @@ def tiled(cut: Cut, dtype: str, lanes: int) -> list[Tiled]:
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.parts > 1):
-            contraction = _contraction(cut, sizes, lanes, dtype)
+            contraction = _contraction(cut, sizes, lanes, dtype, in_line)
             found.append(Tiled(contraction, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]), taps))
     return found
 
@@ -113,7 +116,17 @@ def _variants(results: Sequence[Index], sizes: Sequence[int], apart: bool) -> It
         yield tuple(size for size, _ in choice), starts
 
 
-def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str) -> Contraction:
+def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
+    """Whether C is large, met once, and made of whole vectors."""
+    if cut.nest.once != "C" or cut.parts > 1 or cut.depth.vector:
+        return False
+    steps = [lanes * size if loop.vector else loop.c for loop, size in zip(cut.results, sizes, strict=True)]
+    steps += [size for loop, size in zip(cut.results, sizes, strict=True) if loop.vector]
+    steps += [loop.count for loop in cut.results if loop.vector]
+    return not any(step % lanes for step in [*steps, *cut.nest.corners[:, 2]])
+
+
+def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line: bool) -> Contraction:
     depth = cut.depth
     taken = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     vector = next((loop for loop in taken if loop.vector), Index(lanes, 0, 1, 0, True))
@@ -134,6 +147,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str) -> Cont
         wide=bool(vector.a or depth.vector),
         summed=depth.vector,
         add=cut.parts > 1,
+        ahead=AHEAD if cut.nest.once == "B" else 0,
+        past=in_line and _past(cut, sizes, lanes),
     )
 
 

@@ -159,6 +159,13 @@ class Kernel:
         values = [places, self.first(lanes if used is None else used, lanes), self.zeros(lanes)]
         return self.intrinsic("masked.gather", self.vector(lanes), values, [self.vector(lanes), places.type])
 
+    def store_past(self, value: Value, place: Place) -> None:
+        """Write a vector that nobody reads soon to memory, past the caches; the place begins on a whole vector."""
+        size = value.type.count * _size(value.type.element)
+        self.check(place, size)
+        stored = self.build.store(value, place.pointer, align=size)
+        stored.set_metadata("nontemporal", self.function.module.add_metadata([I32(1)]))
+
     def store_vector(self, value: Value, place: Place, used: Value | int | None = None) -> None:
         """Write a vector's numbers, or only the first `used`."""
         lanes, size = value.type.count, _size(value.type.element)
@@ -169,6 +176,12 @@ class Kernel:
             self.check(place, self.mul(used, size))
             values = [value, place.pointer, self.first(used, lanes)]
             self.intrinsic("masked.store", ir.VoidType(), values, [value.type, POINTER])
+
+    def prefetch(self, place: Place) -> None:
+        """Ask for a line of the cache that is wanted soon; where there is none, nothing happens."""
+        values = [place.pointer, I32(0), I32(2), I32(1)]  # to be read, in the second-level cache, as data
+        if not CHECKED:
+            self.intrinsic("prefetch", ir.VoidType(), values, [POINTER])
 
     def check(self, place: Place, size: Value | int) -> None:
         """In checked mode, leave the kernel if the bytes from a place on are not all inside its array.

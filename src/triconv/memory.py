@@ -1,0 +1,93 @@
+"""Large blocks of memory that are used again: fresh ones cost more than what is written to them.
+
+The system gives fresh memory page by page, each zeroed first, and takes it back when an array goes. Blocks that arrays
+have left are kept here, up to KEPT bytes of them, for the next array that needs about as much.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from math import prod
+from threading import Lock
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+LINE = 64
+"""Bytes of a cache line, on which every block begins: vectors that begin on one do not lie across two."""
+
+LARGE = 1 << 20
+"""Bytes from which on an array is worth a block."""
+
+KEPT = 256 << 20
+"""Bytes of blocks that wait for the next array; those that were left first go first."""
+
+Block = NDArray[np.uint8]
+
+_free: list[Block] = []
+_left: list[Block] = []
+_lock = Lock()
+
+
+def take(size: int) -> Block:
+    """So many bytes on a cache line, and perhaps some more: those that somebody left, or fresh ones."""
+    with _lock:
+        _collect()
+        fitting = [block for block in _free if size <= len(block) <= 2 * size + (1 << 16)]
+        if fitting:
+            best = min(fitting, key=len)
+            _free[:] = [block for block in _free if block is not best]
+            return best
+    room = np.empty(size + LINE, np.uint8)
+    start = -room.__array_interface__["data"][0] % LINE
+    return room[start : start + size]
+
+
+def give(block: Block) -> None:
+    """Leave a block. No lock is needed: garbage may be collected while this very thread holds it."""
+    _left.append(block)
+    if len(_left) > 64 and _lock.acquire(blocking=False):
+        try:
+            _collect()
+        finally:
+            _lock.release()
+
+
+def release() -> None:
+    """Give everything that is kept back to the system."""
+    with _lock:
+        _collect()
+        _free.clear()
+
+
+def kept() -> int:
+    """The bytes that are kept."""
+    return sum(map(len, [*_free, *_left]))
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An uninitialised array on a cache line; a large one takes a block, and leaves it when it is needed no longer.
+
+    Examples
+    --------
+    >>> empty((2, 3), "float32").shape
+    (2, 3)
+    """
+    kind = np.dtype(dtype)
+    size = prod(shape) * kind.itemsize
+    if size < LARGE:
+        return np.empty(shape, kind)
+    block = take(size)
+    lease = (ctypes.c_ubyte * size).from_address(block.__array_interface__["data"][0])
+    finalize(lease, give, block).atexit = False
+    return np.frombuffer(lease, kind).reshape(shape)
+
+
+def _collect() -> None:
+    """Put what was left with what is free, within the bound."""
+    while _left:
+        _free.append(_left.pop())
+    while sum(map(len, _free)) > KEPT:
+        _free.pop(0)
