@@ -162,6 +162,8 @@ GRID = [
     Row("circular", (2, 2, 6), (3,), 2, padding="same", border="circular"),
     Row("circular, wider than the visible", (2, 2, 3), (4,), 2, padding=((7, 5),), border="circular", dtype="float32"),
     Row("circular, strided and dilated", (2, 2, 7), (3,), 2, padding=3, stride=2, dilation=2, border="circular"),
+    Row("circular, as many positions read as there are", (2, 2, 5), (2,), 2, padding=1, stride=3, border="circular",
+        dtype="float32", visible_size=(5,)),
     Row("reflect", (2, 2, 6), (3,), 2, padding="same", border="reflect", dtype="complex64"),
     Row("reflect, as wide as it can be", (2, 2, 4), (5,), 2, padding=3, border="reflect"),
     Row("reflect, strided, left over", (1, 2, 8), (3,), 2, padding=((2, 1),), stride=3, border="reflect",
@@ -205,6 +207,9 @@ GRID = [
     Row("image, local", (3, 2, 5, 5), (3, 3), 3, bank="local", padding=1, dtype="float32"),
     Row("image, local, on a graph", (2, 3, 4, 4), (2, 2), 4, bank="local", groups=graph("x.x", "...", "xx.", "x.x")),
     Row("image, depthwise, strided", (2, 3, 6, 7), (3, 3), 6, groups=3, stride=2, padding="same", visible_size=(6, 7)),
+    Row("image, depthwise, padded", (2, 5, 6, 7), (3, 3), 5, groups=5, padding=1, dtype="float32"),
+    Row("image, depthwise, padded, strided, dilated", (2, 3, 7, 9), (3, 2), 3, groups=3, padding=(2, 1), stride=(2, 1),
+        dilation=(1, 2)),
     # More axes.
     Row("volume", (2, 2, 4, 5, 3), (3, 2, 2), 3, padding=1, dtype="float32"),
     Row("volume, strided, tiled, bordered", (1, 2, 5, 4, 5), (2, 3, 2), 2, stride=(2, 1, 3), padding=(1, 2, 1),

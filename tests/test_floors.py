@@ -32,8 +32,8 @@ FLOORS: list[list[str]] = [
 
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
-        ["target", "words", "nest"],
-        ["contract", "elementwise", "transform", "pool"],
+        ["target", "words"],
+        ["nest", "contract", "elementwise", "transform", "pool"],
         ["compile", "threads", "scratch"],
         ["copy", "finite"],
         ["layout", "program"],

@@ -50,7 +50,8 @@ class Way:
 
     problem: Problem
     vector: str
-    exact: bool
+    exact: tuple[bool, ...]
+    """Axes whose edges have loops of their own, instead of zeros beyond them."""
     buffers: tuple[Buffer | None, ...]
     layouts: tuple[Layout, ...]
     overhang: tuple[int, ...]
@@ -70,9 +71,23 @@ class Way:
         found = nests(self.problem, self.vector, Lying(*self.layouts), self.overhang, self.exact)
         return [cut(nest, self.problem.itemsize, target(), room) for nest in found]
 
+    @property
+    def supposes(self) -> Role | None:
+        """The operand that has to be finite, as products with zeros beyond an edge are left out or put in; or none."""
+        problem, axes = self.problem, self.problem.geometry.axes
+        match problem.produces:
+            case Role.VISIBLE if any(sum(axis.overhang) for axis, own in zip(axes, self.exact, strict=True) if not own):
+                return Role.WEIGHT
+            case Role.HIDDEN if any(self.exact):
+                return Role.WEIGHT
+            case Role.WEIGHT if any(self.exact):
+                return Role.HIDDEN
+        return None
+
     def seconds(self) -> float:
         cycles: float = sum(one.block.cycles for one in self.cuts())
-        return cycles / CYCLES + 2 * self.copied / COPIED
+        read = self.problem.bytes_of(self.supposes) if self.supposes else 0
+        return cycles / CYCLES + (2 * self.copied + read) / COPIED
 
 
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
@@ -90,19 +105,17 @@ def vectors(problem: Problem) -> list[str]:
     return found
 
 
-def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: bool) -> Way:
+def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tuple[bool, ...]) -> Way:
     """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES."""
     from ..kernels.loops import WIDE
 
     produces, axes = problem.produces, problem.geometry.axes
-    exact_forward = exact and produces is Role.HIDDEN
-    inner = _with_borders_written_out(problem) if produces is Role.VISIBLE else problem
-    leans = produces is Role.VISIBLE and not exact
-    overhang = [axis.overhang if leans else (0, 0) for axis in inner.geometry.axes]
+    transposed = produces is Role.VISIBLE
+    inner = _with_borders_written_out(problem) if transposed else problem
+    each = list(zip(inner.geometry.axes, exact, strict=True))
+    overhang = [axis.overhang if transposed and not own else (0, 0) for axis, own in each]
     pads = {
-        Role.VISIBLE: [(0, axis.visible) for axis in inner.geometry.axes]
-        if produces is Role.VISIBLE or exact_forward
-        else [_padding(axis) for axis in axes],
+        Role.VISIBLE: [(0, axis.visible) if transposed or own else _padding(axis) for axis, own in each],
         Role.HIDDEN: [
             (before, before + axis.hidden + after) for (before, after), axis in zip(overhang, axes, strict=True)
         ],
@@ -193,34 +206,44 @@ def _local(problem: Problem) -> bool:
 def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:
     """The way that should take the least time.
 
-    If all weights are finite, products with a zero of the border may be left out, and products with a zero beyond the
+    If operands are finite, products with a zero of the border may be left out, and products with a zero beyond the
     hidden put in. Else only what the sum has may be multiplied.
     """
-    transposed = problem.produces is Role.VISIBLE
-    found = [way(problem, vector, strides, exact=transposed and not finite) for vector in vectors(problem)]
-    if finite and _can_be_exact(problem):
-        found.append(way(problem, "channel", strides, exact=True))
-    return min(found, key=Way.seconds)
+    rank = problem.geometry.rank
+    always = (problem.produces is Role.VISIBLE and not finite,) * rank
+    found = [way(problem, vector, strides, always) for vector in vectors(problem)]
+    best = min(found, key=Way.seconds)
+    others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
+    return min([best, *(way(problem, best.vector, strides, exact) for exact in others)], key=Way.seconds)
 
 
-def _can_be_exact(problem: Problem) -> bool:
-    """Whether edges can have loops of their own instead of padding; it pays where little is computed."""
-    axes, produces = problem.geometry.axes, problem.produces
-    zero = all(axis.border == "zero" and axis.bank == 1 for axis in axes)
-    few = prod(problem.geometry.kernel) <= FEW_TAPS
-    able = "channel" in vectors(problem) and produces is not Role.WEIGHT
-    return able and zero and few and _leans(problem)
+def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
+    """Which axes to try to give loops of their own at the edges: it spares products, or a copy.
 
+    Every line is a loop of its own then. The last axis has long runs of positions in it, which edges would break; it is
+    tried where there is little to compute and the copy costs as much.
+    """
+    axes = problem.geometry.axes
+    able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
+    lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
+    found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
+    if vector == "channel" and prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT:
+        found += [tuple(able)] if all(able) else []
+    return found
+
+
+MANY_LINES = 1024
+"""Lines that make tables too long, and edges too rare, for loops of their own."""
 
 FEW_TAPS = 25
 """A kernel whose window is small, so that most positions are far from an edge and share what they read."""
 
 
-def _leans(problem: Problem) -> bool:
-    """Whether zeros beyond an edge are read."""
+def _reads_beyond(problem: Problem, axis: Axis) -> bool:
+    """Whether zeros beyond the edges of an axis are read."""
     if problem.produces is Role.VISIBLE:
-        return any(sum(axis.overhang) for axis in _with_borders_written_out(problem).geometry.axes)
-    return any(_padding(axis) != (0, axis.visible) for axis in problem.geometry.axes)
+        return any(axis.overhang)
+    return _padding(axis) != (0, axis.visible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +254,8 @@ class Ready:
     program: Program
     fills: tuple[Move | None, ...]
     drain: list[tuple[Move, int, int]]
+    supposes: int | None
+    """Which of the arrays has to be finite."""
 
 
 def _folds(problem: Problem) -> bool:
@@ -256,7 +281,8 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
         fills.append(buffer.fill(shape, steps, axes, problem.dtype) if buffer and is_operand else None)
         if buffer and not is_operand and not _folds(problem):
             drain = buffer.drain(shape, steps, problem.dtype)
-    return Ready(best, program, tuple(fills), drain)
+    supposes = None if best.supposes is None else ROLES.index(best.supposes)
+    return Ready(best, program, tuple(fills), drain, supposes)
 
 
 def build(problem: Problem) -> Run:
@@ -270,7 +296,6 @@ def build(problem: Problem) -> Run:
     from ..kernels.scratch import Scratch
 
     ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, problem))
-    asks = _can_be_exact(problem) or (problem.produces is Role.VISIBLE and _leans(problem))
     sparse = problem.produces is Role.WEIGHT and problem.channels.mask is not None
     dtype, itemsize, produced = problem.dtype, problem.itemsize, ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
@@ -281,7 +306,9 @@ def build(problem: Problem) -> Run:
         given = [arguments[number] for number in given_at]
         strides = tuple([tuple([step // itemsize for step in array.strides]) for array in given])
         in_line = given[produced].__array_interface__["data"][0] % LINE == 0
-        best = ready(strides, asks and all_finite(given[2]), in_line)
+        best = ready(strides, True, in_line)
+        if best.supposes is not None and not all_finite(given[best.supposes]):
+            best = ready(strides, False, in_line)
         with Scratch() as lent:
             seen = list(given)
             for number, buffer in enumerate(best.way.buffers):

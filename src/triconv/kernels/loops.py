@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from math import prod
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..form import Problem, Role
-from ..geometry import Run
+from ..geometry import Axis, Run, Strand
 from .layout import Layout
 from .nest import Index, Nest
 
@@ -72,7 +72,7 @@ def arrays(problem: Problem, vector: str) -> tuple[Role, Role, Role]:
     return second, first, problem.produces
 
 
-def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], exact: bool) -> list[Nest]:
+def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], exact: Sequence[bool]) -> list[Nest]:
     """The loop nests of a problem, for what vectors run over and how arrays lie.
 
     `overhang` is how many positions the hidden has before its first on each axis. `exact` loops need neither those nor
@@ -221,34 +221,88 @@ class Group:
     kernel: list[tuple[int, Steps]]
 
 
-def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: bool) -> list[Group]:
+def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: Sequence[bool]) -> list[Group]:
     """The strands of an axis, those of the same runs together."""
-    axis, rank = problem.geometry.axes[number], problem.geometry.rank
-    by_runs: dict[tuple[Run, ...], list[Bundle]] = defaultdict(list)
-    bank = lying.weight.steps[number] if problem.geometry.banked else 0
-    kernel = partial(lying.tap, rank, number)
-    at_visible, at_hidden = partial(lying.visible.at, 2 + number), partial(lying.hidden.at, 2 + number)
+    axis, last = problem.geometry.axes[number], number == problem.geometry.rank - 1
+    at = Places(problem, lying, number, overhang)
     if problem.produces is Role.VISIBLE:
-        for strand in axis.transposed(exact):
-            taps = tuple(Steps(0, at_hidden(1) * o, kernel(k) + bank * b) for k, o, b in strand.taps)
-            corner = Steps(at_visible(strand.visible), at_hidden(strand.hidden + overhang), bank * strand.bank)
-            by_runs[strand.runs].append(Bundle(corner, taps))
-        return [Group(runs, bundles, []) for runs, bundles in by_runs.items()]
-    split = lying.visible.split > 1 and number == rank - 1
-    for strand in axis.forward(exact):
-        corner = Steps(at_visible(strand.visible), at_hidden(strand.hidden), bank * strand.bank)
-        if not split:
-            met = tuple(Steps(at_visible(axis.dilation * k), 0, kernel(k)) for k, _, _ in strand.taps)
-            by_runs[strand.runs].append(Bundle(corner, met) if exact else Bundle(corner))
-            continue
-        taps = tuple(Steps(at_visible(strand.visible + axis.dilation * k), 0, kernel(k)) for k in range(axis.kernel))
-        corner = corner._replace(visible=0)
-        if problem.produces is Role.HIDDEN:
-            by_runs[strand.runs].append(Bundle(corner, taps))
+        strands = [(strand, at.transposed(strand)) for strand in axis.transposed(exact[number])]
+    elif problem.produces is Role.WEIGHT and exact[number]:
+        return [Group((), at.pairs(axis), [])]
+    elif last and lying.visible.split > 1:
+        strands = [(strand, bundle) for strand in axis.forward(False) for bundle in at.apart(axis, strand)]
+    else:
+        strands = [(strand, at.forward(axis, strand, exact[number])) for strand in axis.forward(exact[number])]
+    by_runs: dict[tuple[Run, ...], list[Bundle]] = defaultdict(list)
+    for strand, bundle in strands:
+        if exact[number] and not exact[-1]:  # every line is a loop of its own
+            by_runs[()] += at.lines(strand, bundle)
         else:
-            by_runs[strand.runs] += [Bundle(Steps(*map(sum, zip(corner, tap, strict=True)))) for tap in taps]
-    loops = [] if split or exact else [(axis.kernel, Steps(at_visible(axis.dilation), 0, kernel(1)))]
-    return [Group(runs, bundles, loops) for runs, bundles in by_runs.items()]
+            by_runs[strand.runs].append(bundle)
+    shared = problem.produces is not Role.VISIBLE and not exact[number] and not (last and lying.visible.split > 1)
+    kernel = [(axis.kernel, Steps(at.visible(axis.dilation), 0, at.kernel(1)))] if shared else []
+    return [Group(runs, bundles, kernel) for runs, bundles in by_runs.items()]
+
+
+class Places:
+    """Where positions of an axis, taps of its kernel and kernels of its bank are in the three arrays."""
+
+    def __init__(self, problem: Problem, lying: Lying, number: int, overhang: int) -> None:
+        self.produces, self.overhang = problem.produces, overhang
+        self.bank = lying.weight.steps[number] if problem.geometry.banked else 0
+        self.visible = partial(lying.visible.at, 2 + number)
+        self.hidden = partial(lying.hidden.at, 2 + number)
+        self.kernel = partial(lying.tap, problem.geometry.rank, number)
+        self.run = partial(lying.run, number)
+
+    def corner(self, strand: Strand) -> Steps:
+        hidden = self.hidden(strand.hidden + self.overhang)
+        return Steps(self.visible(strand.visible), hidden, self.bank * strand.bank)
+
+    def transposed(self, strand: Strand) -> Bundle:
+        taps = (Steps(0, self.hidden(1) * o, self.kernel(k) + self.bank * b) for k, o, b in strand.taps)
+        return Bundle(self.corner(strand), tuple(taps))
+
+    def forward(self, axis: Axis, strand: Strand, exact: bool) -> Bundle:
+        """Taps that all positions of the axis meet are a loop, and not listed."""
+        if not exact:
+            return Bundle(self.corner(strand))
+        taps = tuple(Steps(self.visible(axis.dilation * k), 0, self.kernel(k)) for k, _, _ in strand.taps)
+        return Bundle(self.corner(strand), taps)
+
+    def apart(self, axis: Axis, strand: Strand) -> list[Bundle]:
+        """Where residues of the visible lie apart, so do taps: they are listed, or are results of their own."""
+        corner = self.corner(strand)._replace(visible=0)
+        places = [self.visible(strand.visible + axis.dilation * k) for k in range(axis.kernel)]
+        taps = [Steps(place, 0, self.kernel(k)) for k, place in enumerate(places)]
+        if self.produces is Role.HIDDEN:
+            return [Bundle(corner, tuple(taps))]
+        return [Bundle(_plus(corner, tap)) for tap in taps]
+
+    def lines(self, strand: Strand, bundle: Bundle) -> list[Bundle]:
+        """Every position of a strand on its own."""
+        (run,) = strand.runs
+        steps = self.run(run)
+        return [replace(bundle, corner=_plus(bundle.corner, Steps(*(n * s for s in steps)))) for n in range(run.count)]
+
+    def pairs(self, axis: Axis) -> list[Bundle]:
+        """Every tap, with the positions that meet it inside the visible."""
+        positions = {k: [] for k in range(axis.kernel)}
+        for strand in axis.forward(True):
+            (run,) = strand.runs
+            for k, _, _ in strand.taps:
+                positions[k] += range(strand.hidden, strand.hidden + run.count)
+        return [
+            Bundle(
+                Steps(self.visible(axis.dilation * k - axis.before), 0, self.kernel(k)),
+                tuple(Steps(self.visible(axis.stride * c), self.hidden(c), 0) for c in met),
+            )
+            for k, met in positions.items()
+        ]
+
+
+def _plus(a: Steps, b: Steps) -> Steps:
+    return Steps(a.visible + b.visible, a.hidden + b.hidden, a.weight + b.weight)
 
 
 def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) -> tuple[np.ndarray, np.ndarray]:

@@ -114,6 +114,14 @@ class Kernel:
 
     # Memory
 
+    def opaque(self, place: Place) -> Place:
+        """The same place, of which LLVM does not know how it came about.
+
+        So it does not search for the cheapest way to step from one to the next of many places that follow.
+        """
+        same = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0")
+        return Place(self.build.call(same, [place.pointer]), place.array)
+
     def at(self, place: Place, offset: Value | int, kind: ir.Type | None = None) -> Place:
         """The place of the offset-th number from a place on."""
         moved = self.build.gep(
