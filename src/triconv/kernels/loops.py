@@ -94,7 +94,8 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
         turns = [(run.count, steps) for pair in runs for run, steps in pair if not run.bank]
         last = len(turns) - 1 if vector == "position" else None
         positions = [loop(count, steps, number == last) for number, (count, steps) in enumerate(turns)]
-        spatial = [loop(problem.batch, examples, vector == "example"), *positions]
+        batch = loop(problem.batch, examples, vector == "example")
+        spatial = [*positions, batch] if vector == "example" else [batch, *positions]
         taps = [loop(count, steps) for group in choice for count, steps in group.kernel]
         g, o, i = (
             [*(loop(*panel) for panel in panels), loop(count, steps, name == vector)]
@@ -128,13 +129,14 @@ def _order(
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if vector in ("position", "example") else [*taps, *i]
         case Role.VISIBLE:
-            channel, sums = i, [*taps, *o]
-    *lines, line = spatial
+            channel, sums = i, [*o, *taps] if vector in ("position", "example") else [*taps, *o]
+    near = 2 if vector == "example" else 1
+    lines, line = spatial[:-near], spatial[-near:]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
-        return [*g, *channel, *lines], [line], sums
+        return [*g, *channel, *lines], line, sums
     if vector == "channel" and _window(problem) <= LARGE:
-        return [*residues, *lines], [line, *g], sums
-    return [*g, *residues, *lines], [line, *channel], sums
+        return [*residues, *lines], [*line, *g], sums
+    return [*g, *residues, *lines], [*line, *channel], sums
 
 
 def _reread(problem: Problem, vector: str) -> int:
@@ -225,6 +227,11 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: S
     """The strands of an axis, those of the same runs together."""
     axis, last = problem.geometry.axes[number], number == problem.geometry.rank - 1
     at = Places(problem, lying, number, overhang)
+    if problem.produces is Role.VISIBLE and not exact[number] and axis.stride == axis.bank == 1:
+        (strand,) = axis.transposed(False)
+        met = at.transposed(strand)
+        step = Steps(0, -at.hidden(axis.dilation), at.kernel(1))  # the taps of the only phase are evenly spaced
+        return [Group(strand.runs, [Bundle(_plus(met.corner, met.taps[0]))], [(axis.kernel, step)])]
     if problem.produces is Role.VISIBLE:
         strands = [(strand, at.transposed(strand)) for strand in axis.transposed(exact[number])]
     elif problem.produces is Role.WEIGHT and exact[number]:
