@@ -162,7 +162,7 @@ GRID = [
     Row("circular", (2, 2, 6), (3,), 2, padding="same", border="circular"),
     Row("circular, wider than the visible", (2, 2, 3), (4,), 2, padding=((7, 5),), border="circular", dtype="float32"),
     Row("circular, strided and dilated", (2, 2, 7), (3,), 2, padding=3, stride=2, dilation=2, border="circular"),
-    Row("circular, as many positions read as there are", (2, 2, 5), (2,), 2, padding=1, stride=3, border="circular",
+    Row("circular, as many positions read as there are", (2, 1, 5), (2,), 2, padding=1, stride=3, border="circular",
         dtype="float32", visible_size=(5,)),
     Row("reflect", (2, 2, 6), (3,), 2, padding="same", border="reflect", dtype="complex64"),
     Row("reflect, as wide as it can be", (2, 2, 4), (5,), 2, padding=3, border="reflect"),

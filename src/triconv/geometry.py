@@ -87,6 +87,11 @@ class Axis:
         return span(self.kernel, self.dilation)
 
     @property
+    def local(self) -> bool:
+        """Whether every hidden position has a kernel of its own."""
+        return self.bank == self.hidden > 1
+
+    @property
     def reach(self) -> int:
         """How many positions, from the first of the padding on, all the windows together cover."""
         return self.stride * (self.hidden - 1) + self.span
@@ -182,7 +187,9 @@ class Axis:
 
     @property
     def overhang(self) -> tuple[int, int]:
-        """How many hidden positions before the first and after the last a transpose asks for."""
+        """How many hidden positions before the first and after the last a transpose asks for: none if local."""
+        if self.local:
+            return 0, 0
         asked = [
             (offset, (self.visible - 1 - phase.first) // self.stride + offset)
             for phase in self.phases
@@ -197,7 +204,7 @@ class Axis:
         Exact strands name existing hidden positions only, so those near an edge have strands, and taps, of their own;
         the others lean on the `overhang`, hidden positions that must be there and zero.
         """
-        local = self.bank == self.hidden and self.bank > 1
+        local = self.local
         strands: list[Strand] = []
         for phase in self.phases:
             count = -(-(self.visible - phase.first) // self.stride)

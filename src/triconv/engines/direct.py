@@ -200,7 +200,7 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
 
 def _local(problem: Problem) -> bool:
     """Whether every position has a kernel of its own."""
-    return problem.geometry.rank > 0 and all(axis.bank == axis.hidden > 1 for axis in problem.geometry.axes)
+    return problem.geometry.rank > 0 and all(axis.local for axis in problem.geometry.axes)
 
 
 def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:

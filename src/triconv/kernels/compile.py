@@ -146,8 +146,8 @@ def _optimised(kernel: Described, machine: Target) -> Any:
     module.triple = machine.triple
     kernel.emit(module, kernel.name, machine)
     parsed = llvm.parse_assembly(str(module))
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    # The kernels say themselves what is a vector and what is unrolled.
+    # The kernels say themselves what is a vector and what is unrolled, and the second level makes none of them faster.
+    tuning = llvm.create_pipeline_tuning_options(speed_level=1)
     tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
     builder = llvm.create_pass_builder(_machine(machine), tuning)
     builder.getModulePassManager().run(parsed, builder)

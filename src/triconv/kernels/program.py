@@ -18,7 +18,7 @@ from .threads import run_all, thread_count
 NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread takes as long."""
 
-AHEAD = 1024
+AHEAD = 512
 """Numbers that are on the way from memory while others are multiplied."""
 
 MULTIPLICATIONS_A_COPY = 16

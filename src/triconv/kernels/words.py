@@ -187,7 +187,7 @@ class Kernel:
 
     def prefetch(self, place: Place) -> None:
         """Ask for a line of the cache that is wanted soon; where there is none, nothing happens."""
-        values = [place.pointer, I32(0), I32(2), I32(1)]  # to be read, in the second-level cache, as data
+        values = [place.pointer, I32(0), I32(3), I32(1)]  # to be read, in the second-level cache, as data
         if not CHECKED:
             self.intrinsic("prefetch", ir.VoidType(), values, [POINTER])
 
