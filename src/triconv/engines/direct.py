@@ -140,7 +140,8 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
         if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
             lies_well = lies_well and steps[0] < steps[2]
-        as_it_is = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel and lies_well
+        same = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel
+        as_it_is = same and lies_well and not (role is produces and _folds(problem))
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
