@@ -291,7 +291,6 @@ def build(problem: Problem) -> Run:
         return _nothing
     if problem.complex:
         return _build_complex(problem)
-    from ..kernels.finite import all_finite
     from ..kernels.loops import arrays
     from ..kernels.program import in_parts
     from ..kernels.scratch import Scratch
@@ -308,7 +307,7 @@ def build(problem: Problem) -> Run:
         strides = tuple([tuple([step // itemsize for step in array.strides]) for array in given])
         in_line = given[produced].__array_interface__["data"][0] % LINE == 0
         best = ready(strides, True, in_line)
-        if best.supposes is not None and not all_finite(given[best.supposes]):
+        if best.supposes is not None and not _finite(problem, ROLES[best.supposes], given[best.supposes]):
             best = ready(strides, False, in_line)
         with Scratch() as lent:
             seen = list(given)
@@ -330,6 +329,17 @@ def build(problem: Problem) -> Run:
             out[...] = given[produced]
 
     return run
+
+
+def _finite(problem: Problem, role: Role, array: Array) -> bool:
+    """Whether all that is read of an operand is finite; of a weight nothing outside a channel graph is."""
+    from ..kernels.finite import all_finite
+
+    mask = problem.channels.mask
+    if mask is None or role is not Role.WEIGHT:
+        return all_finite(array)
+    lead = (slice(None),) * (problem.geometry.rank * problem.geometry.banked)
+    return bool(np.isfinite(array[(*lead, *np.nonzero(mask))]).all())
 
 
 def _nothing(_a: Array, _b: Array, out: Array) -> None:

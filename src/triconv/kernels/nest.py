@@ -175,7 +175,7 @@ def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     if nest.taps_inside and not depth.vector:
         depth = loops[-1] if len(nest.taps) == 1 and loops else Index(1, 0, 0, 0)
     others = prod(loop.count for loop in loops) // depth.count
-    if others * len(nest.taps) < parts and not depth.vector:
+    if parts > 1 and others * len(nest.taps) < parts and depth in loops and not depth.vector:
         turns = next((n for n in range(parts, 4 * parts) if depth.count % n == 0), 1)
         inner = replace(depth, count=depth.count // turns)
         loops[loops.index(depth)] = replace(depth, count=turns, a=inner.count * depth.a, b=inner.count * depth.b)
