@@ -38,9 +38,11 @@ ROOMS: dict[str, list[list[str]]] = {
         ["copy", "finite"],
         ["layout", "program"],
         ["loops"],
+        ["ways"],
+        ["prepared"],
         [""],
     ],
-    "engines": [["im2row", "matrix", "reference", "direct", "depthwise", "winograd", "fft"], [""]],
+    "engines": [["im2row", "matrix", "reference", "direct", "winograd", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
     "benchmark": [
         ["machine", "memory", "timing", "workload"],

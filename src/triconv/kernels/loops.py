@@ -15,7 +15,7 @@ import numpy as np
 from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
 from .layout import Layout
-from .nest import Index, Nest
+from .nest import Index, Nest, outer_sum
 
 WIDE = {
     "hidden": (Role.HIDDEN, Role.WEIGHT),
@@ -175,12 +175,9 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     visible, hidden = lying.visible.steps[1], lying.hidden.steps[1]
     by_hidden, by_visible = lying.weight.steps[lead : lead + 2]
     if channels.mask is not None:
-        edges = [
-            Steps(int(i) * visible, int(o) * hidden, int(o) * by_hidden + int(i) * by_visible)
-            for o, i in np.argwhere(channels.mask)
-        ]
         none = {name: [(1, Steps())] for name in ("channel", "hidden", "visible")}
-        return _edges(problem, edges, hidden, visible), none
+        edges = np.argwhere(channels.mask).tolist()
+        return _edges(problem, edges, Steps(visible, hidden), (by_hidden, by_visible)), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
     loops = {
         "channel": [(groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs))],
@@ -195,23 +192,21 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     return [Bundle(Steps())], loops
 
 
-def _edges(problem: Problem, edges: list[Steps], hidden: int, visible: int) -> list[Bundle]:
-    """A channel graph's edges: each result channel with those that it sums."""
-    channels = problem.channels
+def _edges(problem: Problem, edges: list[list[int]], step: Steps, by: tuple[int, int]) -> list[Bundle]:
+    """A channel graph's edges (o, i): each result channel with those that it sums."""
+    places = [(step.visible * i, step.hidden * o, by[0] * o + by[1] * i) for o, i in edges]
     if problem.produces is Role.WEIGHT:
-        return [Bundle(edge) for edge in edges]
-    mask = channels.mask
-    assert mask is not None
-    by_channel: dict[int, list[Steps]] = {
-        n: [] for n in range(channels.hidden if problem.produces is Role.HIDDEN else channels.visible)
-    }
-    for (o, i), edge in zip(np.argwhere(mask), edges, strict=True):
-        if problem.produces is Role.HIDDEN:
-            by_channel[int(o)].append(edge._replace(hidden=0))
-        else:
-            by_channel[int(i)].append(edge._replace(visible=0))
-    step = Steps(hidden=hidden) if problem.produces is Role.HIDDEN else Steps(visible=visible)
-    return [Bundle(Steps(*(n * each for each in step)), tuple(taps)) for n, taps in by_channel.items()]
+        return [Bundle(Steps(*place)) for place in places]
+    found: list[list[Steps]]
+    if problem.produces is Role.HIDDEN:
+        found = [[] for _ in range(problem.channels.hidden)]
+        for (o, _), (visible, _, weight) in zip(edges, places, strict=True):
+            found[o].append(Steps(visible, 0, weight))
+        return [Bundle(Steps(hidden=step.hidden * o), tuple(taps)) for o, taps in enumerate(found)]
+    found = [[] for _ in range(problem.channels.visible)]
+    for (_, i), (_, hidden, weight) in zip(edges, places, strict=True):
+        found[i].append(Steps(0, hidden, weight))
+    return [Bundle(Steps(visible=step.visible * i), tuple(taps)) for i, taps in enumerate(found)]
 
 
 @dataclass(frozen=True)
@@ -314,18 +309,17 @@ def _plus(a: Steps, b: Steps) -> Steps:
 
 def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) -> tuple[np.ndarray, np.ndarray]:
     """Corners (a, b, c, first tap, last tap) for every combination of a bundle from each family, and their taps."""
-    places: dict[tuple[tuple[Steps, ...], ...], tuple[int, int]] = {}
-    corners, taps, total = [], [np.zeros((0, 3), np.int64)], 0
-    for choice in product(*families):
-        key = tuple(bundle.taps for bundle in choice)
-        if key not in places:
-            sums = np.zeros((1, 3), np.int64)
-            for more in key:
-                sums = (sums[:, None] + np.array(more, np.int64).reshape(-1, 3)[None]).reshape(-1, 3)
-            places[key] = total, total + len(sums)
-            total += len(sums)
-            taps.append(sums)
-        corner = [sum(steps) for steps in zip(*(bundle.corner for bundle in choice), strict=True)]
-        corners.append([*(_of(Steps(*corner), role) for role in roles), *places[key]])
-    columns = [Steps._fields.index(role.value) for role in roles[:2]]
-    return np.array(corners, np.int64).reshape(-1, 5), np.ascontiguousarray(np.concatenate(taps)[:, columns])
+    corners, which, sums = np.zeros((1, 3), np.int64), np.zeros(1, np.int64), [np.zeros((1, 3), np.int64)]
+    for family in families:
+        distinct = list(dict.fromkeys(bundle.taps for bundle in family))
+        number = {taps: n for n, taps in enumerate(distinct)}
+        corners = outer_sum(corners, [bundle.corner for bundle in family])
+        own = np.array([number[bundle.taps] for bundle in family], np.int64)
+        which = np.add.outer(which * len(distinct), own).ravel()
+        if distinct != [(Steps(),)]:
+            tables = [np.array(taps, np.int64).reshape(-1, 3) for taps in distinct]
+            sums = [outer_sum(before, table) for before in sums for table in tables]
+    ends = np.cumsum([0, *map(len, sums)])
+    columns = [Steps._fields.index(role.value) for role in roles]
+    found = np.column_stack([corners[:, columns], ends[which], ends[which + 1]])
+    return found, np.ascontiguousarray(np.concatenate([corners[:0], *sums])[:, columns[:2]])

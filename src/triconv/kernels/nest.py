@@ -207,6 +207,8 @@ def best_block(
     """
     rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
     columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    heights = [(prod(tall), tall, max(tall, default=1), _tiles(rows, tall)) for tall in _sizes(tuple(rows), registers)]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
@@ -214,29 +216,33 @@ def best_block(
     for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
         for many in _sizes(tuple(columns), registers // vectors):
             width = vectors * prod(many)
-            for tall in _sizes(tuple(rows), max(1, (registers - 1) // width - 1)):
-                height = prod(tall)
-                if (height + (height > 1)) * width + 1 > registers and height * width > 1:
+            most_high, tiles = (
+                max(1, (registers - 1) // width - 1),
+                alone * _tiles(columns, many) * ceil(every / vectors),
+            )
+            for height, tall, longest, tiles_down in heights:
+                if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
                     continue
                 from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
                 loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
                 cycles *= SUMMED if depth.vector else 1
                 # Rows and columns that are far apart share none of what they read.
-                cycles *= 1 + FAR_APART * (height // max(tall, default=1) + width // vectors - 2)
+                cycles *= 1 + FAR_APART * (height // longest + width // vectors - 2)
                 each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
-                sizes = [m * c for m, c in zip(tall, many, strict=True)]
-                tiles = prod(
-                    ceil(loop.count / size) for loop, size in zip(results, sizes, strict=True) if not loop.vector
-                )
-                total = each * tiles * ceil(every / vectors)
+                total = each * tiles * tiles_down
                 if total < best.cycles * (1 - 1e-9):
                     taken = (
-                        min(vectors * lanes, vector.count) if i.vector else s
-                        for i, s in zip(results, sizes, strict=True)
+                        min(vectors * lanes, vector.count) if loop.vector else m * c
+                        for loop, m, c in zip(results, tall, many, strict=True)
                     )
                     best = Block(tuple(taken), total)
     return best
+
+
+def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """How many blocks of these sizes cover so many."""
+    return prod(ceil(count / size) for count, size in zip(counts, sizes, strict=True))
 
 
 def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:

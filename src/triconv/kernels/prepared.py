@@ -1,0 +1,103 @@
+"""A way to run a problem made ready: its program, and the copies into and out of its buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..form import Problem, Role
+from .copy import Move
+from .loops import arrays
+from .program import Program, in_parts, tiled
+from .scratch import Scratch
+from .target import target
+from .ways import ROLES, Strides, Way, best_way, folds, way
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A way, compiled for arrays of certain strides."""
+
+    way: Way
+    produced: int
+    """Which of the arrays is the result, as ROLES counts them."""
+    supposes: int | None
+    """Which of them has to be finite, if any."""
+    examples: int
+    """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
+    program: Program
+    operands: tuple[int, ...]
+    """Which of the arrays are the program's A, B and C."""
+    fills: tuple[tuple[int, Move], ...]
+    drains: tuple[tuple[Move, int, int], ...]
+
+    def run(self, given: Sequence[Array]) -> None:
+        """Write the result over one of the arrays, which come in the order of ROLES."""
+        visible, hidden, weight = given
+        if self.examples >= len(visible):
+            self._run(given)
+            return
+        for n in range(0, len(visible), self.examples):
+            some = slice(n, n + self.examples)
+            self._run((visible[some], hidden[some], weight))
+
+    def _run(self, given: Sequence[Array]) -> None:
+        with Scratch() as lent:
+            seen = list(given)
+            for number, buffer in enumerate(self.way.buffers):
+                if buffer is not None:
+                    seen[number] = lent.array(buffer.size, given[number].dtype)
+            for number, move in self.fills:
+                in_parts(partial(move.run, given[number], seen[number]), seen[number].size)
+            self.program.run(*[seen[number] for number in self.operands])
+            result, out = seen[self.produced], given[self.produced]
+            for move, begin, first in self.drains:
+                in_parts(partial(move.run, result[begin:], out[..., first:]), result.size)
+            buffer = self.way.buffers[self.produced]
+            if buffer is not None and not self.drains:
+                buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+
+def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
+    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?"""
+    best, produced = best_way(problem, strides, finite), ROLES.index(problem.produces)
+    examples = _examples(best)
+    if examples < problem.batch:
+        best = way(replace(problem, batch=examples), best.vector, strides, best.exact)
+    part = best.asked
+    in_line |= best.buffers[produced] is not None
+    lanes = target().lanes(problem.itemsize)
+    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line)]
+    fills, drains = [], []
+    for number, (role, buffer, steps) in enumerate(zip(ROLES, best.buffers, strides, strict=True)):
+        shape = part.shape(role)
+        axes = (None, None, *part.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
+        if buffer is not None and number != produced:
+            fills.append((number, buffer.fill(shape, steps, axes, problem.dtype)))
+        elif buffer is not None and not folds(problem):
+            drains += buffer.drain(shape, steps, problem.dtype)
+    return Prepared(
+        best,
+        produced,
+        None if best.supposes is None else ROLES.index(best.supposes),
+        examples,
+        Program(tables, part.flops),
+        tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
+        tuple(fills),
+        tuple(drains),
+    )
+
+
+def _examples(best: Way) -> int:
+    """How many examples to take at a time: half of them, or fewer, where operands and result have copies both."""
+    problem = best.problem
+    both = best.vector == "position" and sum(buffer is not None for buffer in best.buffers) > 1
+    if not both or problem.produces is Role.WEIGHT:
+        return problem.batch
+    return next((problem.batch // n for n in range(2, problem.batch + 1) if problem.batch % n == 0), problem.batch)

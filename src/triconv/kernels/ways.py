@@ -1,0 +1,244 @@
+"""The ways to run a problem: what vectors run over, what is copied first, where edges have loops of their own.
+
+The index that vectors run over is chosen by the cycles it should take. Channels-last arrays want a channel; few
+channels, and channel graphs, want positions, or examples. Where the vector's index is summed, the lanes of a vector
+are added at the end:
+
+    vectors over    step by one in        conv       conv_transpose    conv_weight
+    hidden          hidden, weight                   summed
+    visible         visible, weight       summed
+    channel         all three             (depthwise: one hidden and one visible channel a group)
+    position        visible, hidden                                    summed
+    example         visible, hidden                                    summed
+
+Operands are read where they lie if they step by one along the vector and need no padding; else they are copied once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+
+from ..form import Problem, Role
+from ..geometry import Axis
+from .layout import Buffer, Layout
+from .loops import LARGE, WIDE, Lying, nests
+from .nest import Cut, cut
+from .target import cache_bytes, target
+
+CYCLES, COPIED = 4e9, 25e9
+"""A second's cycles, and bytes copied."""
+
+Strides = tuple[int, ...]
+"""Of an array, in numbers."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a problem: what vectors run over, what is copied first (None: nothing), and how all then lies."""
+
+    asked: Problem
+    problem: Problem
+    """What is asked for with borders written out as positions of their own, where they are folded afterwards."""
+    vector: str
+    exact: tuple[bool, ...]
+    """Axes whose edges have loops of their own, instead of zeros beyond them."""
+    buffers: tuple[Buffer | None, ...]
+    layouts: tuple[Layout, ...]
+    overhang: tuple[int, ...]
+
+    @property
+    def copied(self) -> int:
+        """The bytes of the copies."""
+        return sum(buffer.size for buffer in self.buffers if buffer is not None) * self.problem.itemsize
+
+    def cuts(self) -> tuple[Cut, ...]:
+        """The loop nests, cut into tiles."""
+        return _cuts(self)
+
+    @property
+    def supposes(self) -> Role | None:
+        """The operand that has to be finite, as products with zeros beyond an edge are left out or put in; or none."""
+        problem, axes = self.problem, self.problem.geometry.axes
+        match problem.produces:
+            case Role.VISIBLE if any(sum(axis.overhang) for axis, own in zip(axes, self.exact, strict=True) if not own):
+                return Role.WEIGHT
+            case Role.HIDDEN if any(self.exact):
+                return Role.WEIGHT
+            case Role.WEIGHT if any(self.exact):
+                return Role.HIDDEN
+        return None
+
+    def seconds(self) -> float:
+        cycles: float = sum(one.block.cycles for one in self.cuts())
+        read = self.problem.bytes_of(self.supposes) if self.supposes else 0
+        return cycles / CYCLES + (2 * self.copied + read) / COPIED
+
+
+ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
+
+KEPT = 16
+"""Of what was chosen and cut last, which is asked for again when a problem is first chosen, explained and built."""
+
+
+@lru_cache(maxsize=KEPT)
+def _cuts(way: Way) -> tuple[Cut, ...]:
+    room = cache_bytes()[1] // 2
+    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact)
+    return tuple(cut(nest, way.problem.itemsize, target(), room) for nest in found)
+
+
+def vectors(problem: Problem) -> list[str]:
+    """What vectors may run over."""
+    axes, channels = problem.geometry.axes, problem.channels
+    found = ["example"]
+    if axes and axes[-1].bank == 1:
+        found.append("position")
+    if channels.mask is None:
+        one_each = channels.groups == channels.hidden == channels.visible > 1
+        found += ["channel"] if one_each else ["hidden", "visible"]
+    return found
+
+
+def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tuple[bool, ...]) -> Way:
+    """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES."""
+    produces, axes = problem.produces, problem.geometry.axes
+    transposed = produces is Role.VISIBLE
+    inner = _with_borders_written_out(problem) if transposed else problem
+    each = list(zip(inner.geometry.axes, exact, strict=True))
+    overhang = [axis.overhang if transposed and not own else (0, 0) for axis, own in each]
+    pads = {
+        Role.VISIBLE: [(0, axis.visible) if transposed or own else _padding(axis) for axis, own in each],
+        Role.HIDDEN: [
+            (before, before + axis.hidden + after) for (before, after), axis in zip(overhang, axes, strict=True)
+        ],
+        Role.WEIGHT: [],
+    }
+    split = axes[-1].stride if vector == "position" else 1
+    buffers: list[Buffer | None] = []
+    layouts = []
+    for role, steps in zip(ROLES, strides, strict=True):
+        shape = problem.shape(role)
+        order = _order(problem, role, vector, steps)
+        unit = order[-1]
+        panel = _panel(problem, role, vector, shape[unit])
+        lead = (0,) * (len(shape) - len(pads[role]))
+        buffer = Buffer(
+            (*shape[: len(lead)], *(length for _, length in pads[role])),
+            (*lead, *(before for before, _ in pads[role])),
+            order,
+            split if role is Role.VISIBLE else 1,
+            panel,
+        )
+        lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
+        if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
+            lies_well = lies_well and steps[0] < steps[2]
+        same = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel
+        as_it_is = same and lies_well and not (role is produces and folds(problem))
+        buffers.append(None if as_it_is else buffer)
+        # The step of an axis of one entry means nothing; of the vector it is one.
+        own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
+        layouts.append(Layout(own) if as_it_is else buffer.layout)
+    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), tuple(before for before, _ in overhang))
+
+
+def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
+    """How many channels of a large weight to put side by side, so that what one tile reads is near; 0 leaves it."""
+    wide = PANEL * target().lanes(problem.itemsize)
+    other = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
+    large = role is Role.WEIGHT and vector == other and problem.bytes_of(role) > LARGE
+    return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
+
+
+LONG = 16
+"""Positions of a line that is not short."""
+
+PANEL = 2
+"""Vectors of a panel, as tiles have where there are many rows."""
+
+
+def _padding(axis: Axis) -> tuple[int, int]:
+    """How many positions go before the visible, and how many there are then in all."""
+    if axis.before == 0 and axis.reach <= axis.visible:
+        return 0, axis.visible
+    return axis.before, axis.reach
+
+
+def _with_borders_written_out(problem: Problem) -> Problem:
+    """The problem whose visible has positions of its own for what borders read; zero borders need none."""
+    axes = tuple(axis if axis.border == "zero" else axis.extended for axis in problem.geometry.axes)
+    return replace(problem, geometry=replace(problem.geometry, axes=axes))
+
+
+def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[int, ...]:
+    """The order of the axes of a copy, the last one that along which it steps by one."""
+    axes = range(len(steps))
+    if role is Role.WEIGHT:
+        channel = problem.geometry.rank * problem.geometry.banked + (vector == "visible")
+        others = sorted((axis for axis in axes if axis != channel), key=lambda axis: -abs(steps[axis]))
+        return (*others, channel)
+    match vector:
+        case "position":
+            # All channels of a line side by side, unless lines are so short that they are better joined.
+            long = problem.geometry.hidden[-1] >= LONG
+            return (0, *axes[2:-1], 1, axes[-1]) if long else tuple(axes)
+        case "example":
+            return (*axes[1:], 0)
+    if _local(problem):  # examples are what shares a kernel
+        return (*axes[2:], 0, 1)
+    return (0, *axes[2:], 1)
+
+
+def _local(problem: Problem) -> bool:
+    """Whether every position has a kernel of its own."""
+    return problem.geometry.rank > 0 and all(axis.local for axis in problem.geometry.axes)
+
+
+@lru_cache(maxsize=KEPT)
+def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:
+    """The way that should take the least time.
+
+    If operands are finite, products with a zero of the border may be left out, and products with a zero beyond the
+    hidden put in. Else only what the sum has may be multiplied.
+    """
+    rank = problem.geometry.rank
+    always = (problem.produces is Role.VISIBLE and not finite,) * rank
+    found = [way(problem, vector, strides, always) for vector in vectors(problem)]
+    best = min(found, key=Way.seconds)
+    others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
+    return min([best, *(way(problem, best.vector, strides, exact) for exact in others)], key=Way.seconds)
+
+
+def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
+    """Which axes to try to give loops of their own at the edges: it spares products, or a copy.
+
+    Every line is a loop of its own then. The last axis has long runs of positions in it, which edges would break; it is
+    tried where there is little to compute and the copy costs as much.
+    """
+    axes = problem.geometry.axes
+    able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
+    lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
+    found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
+    if vector == "channel" and prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT:
+        found += [tuple(able)] if all(able) else []
+    return found
+
+
+MANY_LINES = 1024
+"""Lines that make tables too long, and edges too rare, for loops of their own."""
+
+FEW_TAPS = 25
+"""A kernel whose window is small, so that most positions are far from an edge and share what they read."""
+
+
+def _reads_beyond(problem: Problem, axis: Axis) -> bool:
+    """Whether zeros beyond the edges of an axis are read."""
+    if problem.produces is Role.VISIBLE:
+        return any(axis.overhang)
+    return _padding(axis) != (0, axis.visible)
+
+
+def folds(problem: Problem) -> bool:
+    """Whether what is computed on a border is added to what the border reads."""
+    return problem.produces is Role.VISIBLE and any(axis.border != "zero" for axis in problem.geometry.axes)
