@@ -289,7 +289,7 @@ class Places:
 
     def pairs(self, axis: Axis) -> list[Bundle]:
         """Every tap, with the positions that meet it inside the visible."""
-        positions = {k: [] for k in range(axis.kernel)}
+        positions: dict[int, list[int]] = {k: [] for k in range(axis.kernel)}
         for strand in axis.forward(True):
             (run,) = strand.runs
             for k, _, _ in strand.taps:
