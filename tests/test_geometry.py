@@ -228,3 +228,112 @@ def test_geometry_is_plain_frozen_data() -> None:
     both = Geometry((axis, Axis(4, 2, 3, bank=2)))
     assert (both.rank, both.visible, both.hidden, both.kernel, both.bank) == (2, (5, 4), (3, 2), (3, 3), (1, 2))
     assert Geometry().reads.tolist() == [[0]]
+
+
+def small_axes() -> list[Axis]:
+    """Axes of one kind each, with every bank that they can have."""
+    found = []
+    pads = [(0, 0), (1, 2), (3, 0), (4, 5), (0, 4)]
+    for x, k, s, e, (before, after) in product((1, 2, 5, 8), (1, 2, 3), (1, 2, 3), (1, 2, 3), pads):
+        if before + x + after > e * (k - 1):
+            axis = forward(x, k, s, e, (before, after), "zero", "")
+            found += [axis.with_bank(t) for t in sorted({1, min(2, axis.hidden), min(3, axis.hidden), axis.hidden})]
+    assert len(found) > 1000
+    return found
+
+
+def products_of(axis: Axis) -> set[tuple[int, int, int, int]]:
+    """(hidden, tap, visible, bank) of every product that the axis has, a zero border's included, from the formula."""
+    return {
+        (c, k, axis.stride * c + axis.dilation * k - axis.before, c % axis.bank)
+        for c in range(axis.hidden)
+        for k in range(axis.kernel)
+    }
+
+
+def inside(axis: Axis) -> set[tuple[int, int, int, int]]:
+    """Those whose visible position is there."""
+    return {each for each in products_of(axis) if 0 <= each[2] < axis.visible}
+
+
+def turns(runs: Any) -> Any:
+    """The steps (visible, hidden, bank) of every turn of nested runs."""
+    for counts in product(*(range(run.count) for run in runs)):
+        steps = list(zip(counts, runs, strict=True))
+        yield tuple(sum(n * getattr(run, name) for n, run in steps) for name in ("visible", "hidden", "bank"))
+
+
+def test_forward_strands_are_every_product_once() -> None:
+    """Padded: those on the border too, and the visible from the first of the padding on. Exact: those inside alone."""
+    for axis in small_axes():
+        met = [
+            (strand.hidden + hidden, k, strand.visible + visible + axis.dilation * k - axis.before, strand.bank + bank)
+            for strand in axis.forward(False)
+            for visible, hidden, bank in turns(strand.runs)
+            for k in range(axis.kernel)
+        ]
+        assert len(met) == len(set(met)), axis
+        assert set(met) == products_of(axis), axis
+        if axis.bank == 1:
+            met = [
+                (strand.hidden + hidden, k, strand.visible + visible + axis.dilation * k, strand.bank + bank)
+                for strand in axis.forward(True)
+                for visible, hidden, bank in turns(strand.runs)
+                for k, _, _ in strand.taps
+            ]
+            assert len(met) == len(set(met)), axis
+            assert set(met) == inside(axis), axis
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_transposed_strands_are_every_product_once(exact: bool) -> None:
+    """Every visible position once; with an overhang, products of hidden positions beyond the ends besides."""
+    more = 0
+    for axis in small_axes():
+        met, written = [], []
+        for strand in axis.transposed(exact):
+            for visible, hidden, bank in turns(strand.runs):
+                written.append(strand.visible + visible)
+                for k, o, b in strand.taps:
+                    met.append((strand.hidden + hidden + o, k, strand.visible + visible, strand.bank + bank + b))
+        assert sorted(written) == list(range(axis.visible)), axis
+        assert len(met) == len(set(met)), axis
+        before, after = axis.overhang
+        beyond = {each for each in met if not 0 <= each[0] < axis.hidden}
+        assert set(met) - beyond == inside(axis), axis
+        assert not (beyond and (exact or axis.local)), axis
+        for c, k, x, bank in beyond:
+            assert -before <= c < axis.hidden + after, axis
+            assert x == axis.stride * c + axis.dilation * k - axis.before, axis
+            assert 0 <= bank < axis.bank, axis
+        if not exact:  # no overhang is asked for that nothing reaches
+            assert before == max([0, *(-c for c, _, _, _ in beyond)]), axis
+            assert after == max([0, *(c - axis.hidden + 1 for c, _, _, _ in beyond)]), axis
+        more += bool(beyond)
+    assert bool(more) == (not exact)
+
+
+def test_a_local_axis_has_kernels_of_its_own_and_no_overhang() -> None:
+    for axis in small_axes():
+        assert axis.local == (axis.hidden > 1 and len(set(axis.banks)) == axis.hidden)
+        if axis.local:
+            assert axis.overhang == (0, 0)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_an_extended_axis_reads_the_same_through_its_extension(border: Any) -> None:
+    """Its positions are all that windows cover, each of which has a source in the axis that it extends."""
+    met = 0
+    for (x, k, s, e), pads in product(
+        [(1, 1, 2, 1), (3, 3, 1, 1), (5, 2, 3, 2), (7, 4, 2, 1)], [(0, 0), (2, 1), (4, 6)]
+    ):
+        axis = axis_of(x, k, s, e, pads, border)
+        if axis is None:
+            continue
+        for period in {1, axis.hidden}:
+            wide = axis.with_bank(period).extended
+            assert (wide.border, wide.before, wide.visible, wide.bank) == ("zero", 0, axis.reach, period)
+            assert (wide.sources != OUTSIDE).all()
+            np.testing.assert_array_equal(axis.extension[wide.sources], axis.sources)
+            met += 1
+    assert met > 8

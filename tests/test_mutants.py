@@ -225,11 +225,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "np.empty_like(order, dtype=dtype, shape=shape, subok=False)",
         "np.empty(shape, dtype)",
     ),
-    "axes put back in the wrong order": ("arrays.py", ".transpose(np.argsort(order))", ".transpose(order)"),
+    "axes put back in the wrong order": ("arrays.py", ".transpose(_inverse(order))", ".transpose(order)"),
     "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
     "memory unchecked": ("dispatch.py", "_bytes_asked(problem, one) <= memory()", "_bytes_asked(problem, one) >= 0"),
     "empty batches left unwritten": ("ops.py", "out[...] = 0", "out[...] += 0"),
-    "result not cast back": ("ops.py", "return out.astype(dtype, copy=False)", "return out"),
+    "result not cast back": ("ops.py", "return out.astype(self.dtype, copy=False)", "return out"),
     "flip leaves the last axis": (
         "ops.py",
         "tuple(range(array.ndim - axes, array.ndim))",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -70,7 +71,7 @@ def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple
     """An uninitialised array in the memory order of another one, or with its axes in the given physical order."""
     try:
         if isinstance(order, tuple):
-            return empty(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+            return empty(tuple(shape[axis] for axis in order), dtype).transpose(_inverse(order))
         if prod(shape) * np.dtype(dtype).itemsize >= LARGE and order.ndim == len(shape):
             outermost_first = sorted(range(order.ndim), key=lambda axis: -abs(order.strides[axis]))
             return allocate(what, shape, dtype, tuple(outermost_first))
@@ -78,6 +79,11 @@ def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple
     except (MemoryError, ValueError):
         need = prod(shape) * np.dtype(dtype).itemsize
         raise MemoryError(f"{what} to shape {shape} asks for {need} bytes") from None
+
+
+@lru_cache(maxsize=256)
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(np.argsort(order).tolist())
 
 
 def _expected(dtype: np.dtype[Any]) -> str:

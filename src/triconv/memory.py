@@ -26,6 +26,8 @@ KEPT = 256 << 20
 
 Block = NDArray[np.uint8]
 
+_Nothing = ctypes.c_char * 0
+
 _free: list[Block] = []
 _left: list[Block] = []
 _lock = Lock()
@@ -35,13 +37,11 @@ def take(size: int) -> Block:
     """So many bytes on a cache line, and perhaps some more: those that somebody left, or fresh ones."""
     with _lock:
         _collect()
-        fitting = [block for block in _free if size <= len(block) <= 2 * size + (1 << 16)]
+        fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= 2 * size + (1 << 16)]
         if fitting:
-            best = min(fitting, key=len)
-            _free[:] = [block for block in _free if block is not best]
-            return best
+            return _free.pop(min(fitting)[1])
     room = np.empty(size + LINE, np.uint8)
-    start = -room.__array_interface__["data"][0] % LINE
+    start = -address(room) % LINE
     return room[start : start + size]
 
 
@@ -53,6 +53,14 @@ def give(block: Block) -> None:
             _collect()
         finally:
             _lock.release()
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's first entry is; NumPy's own answer takes four times as long as a buffer's."""
+    if array.flags.carray:
+        return ctypes.addressof(_Nothing.from_buffer(array))  # type: ignore[arg-type]
+    where: int = array.__array_interface__["data"][0]
+    return where
 
 
 def release() -> None:
@@ -80,7 +88,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     if size < LARGE:
         return np.empty(shape, kind)
     block = take(size)
-    lease = (ctypes.c_ubyte * size).from_address(block.__array_interface__["data"][0])
+    lease = (ctypes.c_ubyte * size).from_address(address(block))
     finalize(lease, give, block).atexit = False
     return np.frombuffer(lease, kind).reshape(shape)
 

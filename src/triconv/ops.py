@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
 from .arrays import allocate, common_dtype, compute_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
-from .form import OPERATIONS, Problem, Role, weight_order
+from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
 from .problem import Options, problem_hidden, problem_visible, problem_weight
 
 Array = NDArray[Any]
@@ -86,9 +88,8 @@ def conv(
     >>> triconv.conv(signal, np.array([[[1.0, -1.0]]]), stride=2, padding=((0, 1),), border="circular")
     array([[[-1., -4.]]])
     """
-    v, w, dtype = _operands("visible", visible, "weight", weight)
-    options = Options(stride, padding, dilation, groups, border, precision)
-    return _run(problem_hidden(v.shape, w.shape, compute_dtype(dtype), options), engine, v, w, dtype)
+    written = (stride, padding, dilation, groups, border, precision)
+    return _call("conv", visible, weight, (), written, engine)
 
 
 def conv_transpose(
@@ -147,9 +148,8 @@ def conv_transpose(
     >>> triconv.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2, visible_size=6)
     array([[[ 1.,  2., 13., 20., 30.,  0.]]])
     """
-    h, w, dtype = _operands("hidden", hidden, "weight", weight)
-    options = Options(stride, padding, dilation, groups, border, precision)
-    return _run(problem_visible(h.shape, w.shape, visible_size, compute_dtype(dtype), options), engine, h, w, dtype)
+    written = (stride, padding, dilation, groups, border, precision)
+    return _call("conv_transpose", hidden, weight, (visible_size,), written, engine)
 
 
 def conv_weight(
@@ -210,9 +210,8 @@ def conv_weight(
            [0., 0.],
            [4., 8.]])
     """
-    v, h, dtype = _operands("visible", visible, "hidden", hidden)
-    options = Options(stride, padding, dilation, groups, border, precision)
-    return _run(problem_weight(v.shape, h.shape, kernel_size, bank, compute_dtype(dtype), options), engine, v, h, dtype)
+    written = (stride, padding, dilation, groups, border, precision)
+    return _call("conv_weight", visible, hidden, (kernel_size, bank), written, engine)
 
 
 def flip(weight: ArrayLike, *, rank: int | None = None) -> Array:
@@ -320,21 +319,70 @@ def explain(
     return choose(problem.producing(OPERATIONS[operation]), engine)
 
 
-def _operands(first: str, a: ArrayLike, second: str, b: ArrayLike) -> tuple[Array, Array, np.dtype[Any]]:
-    one, two = operand(first, a), operand(second, b)
-    return one, two, common_dtype(one.dtype, two.dtype)
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "conv": problem_hidden,
+    "conv_transpose": problem_visible,
+    "conv_weight": problem_weight,
+}
+
+KEPT_CALLS = 1024
+"""How many calls are kept ready; those made ready first go first."""
+
+_ready: dict[tuple[Any, ...], Call] = {}
 
 
-def _run(problem: Problem, engine: str, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
-    """The operation on operands cast to the problem's dtype, in an array of `dtype`."""
-    plan = choose(problem, engine)
-    order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else a
-    out = allocate(problem.name, problem.shape(problem.produces), problem.dtype, order)
-    if problem.batch == 0:
-        out[...] = 0
-    else:
+@dataclass(frozen=True, eq=False)
+class Call:
+    """All that the shapes, dtypes and arguments of a call decide. What is built for it is kept with its plan."""
+
+    operation: str
+    plan: Plan
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    computed: np.dtype[Any]
+    order: tuple[int, ...] | None
+    """The physical order of the result's axes; None is the first operand's."""
+
+    def run(self, a: Array, b: Array) -> Array:
+        """The operation on operands cast to the problem's dtype, in an array of `dtype`."""
+        out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)
         # Infinities and NaN travel as IEEE says; they are values here, not accidents to warn of.
         with np.errstate(all="ignore"):
-            plan.run(a.astype(problem.dtype, copy=False), b.astype(problem.dtype, copy=False), out)
-    with np.errstate(all="ignore"):
-        return out.astype(dtype, copy=False)
+            if self.plan.problem.batch == 0:
+                out[...] = 0
+            else:
+                self.plan.run(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False), out)
+            return out.astype(self.dtype, copy=False)
+
+
+def _call(
+    operation: str, a: ArrayLike, b: ArrayLike, sizes: tuple[Any, ...], written: tuple[Any, ...], engine: str
+) -> Array:
+    """Find the call ready, or make it ready, and run it."""
+    key = None
+    if type(a) is type(b) is np.ndarray and _plain((sizes, written, engine)):
+        key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
+        if (ready := _ready.get(key)) is not None:
+            return ready.run(a, b)
+    first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
+    one, two = operand(first, a), operand(second, b)
+    dtype = common_dtype(one.dtype, two.dtype)
+    problem = PROBLEMS[operation](one.shape, two.shape, *sizes, compute_dtype(dtype), Options(*written))
+    order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else None
+    shape, computed = problem.shape(problem.produces), np.dtype(problem.dtype)
+    ready = Call(operation, choose(problem, engine), shape, dtype, computed, order)
+    if key is not None:
+        while len(_ready) >= KEPT_CALLS:
+            _ready.pop(next(iter(_ready)), None)
+        _ready[key] = ready
+    return ready.run(one, two)
+
+
+_SIMPLE = frozenset((int, str, type(None)))
+_PLAIN = _SIMPLE | {tuple}
+
+
+def _plain(values: tuple[Any, ...]) -> bool:
+    """Whether whatever equals these means the same, as True, 1.0 and an array do not that equal 1."""
+    kinds = set(map(type, values))
+    return kinds <= _SIMPLE or (kinds <= _PLAIN and all(_plain(value) for value in values if type(value) is tuple))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +12,11 @@ from ..channels import Channels
 from ..engine import Array, Engine, Run, takes_all
 from ..form import Problem, Role, weight_order
 from ..kernels.layout import Buffer
-from ..memory import LINE
+from ..memory import LINE, address
 
 if TYPE_CHECKING:
-    from ..kernels.ways import Way
+    from ..kernels.prepared import Prepared
+    from ..kernels.ways import Strides, Way
 
 KEPT_ORDERS = 8
 """How many memory orders of a problem are kept ready."""
@@ -26,24 +27,32 @@ def build(problem: Problem) -> Run:
         return _nothing
     if problem.complex:
         return _build_complex(problem)
+    from ..kernels.finite import all_finite
     from ..kernels.prepared import prepared
     from ..kernels.ways import ROLES
 
-    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, problem))
-    sparse = problem.produces is Role.WEIGHT and problem.channels.mask is not None
+    @lru_cache(maxsize=KEPT_ORDERS)
+    def ready(strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
+        return prepared(problem, tuple(tuple(step // itemsize for step in own) for own in strides), finite, in_line)
+
+    graph = problem.channels.mask is not None
+    banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
     given_at = [order.index(number) for number in range(3)]
 
+    def finite(number: int, array: Array) -> bool:
+        return _finite_edges(problem, array) if graph and ROLES[number] is Role.WEIGHT else all_finite(array)
+
     def run(a: Array, b: Array, out: Array) -> None:
         arguments = _aligned(a), _aligned(b), _aligned(out)
         given = [arguments[number] for number in given_at]
-        strides = tuple([tuple([step // itemsize for step in array.strides]) for array in given])
-        in_line = given[produced].__array_interface__["data"][0] % LINE == 0
+        strides = given[0].strides, given[1].strides, given[2].strides
+        in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, True, in_line)
-        if best.supposes is not None and not _finite(problem, ROLES[best.supposes], given[best.supposes]):
+        if best.supposes is not None and not finite(best.supposes, given[best.supposes]):
             best = ready(strides, False, in_line)
-        if sparse:  # only edges are written
+        if graph and problem.produces is Role.WEIGHT:  # only edges are written
             given[produced][...] = 0
         best.run(given)
         if given[produced] is not out:
@@ -52,15 +61,10 @@ def build(problem: Problem) -> Run:
     return run
 
 
-def _finite(problem: Problem, role: Role, array: Array) -> bool:
-    """Whether all that is read of an operand is finite; of a weight nothing outside a channel graph is."""
-    from ..kernels.finite import all_finite
-
-    mask = problem.channels.mask
-    if mask is None or role is not Role.WEIGHT:
-        return all_finite(array)
+def _finite_edges(problem: Problem, weight: Array) -> bool:
+    """Whether all that is read of a channel graph's weight is finite: nothing outside the graph is."""
     lead = problem.geometry.rank * problem.geometry.banked
-    edges = np.moveaxis(array, (lead, lead + 1), (0, 1))[mask]
+    edges = np.moveaxis(weight, (lead, lead + 1), (0, 1))[problem.channels.mask]
     return bool(np.isfinite(edges).all())
 
 
@@ -71,7 +75,9 @@ def _nothing(_a: Array, _b: Array, out: Array) -> None:
 
 def _aligned(array: Array) -> Array:
     """The array, or a copy where its numbers do not lie on multiples of their size."""
-    if array.flags.aligned and not any(step % array.itemsize for step in array.strides):
+    if array.flags.aligned and (
+        array.dtype.alignment == array.itemsize or not any(step % array.itemsize for step in array.strides)
+    ):
         return array
     return array.copy()
 
@@ -145,7 +151,8 @@ def _expected(problem: Problem, well: bool) -> Way:
     strides = []
     for role in ROLES:
         shape = problem.shape(role)
-        order = _lying_well(problem, role) if well else tuple(range(len(shape)))
+        made_so = role is problem.produces is Role.WEIGHT  # results of that role always lie well
+        order = _lying_well(problem, role) if well or made_so else tuple(range(len(shape)))
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
     return best_way(problem, tuple(strides), finite=True)
 

@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..memory import address
 from .compile import bounds, function
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
@@ -92,7 +93,7 @@ class Move:
     def run(self, source: Array, target: Array, part: int = 0, parts: int = 1) -> None:
         """Copy, or do one part of the work; parts may run at the same time. The arrays' first entries are offset 0."""
         first, count = self._slices.get((part, parts)) or self._slice(part, parts)
-        self._kernel(_address(source), _address(target), self._jobs + first, count, **bounds(source, target, self.jobs))
+        self._kernel(address(source), address(target), self._jobs + first, count, **bounds(source, target, self.jobs))
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +105,7 @@ class Move:
 
     @cached_property
     def _jobs(self) -> int:
-        return _address(self.jobs)
+        return address(self.jobs)
 
     def _slice(self, part: int, parts: int) -> tuple[int, int]:
         """Where a part's jobs begin, in bytes, and how many there are."""
@@ -113,11 +114,6 @@ class Move:
         )
         self._slices[part, parts] = int(begin) * JOB * 8, int(end - begin)
         return self._slices[part, parts]
-
-
-def _address(array: Array) -> int:
-    where: int = array.__array_interface__["data"][0]
-    return where
 
 
 def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:

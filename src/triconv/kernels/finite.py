@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..memory import address
 from .compile import bounds, function
 from .target import Target
 from .words import BYTES, I64, POINTER, begin
@@ -50,9 +54,24 @@ class Finite:
 
 def all_finite(array: NDArray[Any]) -> bool:
     """Whether no number of a float32 or float64 array is infinite or NaN."""
-    low, high = np.lib.array_utils.byte_bounds(array)
-    if high - low != array.nbytes:  # with gaps
+    before = _before(array.shape, array.strides, array.itemsize)
+    if before is None:
         return bool(np.isfinite(array).all())
-    result = np.empty(1, array.dtype)
-    function(Finite(array.dtype.name))(low, array.size, result.ctypes.data, **bounds(array, result))
+    run, result = _kernel(array.dtype), np.empty(1, array.dtype)
+    run(address(array) - before, array.size, address(result), **bounds(array, result))
     return bool(result[0] == 0)
+
+
+@lru_cache(maxsize=256)
+def _before(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int | None:
+    """How many bytes an array without gaps has before its first entry; None where it has gaps."""
+    if 0 in shape:
+        return None
+    ends = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
+    before = -sum(end for end in ends if end < 0)
+    return before if sum(map(abs, ends)) + itemsize == prod(shape) * itemsize else None
+
+
+@lru_cache(maxsize=2)
+def _kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
+    return function(Finite(dtype.name))

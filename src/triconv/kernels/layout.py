@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ class Buffer:
         """The shape with the last axis filled up to a multiple of the split."""
         return (*self.shape[:-1], self.turns * self.split) if self.shape else ()
 
-    @property
+    @cached_property
     def size(self) -> int:
         return prod(self.sizes)
 

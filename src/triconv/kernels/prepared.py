@@ -58,7 +58,8 @@ class Prepared:
             self.program.run(*[seen[number] for number in self.operands])
             result, out = seen[self.produced], given[self.produced]
             for move, begin, first in self.drains:
-                in_parts(partial(move.run, result[begin:], out[..., first:]), result.size)
+                ends = (result[begin:], out[..., first:]) if begin or first else (result, out)
+                in_parts(partial(move.run, *ends), result.size)
             buffer = self.way.buffers[self.produced]
             if buffer is not None and not self.drains:
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..memory import address
 from .compile import bounds, function
 from .contract import TILE, Column, Contraction
 from .nest import Cut, Index, Table, outer_sum
@@ -51,7 +52,8 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
 
 def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
     """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    parts = max(1, min(thread_count(), numbers // NUMBERS_WORTH_A_THREAD))
+    worth = numbers // NUMBERS_WORTH_A_THREAD
+    parts = min(thread_count(), worth) if worth > 1 else 1
     if parts == 1:
         run(0, 1)
     else:
@@ -157,9 +159,3 @@ def _offsets(loops: Sequence[Index], array: str) -> list[int]:
     steps = [getattr(loop, array) for loop in loops]
     places = product(*(range(loop.count) for loop in loops))
     return [sum(i * step for i, step in zip(place, steps, strict=True)) for place in places]
-
-
-def address(array: NDArray[Any]) -> int:
-    """Where an array's first entry is."""
-    where: int = array.__array_interface__["data"][0]
-    return where

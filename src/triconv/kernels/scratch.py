@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory import Block, give, take
+from ..memory import LINE, Block, address, give, take
+
+SMALL = 1 << 16
+"""Bytes that are there as quickly when they are asked for anew."""
 
 
 class Scratch:
@@ -31,7 +34,12 @@ class Scratch:
 
     def array(self, size: int, dtype: Any) -> NDArray[Any]:
         """So many uninitialised numbers, the first on a cache line."""
-        wanted = size * np.dtype(dtype).itemsize
+        itemsize = np.dtype(dtype).itemsize
+        wanted = size * itemsize
+        if wanted < SMALL:
+            room = np.empty(size + LINE // itemsize, dtype)
+            start = -address(room) % LINE // itemsize
+            return room[start : start + size]
         block = take(wanted)
         self._blocks.append(block)
         return block[:wanted].view(dtype)

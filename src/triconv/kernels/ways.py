@@ -30,6 +30,9 @@ from .target import cache_bytes, target
 CYCLES, COPIED = 4e9, 25e9
 """A second's cycles, and bytes copied."""
 
+FAR = 1.25
+"""How much longer multiplications take whose vectors are data, which come from further away than weights do."""
+
 Strides = tuple[int, ...]
 """Of an array, in numbers."""
 
@@ -73,6 +76,8 @@ class Way:
     def seconds(self) -> float:
         cycles: float = sum(one.block.cycles for one in self.cuts())
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
+        if self.vector in ("position", "example"):
+            cycles *= FAR
         return cycles / CYCLES + (2 * self.copied + read) / COPIED
 
 

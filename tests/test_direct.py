@@ -1,0 +1,447 @@
+"""The native engine: every way to run a problem, whether chosen or not, on any memory order, with any threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row
+from numpy.typing import NDArray
+
+import triconv
+from triconv.engines import direct
+from triconv.form import Problem, Role
+from triconv.kernels import prepared, program, ways
+from triconv.kernels.target import NAMED, lacking
+
+Array = NDArray[Any]
+Order = Callable[[Array], Array]
+
+QUICK_STRIDE = 5
+"""The default run takes every so many-th of the ways; the slow one takes all, in every memory order."""
+
+PADDED = [row for row in GRID if row.name in ("padding on both sides", "padding full", "image", "volume", "graph")]
+CHECKED_ROWS = [
+    "affine in groups",
+    "stride with a position left over",
+    "circular, strided and dilated",
+    "graph",
+    "tiled and strided",
+    "image, local",
+    "image, depthwise, padded",
+    "volume",
+]
+
+
+def channels_last(array: Array) -> Array:
+    """The same numbers, the second axis innermost."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+def reversed_axes(array: Array) -> Array:
+    """The same numbers, the first axis innermost, every axis backwards and with gaps that hold NaN."""
+    wide = np.full(tuple(2 * size for size in array.shape[::-1]), np.nan, array.dtype)
+    view = wide[(slice(None, None, -2),) * array.ndim].transpose()
+    view[...] = array
+    return view
+
+
+VECTORS = ("hidden", "visible", "channel", "position", "example")
+
+ORDERS: dict[str, Order] = {
+    "C order": np.ascontiguousarray,
+    "channels last": channels_last,
+    "reversed": reversed_axes,
+}
+
+
+def problem_of(row: Row, operation: str) -> Problem:
+    plan = triconv.explain(operation, row.visible, row.weight, engine="direct", dtype=row.dtype, **row.options)
+    return plan.problem
+
+
+@cache
+def known(row: Row, operation: str) -> tuple[Array, Array, Array, Array]:
+    """Both operands, the result that the oracle says, and how far another may lie from it."""
+    operands = row.operands(3)
+    first, second = OPERATIONS[operation]
+    return operands[first], operands[second], row.expected(operation, operands), row.allowed(operation, operands)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run one operation of one row of the grid."""
+
+    row: Row
+    operation: str
+    vector: str
+    exact: tuple[bool, ...]
+
+    def check(self, patch: pytest.MonkeyPatch, order: str) -> None:
+        """Run it this way on arrays in this order."""
+        lie, what = ORDERS[order], f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {order}"
+
+        def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], _finite: bool) -> ways.Way:
+            return ways.way(problem, self.vector, strides, self.exact)
+
+        patch.setattr(prepared, "best_way", chosen)
+        a, b, expected, allowed = known(self.row, self.operation)
+        out = lie(np.full(expected.shape, np.nan, self.row.dtype))
+        try:
+            direct.build(problem_of(self.row, self.operation))(lie(a), lie(b), out)
+        except Exception as error:
+            raise AssertionError(f"{what}: {error!r}") from error
+        oracle.assert_close(out, expected, allowed, what)
+
+
+def cases() -> Iterator[Case]:
+    """Every vector, with every choice of exact axes that may go with it."""
+    for row in GRID:
+        if 0 in row.visible:  # a sum over no examples is not run at all
+            continue
+        for operation in OPERATIONS:
+            problem = direct._some(problem_of(row, operation))
+            for vector in ways.vectors(problem):
+                exact = {(False,) * row.rank, *ways._exact_choices(problem, vector)}
+                if problem.produces is Role.VISIBLE:
+                    exact.add((True,) * row.rank)  # what weights with infinities take
+                for choice in sorted(exact):
+                    yield Case(row, operation, vector, choice)
+
+
+def test_every_way_to_run_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every so many-th of each kind, each in the next memory order."""
+    kinds: dict[tuple[str, str, bool], list[Case]] = {}
+    for case in cases():
+        kinds.setdefault((case.operation, case.vector, any(case.exact)), []).append(case)
+    assert {kind[:2] for kind in kinds} == {(operation, vector) for operation in OPERATIONS for vector in VECTORS}
+    assert {kind[:2] for kind in kinds if kind[2]} == {kind[:2] for kind in kinds}
+    for number, case in enumerate(case for kind in kinds.values() for case in kind[::QUICK_STRIDE]):
+        case.check(monkeypatch, list(ORDERS)[number % len(ORDERS)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_way_to_run_the_grid_in_every_order(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(case.check(monkeypatch, order) is None for case in cases()) > 1000
+
+
+def test_ways_that_are_never_chosen() -> None:
+    """Where split residues lie apart, the last axis has no loops of its own at its edges: no such way is asked for.
+
+    Only a transpose has some there, as its phases are what the residues are; and only channels try it otherwise.
+    """
+    for case in cases():
+        if case.operation != "conv_transpose" and case.exact and case.exact[-1]:
+            assert case.vector == "channel", case
+    for row in GRID:
+        for operation in OPERATIONS:
+            if row.rank and 0 not in row.visible:
+                problem = direct._some(problem_of(row, operation))
+                choices = ways._exact_choices(problem, "position")
+                assert not any(choice[-1] for choice in choices), row.name
+
+
+def test_the_best_way_is_one_of_them() -> None:
+    """What is chosen, for finite operands and for others, is among what is tested."""
+    tested = set(cases())
+    for row in GRID:
+        if 0 in row.visible:
+            continue
+        for operation in OPERATIONS:
+            problem = direct._some(problem_of(row, operation))
+            strides = tuple(np.empty(problem.shape(role), np.int8).strides for role in ways.ROLES)
+            for finite in (True, False):
+                best = ways.best_way(problem, strides, finite)
+                assert Case(row, operation, best.vector, best.exact) in tested, (row.name, operation, finite)
+
+
+def run_grid(names: list[str] | None = None) -> int:
+    """The engine as it chooses, on the grid, against the oracle; to be called in a process with another target."""
+    for row in GRID if names is None else [BY_NAME[name] for name in names]:
+        for operation in OPERATIONS:
+            a, b, expected, allowed = known(row, operation)
+            run = direct.build(problem_of(row, operation))
+            for order, lie in ORDERS.items():
+                out = lie(np.full(expected.shape, np.nan, row.dtype))
+                run(lie(a), lie(b), out)
+                oracle.assert_close(out, expected, allowed, f"{row.name}, {operation}, {order}")
+    return len(GRID if names is None else names)
+
+
+def in_a_process(call: str, **environment: str) -> str:
+    """What a function of this file gives in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import test_direct; print({call})"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_checked_mode() -> None:
+    """No load or store outside of an array; and checked mode is what ran."""
+    assert in_a_process(f"test_direct.run_grid({CHECKED_ROWS})", TRICONV_CHECKED="1") == str(len(CHECKED_ROWS))
+    assert in_a_process("__import__('triconv.kernels.words').kernels.words.CHECKED", TRICONV_CHECKED="1") == "True"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [{"TRICONV_CHECKED": "1"}, *({"TRICONV_TARGET": name} for name in NAMED if not lacking(name))],
+    ids=str,
+)
+def test_the_grid_elsewhere(environment: dict[str, str]) -> None:
+    assert in_a_process("test_direct.run_grid()", **environment) == str(len(GRID))
+
+
+@dataclass(frozen=True)
+class Built:
+    """An operation ready to run, with operands and the bits of its result on one thread."""
+
+    name: str
+    run: Any
+    a: Array
+    b: Array
+    bits: bytes
+    like: Array
+
+    def again(self) -> bytes:
+        out = np.full_like(self.like, np.nan)
+        self.run(self.a, self.b, out)
+        return out.tobytes()
+
+
+@pytest.fixture(scope="module")
+def built() -> list[Built]:
+    found = []
+    for row in GRID:
+        for operation in OPERATIONS:
+            a, b, expected, _ = known(row, operation)
+            run, out = direct.build(problem_of(row, operation)), np.full(expected.shape, np.nan, row.dtype)
+            with triconv.threads(1):
+                run(a, b, out)
+            found.append(Built(f"{row.name}, {operation}", run, a, b, out.tobytes(), out))
+    return found
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Work of any size is shared between threads; how often between how many."""
+    split: Counter[int] = Counter()
+    run_all = program.run_all
+
+    def counted(calls: Any) -> None:
+        split[len(calls)] += 1
+        run_all(calls)
+
+    monkeypatch.setattr(program, "NUMBERS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(program, "run_all", counted)
+    return split
+
+
+def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None:
+    for threads in (1, 2, 3, 8):
+        with triconv.threads(threads):
+            for one in built:
+                assert one.again() == one.bits, f"{one.name}, {threads} threads"
+        assert threads == 1 or shared[threads] > 100
+
+
+def call_from_many_threads(built: list[Built], seconds: float) -> int:
+    """How many calls eight threads make; none may give other bits than the first."""
+    wrong: list[str] = []
+    calls = [0] * 8
+
+    def work(number: int) -> None:
+        random, end = np.random.default_rng(number), time.monotonic() + seconds
+        while time.monotonic() < end and not wrong:
+            one = built[random.integers(len(built))]
+            try:
+                if one.again() != one.bits:
+                    wrong.append(f"{one.name}: other bits")
+            except Exception as error:
+                wrong.append(f"{one.name}: {error!r}")
+            calls[number] += 1
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(seconds + 60)
+    assert not wrong
+    assert all(calls)
+    return sum(calls)
+
+
+def test_many_threads_call_at_once(built: list[Built], shared: Counter[int]) -> None:
+    assert call_from_many_threads(built, 2) > 50
+    assert sum(shared.values()) > 50
+
+
+@pytest.mark.slow
+def test_many_threads_call_for_a_minute(built: list[Built], shared: Counter[int]) -> None:
+    assert call_from_many_threads(built, 60) > 1000
+    assert sum(shared.values()) > 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_computes_the_same_bits(built: list[Built], shared: Counter[int]) -> None:
+    with triconv.threads(3):
+        for one in built[:30]:
+            one.again()  # the parent's pool has threads, which the child's has not
+    assert shared[3]
+    child = os.fork()
+    if child == 0:
+        try:
+            with triconv.threads(3):
+                os._exit(any(one.again() != one.bits for one in built))
+        finally:
+            os._exit(2)
+    for _ in range(600):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        raise AssertionError("the child does not end")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+SPECIAL = {"infinity": np.inf, "minus infinity": -np.inf, "NaN": np.nan}
+
+
+def assert_same_kinds(actual: Array, expected: Array, allowed: Array, what: str) -> None:
+    """Infinities of the same sign and NaN at the same places, and what is finite as close as it has to be."""
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected), err_msg=what)
+    for sign in (np.inf, -np.inf):
+        np.testing.assert_array_equal(actual == sign, expected == sign, err_msg=what)
+    finite = np.isfinite(expected)
+    oracle.assert_close(actual[finite], expected[finite], np.broadcast_to(allowed, expected.shape)[finite], what)
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+def test_numbers_that_are_not_usual(special: str) -> None:
+    """Infinities and NaN in each operand, at its first, a middle and its last entry, as the reference has them.
+
+    The products of a zero border take part in a convolution and in a kernel's gradient, and in no transpose.
+    """
+    value, places = SPECIAL[special], count()
+    for row in (row for row in PADDED if not row.dtype.startswith("complex")):
+        for operation, roles in OPERATIONS.items():
+            run = direct.build(problem_of(row, operation))
+            for role in roles:
+                operands = row.operands(5)
+                size = operands[role].size
+                operands[role].flat[(0, size // 2, size - 1)[next(places) % 3]] = value
+                first, second = (operands[name] for name in roles)
+                with np.errstate(all="ignore"):
+                    expected = row.call(getattr(triconv, operation), operation, operands, engine="reference")
+                    allowed = row.allowed(operation, operands)
+                for order, lie in ORDERS.items():
+                    out = lie(np.full(expected.shape, 7, row.dtype))
+                    run(lie(first), lie(second), out)
+                    assert_same_kinds(out, expected, allowed, f"{row.name}, {operation}, {role}, {order}")
+                unread = isinstance(row.groups, tuple) and role == "weight"  # outside of the graph
+                assert unread or not np.isfinite(expected).all(), "nothing special was read"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_denormal_numbers(dtype: str) -> None:
+    """Small multiples of the smallest number there is are added up exactly, none is taken for zero."""
+    random, smallest = np.random.default_rng(0), np.finfo(dtype).smallest_subnormal
+    for row in PADDED:
+        for operation, roles in OPERATIONS.items():
+            run = direct.build(replace(problem_of(row, operation), dtype=dtype, itemsize=np.dtype(dtype).itemsize))
+            whole = {role: random.integers(-9, 10, getattr(row, role)).astype(dtype) for role in roles}
+            expected = row.expected(operation, whole)
+            for tiny in roles:
+                a, b = (array * smallest if role == tiny else array for role, array in whole.items())
+                out = np.full(expected.shape, np.nan, dtype)
+                run(a, b, out)
+                np.testing.assert_array_equal(out, expected.astype(dtype) * smallest, f"{row.name}, {operation}")
+
+
+def test_broadcast_operands_beyond_two_to_the_31() -> None:
+    """What is read where it lies takes no memory; what would be copied whole is refused in one line."""
+    weight = np.array([[[1, 2, 3]]], "float32")
+    visible = np.broadcast_to(np.float32(2), (1, 1, 2**40))
+    result = triconv.conv(visible, weight, stride=2**38, engine="direct")
+    np.testing.assert_array_equal(result, np.full((1, 1, 4), 12))
+    with pytest.raises(MemoryError, match=r"^conv to shape \(1, 1, 4\) asks for \d+ bytes, more than .*$"):
+        triconv.conv(visible, weight, stride=2**38, padding=1, engine="direct")
+
+
+def test_positions_beyond_two_to_the_31() -> None:
+    """Steps are counted in 64 bits: positions 4 GB apart, of a file that has nothing in between."""
+    apart = 2**30
+    with tempfile.TemporaryFile() as file:
+        visible = np.memmap(file, "float32", "w+", shape=(1, 1, 4 * apart + 16))
+        for c in range(5):
+            visible[0, 0, c * apart : c * apart + 3] = [c + 1, 10 * (c + 1), 100 * (c + 1)]
+        result = triconv.conv(visible, np.array([[[1, 2, 3]]], "float32"), stride=apart, engine="direct")
+        np.testing.assert_array_equal(result, [[[321, 642, 963, 1284, 1605]]])
+        hidden = np.array([[[1, 1, 1, 1, 10]]], "float32")
+        gradient = triconv.conv_weight(visible, hidden, 3, stride=apart, engine="direct")
+        np.testing.assert_array_equal(gradient, [[[60, 600, 6000]]])
+        del visible, result, gradient
+
+
+def unaligned(array: Array) -> Array:
+    """The same numbers, one byte off their alignment."""
+    room = np.empty(array.nbytes + 1, np.uint8)
+    view = room[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+@pytest.mark.parametrize("name", ["image", "signal", "tiled and strided", "padding on both sides"])
+def test_operands_that_lie_badly(name: str) -> None:
+    """Unaligned, byte-swapped and read-only ones give the bits of good ones, and stay as they are."""
+    row = BY_NAME[name]
+    for operation in OPERATIONS:
+        function, good = getattr(triconv, operation), row.operands()
+        expected = row.call(function, operation, good, engine="direct")
+        oracle.assert_close(expected, row.expected(operation, good), row.allowed(operation, good), operation)
+        for change in (unaligned, lambda a: a.astype(a.dtype.newbyteorder()), lambda a: a.copy()):
+            bad = {role: change(array) for role, array in good.items()}
+            for array in bad.values():
+                array.flags.writeable = False
+            np.testing.assert_array_equal(row.call(function, operation, bad, engine="direct"), expected)
+            for role, array in bad.items():
+                np.testing.assert_array_equal(array, good[role])
+        first, second = (unaligned(good[role]) for role in OPERATIONS[operation])
+        out = unaligned(np.full(expected.shape, np.nan, row.dtype))
+        direct.build(problem_of(row, operation))(first, second, out)
+        oracle.assert_close(out, row.expected(operation, good), row.allowed(operation, good), operation)
+
+
+@pytest.mark.parametrize("name", [row.name for row in GRID if 0 in row.visible])
+def test_no_examples(name: str) -> None:
+    row = BY_NAME[name]
+    for operation in OPERATIONS:
+        result = row.call(getattr(triconv, operation), operation, row.operands(), engine="direct")
+        assert result.shape == getattr(row, RESULT[operation])
+        assert not result.any()

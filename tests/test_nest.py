@@ -1,0 +1,149 @@
+"""Loop nests: merged, cut and tiled, they multiply and add what the plain loops do."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from triconv.kernels.nest import Cut, Index, Nest, cut, merged, outer_sum
+from triconv.kernels.program import Program, tiled
+from triconv.kernels.target import target
+
+ROOM = 1 << 18
+"""Bytes of a cache that operands may take."""
+
+Sums = dict[int, list[tuple[int, int]]]
+"""Place in C → the (place in A, place in B) of its products, sorted."""
+
+
+def places(loops: Any) -> list[tuple[int, int, int]]:
+    """Where each turn of nested loops is in A, B and C, the last loop fastest."""
+    found = []
+    for turn in product(*(range(loop.count) for loop in loops)):
+        steps = list(zip(turn, loops, strict=True))
+        found.append(tuple(sum(n * getattr(loop, array) for n, loop in steps) for array in "abc"))
+    return found  # type: ignore[return-value]
+
+
+def by_loops(nest: Nest) -> Sums:
+    """The sums of a nest, as its description says it."""
+    sums: Sums = {}
+    for a, b, c, first, last in nest.corners.tolist():
+        for ra, rb, rc in places([*nest.outer, *nest.results]):
+            met = sums.setdefault(c + rc, [])
+            for ta, tb in nest.taps[first:last].tolist():
+                met += [(a + ra + ta + sa, b + rb + tb + sb) for sa, sb, _ in places(nest.sums)]
+    return {place: sorted(met) for place, met in sums.items()}
+
+
+def by_tables(made: Cut) -> Sums:
+    """The sums of what a nest was cut into, its tables and loops."""
+    corners, taps = made.tables()
+    sums: Sums = {}
+    for a, b, c, first, last in corners.tolist():
+        for ra, rb, rc in places(made.results):
+            met = sums.setdefault(c + rc, [])
+            for ta, tb in taps[first:last].tolist():
+                met += [(a + ra + ta + sa, b + rb + tb + sb) for sa, sb, _ in places([made.depth])]
+    return {place: sorted(met) for place, met in sums.items()}
+
+
+def drawn(random: np.random.Generator, summed: bool) -> Nest:
+    """A nest like those of convolutions: C is contiguous in its loops' order, the steps in A and B are any.
+
+    Vectors run over the innermost result, or, where `summed`, over the innermost sum.
+    """
+    many = [int(random.integers(1, 6)) for _ in range(random.integers(2, 5))]
+    steps = [int(np.prod(many[number + 1 :])) for number in range(len(many))]
+    results = []
+    for n, c in zip(many, steps, strict=True):
+        a, b = (int(step) for step in random.integers(1, 9, 2))
+        kind = random.integers(3)  # a row, a column, or neither
+        results.append(Index(n, 0 if kind == 1 else a, 0 if kind == 0 else b, c))
+    sums = [Index(int(random.integers(1, 5)), *(int(step) for step in random.integers(1, 9, 2)), 0) for _ in range(2)]
+    wide = int(random.integers(1, 40))
+    if summed:
+        sums.append(Index(wide, 1, 1, 0, True))
+    else:
+        results = [Index(loop.count, loop.a, loop.b, loop.c * wide) for loop in results]
+        results.append(Index(wide, int(random.integers(2)), 1, 1, True))
+    size = max(place[2] for place in places(results)) + 1
+    starts = np.cumsum([0, *random.integers(1, 4, random.integers(1, 4))])
+    corners = [
+        [*random.integers(0, 50, 2), number * size, first, last]
+        for number, (first, last) in enumerate(pairwise(starts))
+    ]
+    taps = random.integers(0, 30, (int(starts[-1]), 2))
+    outer = random.integers(0, len(results))
+    return Nest(
+        tuple(results[:outer]),
+        tuple(results[outer:]),
+        tuple(sums),
+        np.array(corners, np.int64),
+        np.ascontiguousarray(taps, np.int64),
+        taps_inside=bool(random.integers(2)),
+        reread=int(random.choice([0, 4 * ROOM])),
+    )
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_merged_loops_are_the_same_loops(number: int) -> None:
+    """In the same order, fewer where one continues another."""
+    random = np.random.default_rng(number)
+    loops: list[Index] = []
+    a, b, c = (int(step) for step in random.integers(0, 4, 3))
+    for _ in range(random.integers(1, 6)):
+        n = int(random.integers(1, 4))
+        loops.insert(0, Index(n, a, b, c, vector=not loops and bool(random.integers(2))))
+        a, b, c = (n * step for step in (a, b, c))
+        if random.integers(2):
+            a += 1
+    fewer = merged(loops)
+    assert places(fewer) == places(loops)
+    assert all(loop.count > 1 or loop.vector for loop in fewer)
+    assert not any(outer.around(inner) for outer, inner in pairwise(fewer))
+    assert sum(loop.vector for loop in fewer) == sum(loop.vector for loop in loops)
+
+
+def test_loops_that_continue_each_other_become_one() -> None:
+    assert merged([Index(2, 12, 0, 6), Index(3, 4, 0, 2), Index(1, 7, 7, 7)]) == (Index(6, 4, 0, 2),)
+    apart = [Index(2, 12, 0, 6), Index(3, 4, 1, 2)]
+    assert merged(apart) == tuple(apart)
+    assert merged([Index(2, 3, 3, 3, True), Index(3, 1, 1, 1)]) == (Index(2, 3, 3, 3, True), Index(3, 1, 1, 1))
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("number", range(25))
+def test_tables_are_the_sums_of_the_loops(number: int, summed: bool) -> None:
+    nest = drawn(np.random.default_rng(number), summed)
+    made = cut(nest, 4, target(), ROOM)
+    assert by_tables(made) == by_loops(nest)
+    assert made.taps == len(made.tables()[1]) or nest.taps_inside
+    corners, taps = made.tables()
+    assert corners[:, 3:].min() >= 0
+    assert corners[:, 4].max() <= len(taps)
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("number", range(4))
+def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool) -> None:
+    """Whole numbers, so that the order of a sum does not matter; what C holds first does not either."""
+    random = np.random.default_rng(number)
+    nest = drawn(random, summed)
+    expected = by_loops(nest)
+    most_a, most_b = (max(pair[side] for met in expected.values() for pair in met) + 1 for side in range(2))
+    a, b = (random.integers(-4, 5, size).astype("float32") for size in (most_a, most_b))
+    c = np.full(max(expected) + 1, np.nan, "float32")
+    tables = tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False)
+    Program(tables, 1).run(a, b, c)
+    sums = [sum(float(a[i]) * float(b[j]) for i, j in expected[place]) for place in range(len(c))]
+    np.testing.assert_array_equal(c, sums)
+
+
+def test_outer_sum_runs_the_last_part_fastest() -> None:
+    total: NDArray[np.int64] = outer_sum([(0, 0), (10, 20)], [(1, 2), (3, 4)])
+    assert total.tolist() == [[1, 2], [3, 4], [11, 22], [13, 24]]
