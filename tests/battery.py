@@ -156,7 +156,7 @@ def form() -> None:
     assert plan.flops == 2 * 2 * 10 * 6 * 2
     assert plan.bytes == 4 * sum(int(np.prod(getattr(row, role.value))) for role in table.Role)
     assert triconv.explain("conv", (1, 1, 4), (1, 1, 2), dtype="complex64").flops == 8 * 3 * 2
-    assert triconv.explain("conv", (8, 4, 9, 9), (4, 4, 3, 3)).engine.name == "im2row"
+    assert triconv.explain("conv", (8, 4, 9, 9), (4, 4, 3, 3)).engine.name == "direct"
     tiled = triconv.explain("conv", (1, 2, 8), (2, 3, 2, 3), padding=1)
     assert "h[n, o, c] = Σ_{i<2, k<3} v[n, i, c + k − 1] · w[c mod 2, o, i, k]" in str(tiled)
     assert table.weight_order(2, True) == (0, 1, 4, 5, 3, 2)

@@ -317,7 +317,7 @@ def test_the_inner_loop_stays_in_registers(
 ) -> None:
     """Eight multiply-adds or more on the target's vectors, nothing put aside on the stack, and no function called."""
     machine = target(name)
-    case = Case(rows=rows, used=(0,) * vectors, depth=64)
+    case = Case(rows=rows, used=(0,) * vectors, depth=512)  # too long to be written out
     text = compiling.assembly(work_of(case, "float32", machine.lanes(4)).contraction, machine)
     loop = hottest(text, multiply_add)
     assert len(re.findall(multiply_add, loop)) == max(8, rows * vectors)

@@ -117,7 +117,7 @@ def test_loops_that_continue_each_other_become_one() -> None:
 
 
 @pytest.mark.parametrize("summed", [False, True])
-@pytest.mark.parametrize("number", range(25))
+@pytest.mark.parametrize("number", range(8))
 def test_tables_are_the_sums_of_the_loops(number: int, summed: bool) -> None:
     nest = drawn(np.random.default_rng(number), summed)
     made = cut(nest, 4, target(), ROOM)

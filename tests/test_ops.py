@@ -263,6 +263,25 @@ def test_workspace_is_what_a_call_takes(operation: str, engine: str, name: str) 
     assert engine == "reference" or plan.workspace <= 8 * peak
 
 
+def test_a_plan_runs_on_what_it_was_made_for_only() -> None:
+    plan = triconv.explain("conv", (1, 8, 64), (8, 8, 1))
+    v, w, out = np.ones((1, 8, 64), "f4"), np.ones((8, 8, 1), "f4"), np.empty((1, 8, 64), "f4")
+    frozen = out.copy()
+    frozen.flags.writeable = False
+    for a, b, c, message in [
+        (v, w, v, "out shares memory with visible"),
+        (v[:, :, ::-1], w, v, "out shares memory with visible"),
+        (v, w, out[..., :5], r"hidden of shape \(1, 8, 5\)"),
+        (v.astype("f8"), w, out, "visible of shape .* and dtype float64"),
+        (v, w[0], out, "weight of shape"),
+        (v, w, frozen, "out is read-only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            plan.run(a, b, c)
+    plan.run(v, w, out)
+    np.testing.assert_array_equal(out, np.full(out.shape, 8.0))
+
+
 def test_explain_is_the_plan_that_runs() -> None:
     plan = triconv.explain("conv_weight", (2, 3, 8, 8), (4, 3, 3, 3), stride=2)
     assert plan.problem.name == "conv_weight"

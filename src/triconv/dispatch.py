@@ -10,7 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from .engine import Engine, Run
+import numpy as np
+
+from .engine import Array, Engine, Run
 from .engines import direct, im2row, matrix, reference
 from .form import OPERANDS, Problem, Role, equation
 
@@ -28,9 +30,23 @@ class Plan:
     why_not: dict[str, str]
 
     @property
-    def run(self) -> Run:
-        """The callable run(a, b, out); built when it is first asked for, and kept while there is room."""
+    def built(self) -> Run:
+        """The bare callable, which trusts its caller; built when first asked for, and kept while there is room."""
         return _built(self)
+
+    def run(self, a: Array, b: Array, out: Array) -> None:
+        """Write the operation on a and b over out, an array of its own; all of them as the plan has them."""
+        roles = (*self.problem.operands, self.problem.produces)
+        for role, array in zip(roles, (a, b, out), strict=True):
+            if array.shape != self.shape(role) or array.dtype != self.problem.dtype:
+                expected = f"{self.shape(role)} and {self.problem.dtype}, as the plan has"
+                raise ValueError(f"{role.value} of shape {array.shape} and dtype {array.dtype}: expected {expected}")
+        for role, array in zip(roles, (a, b), strict=False):
+            if np.may_share_memory(array, out):
+                raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only: expected an array that can be written")
+        self.built(a, b, out)
 
     @property
     def flops(self) -> int:

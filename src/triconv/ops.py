@@ -351,7 +351,7 @@ class Call:
             if self.plan.problem.batch == 0:
                 out[...] = 0
             else:
-                self.plan.run(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False), out)
+                self.plan.built(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False), out)
             return out.astype(self.dtype, copy=False)
 
 
