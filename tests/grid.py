@@ -158,6 +158,7 @@ GRID = [
     Row("padding full, strided and dilated", (2, 2, 5), (3,), 2, padding="full", stride=2, dilation=3),
     Row("padding larger than the kernel", (2, 2, 3), (2,), 2, padding=5, dtype="float32"),
     Row("nothing but padding is read", (2, 2, 1), (1,), 2, padding=1, stride=4),
+    Row("padding before beyond all that is read", (2, 2, 1), (1,), 2, padding=((5, 0),), stride=3),
     # Borders.
     Row("circular", (2, 2, 6), (3,), 2, padding="same", border="circular"),
     Row("circular, wider than the visible", (2, 2, 3), (4,), 2, padding=((7, 5),), border="circular", dtype="float32"),

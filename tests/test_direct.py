@@ -306,6 +306,7 @@ def test_many_threads_call_for_a_minute(built: list[Built], shared: Counter[int]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork")  # JAX, which other tests may have imported, warns of every fork
 def test_a_forked_child_computes_the_same_bits(built: list[Built], shared: Counter[int]) -> None:
     with triconv.threads(3):
         for one in built[:30]:

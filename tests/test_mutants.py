@@ -227,7 +227,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "axes put back in the wrong order": ("arrays.py", ".transpose(_inverse(order))", ".transpose(order)"),
     "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
-    "memory unchecked": ("dispatch.py", "_bytes_asked(problem, one) <= memory()", "_bytes_asked(problem, one) >= 0"),
+    "memory unchecked": ("dispatch.py", "if need > memory():", "if need < 0:"),
     "empty batches left unwritten": ("ops.py", "out[...] = 0", "out[...] += 0"),
     "result not cast back": ("ops.py", "return out.astype(self.dtype, copy=False)", "return out"),
     "flip leaves the last axis": (
@@ -240,6 +240,92 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "problem.producing(OPERATIONS[operation])",
         "problem.producing(Role.HIDDEN)",
     ),
+    # The native engine: strands, loops, tiles, copies.
+    "native: all kernels of a bank take one turn more": (
+        "geometry.py",
+        "(more, self.bank, turns))",
+        "(more, self.bank, turns + 1))",
+    ),
+    "native: turns of a bank by the stride alone": (
+        "geometry.py",
+        "Run(count, self.stride * self.bank, self.bank, 0)",
+        "Run(count, self.stride, self.bank, 0)",
+    ),
+    "native: a transpose asks for nothing after the last": (
+        "geometry.py",
+        "max(0, highest - self.hidden + 1)",
+        "max(0, highest - self.hidden)",
+    ),
+    "native: a transpose asks for nothing before the first": ("geometry.py", "return max(0, -lowest),", "return 0,"),
+    "native: kernels of a transpose without the phase": (
+        "geometry.py",
+        "(first + o) % self.bank) for k",
+        "first % self.bank) for k",
+    ),
+    "native: residues of a transpose by the stride alone": (
+        "geometry.py",
+        "Run(turns, self.stride * residues, residues",
+        "Run(turns, self.stride, residues",
+    ),
+    "native: hidden positions without their overhang": (
+        "kernels/loops.py",
+        "self.hidden(strand.hidden + self.overhang)",
+        "self.hidden(strand.hidden)",
+    ),
+    "native: every strand begins at the first kernel": ("kernels/loops.py", "self.bank * strand.bank)", "0)"),
+    "native: taps of a transpose forwards": (
+        "kernels/loops.py",
+        "-at.hidden(axis.dilation)",
+        "at.hidden(axis.dilation)",
+    ),
+    "native: split residues without dilation": (
+        "kernels/loops.py",
+        "self.visible(strand.visible + axis.dilation * k) for",
+        "self.visible(strand.visible + k) for",
+    ),
+    "native: edges of a graph at the first visible": (
+        "kernels/loops.py",
+        "Steps(visible, 0, weight))",
+        "Steps(0, 0, weight))",
+    ),
+    "native: corners with the first taps": (
+        "kernels/loops.py",
+        "ends[which], ends[which + 1]",
+        "ends[0 * which], ends[1 + 0 * which]",
+    ),
+    "native: loops merged whatever their steps in C": (
+        "kernels/nest.py",
+        "(self.b, inner.b), (self.c, inner.c))",
+        "(self.b, inner.b))",
+    ),
+    "native: taps not multiplied by the other sums": (
+        "kernels/nest.py",
+        "corners[:, 3:] *= len(around)",
+        "corners[:, 3:] *= 1",
+    ),
+    "native: the first tap alone inside": (
+        "kernels/nest.py",
+        "nest.taps[first:last]) for",
+        "nest.taps[first : first + 1]) for",
+    ),
+    "native: residues as long as the line": (
+        "kernels/layout.py",
+        "return -(-self.shape[-1] // self.split)",
+        "return self.shape[-1] // self.split",
+    ),
+    "native: padding after for padding before": (
+        "kernels/layout.py",
+        "(0, before, inside, 1)",
+        "(0, room - before - inside, inside, 1)",
+    ),
+    "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
+    "native: the visible unpadded": ("kernels/ways.py", "return axis.before, axis.reach", "return 0, axis.reach"),
+    "native: borders of a transpose taken for zero": (
+        "kernels/ways.py",
+        "_with_borders_written_out(problem) if transposed",
+        "problem if transposed",
+    ),
+    "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
     "pooling takes the last NaN": (POOL, 'k.build.and_(larger, k.build.fcmp_ordered("ord", held, held))', "larger"),

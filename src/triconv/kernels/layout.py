@@ -146,7 +146,8 @@ def _pieces(size: int, room: int, before: int, axis: Axis | None) -> Pieces:
     """What goes where along an axis of `room` positions, of which the array's begin after `before`."""
     if axis is not None and axis.border != "zero" and (before, room) == (axis.before, axis.reach):
         return _stretches(axis.extension)
-    inside = max(0, min(size, room - before))
+    before = min(before, room)  # all that is read may lie before the first entry
+    inside = min(size, room - before)
     return [(OUTSIDE, 0, before, 1), (0, before, inside, 1), (OUTSIDE, before + inside, room - before - inside, 1)]
 
 
