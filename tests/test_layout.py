@@ -173,3 +173,13 @@ def test_small_arrays_have_no_block() -> None:
     gc.collect()
     assert memory.kept() == 0
     assert memory.empty((), "float32").shape == ()
+
+
+def test_no_more_is_kept_than_the_bound_when_arrays_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.release()
+    monkeypatch.setattr(memory, "KEPT", 5 << 20)
+    arrays = [memory.empty((1 << 19,), "float32") for _ in range(6)]
+    huge = memory.empty((2 << 20,), "float32")
+    del arrays, huge
+    assert 0 < memory.kept() <= 5 << 20
+    memory.release()

@@ -275,9 +275,12 @@ def test_a_plan_runs_on_what_it_was_made_for_only() -> None:
         (v.astype("f8"), w, out, "visible of shape .* and dtype float64"),
         (v, w[0], out, "weight of shape"),
         (v, w, frozen, "out is read-only"),
+        (v, w, np.lib.stride_tricks.as_strided(out, (1, 8, 64), (0, 0, 4)), "overlaps itself"),
     ]:
         with pytest.raises(ValueError, match=message):
             plan.run(a, b, c)
+    with pytest.raises(TypeError, match="visible of type MaskedArray: expected a plain NumPy array"):
+        plan.run(np.ma.masked_array(v), w, out)
     plan.run(v, w, out)
     np.testing.assert_array_equal(out, np.full(out.shape, 8.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import subprocess
@@ -437,3 +438,25 @@ def _nobody_is_left_waiting() -> Iterator[None]:
     yield
     left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("triconv-")]
     assert left == []
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")  # JAX, which other tests may have imported, warns of every fork
+@pytest.mark.parametrize("lock", ["triconv.memory", "triconv.dispatch", "triconv.ops"])
+def test_a_fork_waits_for_locks_that_the_child_would_wait_for(lock: str) -> None:
+    held = importlib.import_module(lock)._lock
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with held:
+            holding.set()
+            done.wait(0.3)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    holding.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if held.acquire(timeout=5) else 1)
+    done.set()
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

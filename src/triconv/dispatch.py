@@ -38,14 +38,18 @@ class Plan:
         """Write the operation on a and b over out, an array of its own; all of them as the plan has them."""
         roles = (*self.problem.operands, self.problem.produces)
         for role, array in zip(roles, (a, b, out), strict=True):
+            if type(array) is not np.ndarray:
+                raise TypeError(f"{role.value} of type {type(array).__name__}: expected a plain NumPy array")
             if array.shape != self.shape(role) or array.dtype != self.problem.dtype:
                 expected = f"{self.shape(role)} and {self.problem.dtype}, as the plan has"
                 raise ValueError(f"{role.value} of shape {array.shape} and dtype {array.dtype}: expected {expected}")
         for role, array in zip(roles, (a, b), strict=False):
             if np.may_share_memory(array, out):
                 raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
-        if not out.flags.writeable:
-            raise ValueError("out is read-only: expected an array that can be written")
+        if not out.flags.writeable or any(
+            step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True)
+        ):
+            raise ValueError("out is read-only or overlaps itself: expected an array of its own")
         self.built(a, b, out)
 
     @property
@@ -92,6 +96,8 @@ KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
 
 _kept: OrderedDict[Plan, tuple[Run, int]] = OrderedDict()
 _lock = Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _built(plan: Plan) -> Run:

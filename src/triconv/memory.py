@@ -7,6 +7,7 @@ have left are kept here, up to KEPT bytes of them, for the next array that needs
 from __future__ import annotations
 
 import ctypes
+import os
 from math import prod
 from threading import Lock
 from typing import Any
@@ -31,6 +32,8 @@ _Nothing = ctypes.c_char * 0
 _free: list[Block] = []
 _left: list[Block] = []
 _lock = Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def take(size: int) -> Block:
@@ -48,7 +51,7 @@ def take(size: int) -> Block:
 def give(block: Block) -> None:
     """Leave a block. No lock is needed: garbage may be collected while this very thread holds it."""
     _left.append(block)
-    if len(_left) > 64 and _lock.acquire(blocking=False):
+    if _lock.acquire(blocking=False):
         try:
             _collect()
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -329,6 +331,9 @@ KEPT_CALLS = 1024
 """How many calls are kept ready; those made ready first go first."""
 
 _ready: dict[tuple[Any, ...], Call] = {}
+_lock = Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,9 +377,10 @@ def _call(
     shape, computed = problem.shape(problem.produces), np.dtype(problem.dtype)
     ready = Call(operation, choose(problem, engine), shape, dtype, computed, order)
     if key is not None:
-        while len(_ready) >= KEPT_CALLS:
-            _ready.pop(next(iter(_ready)), None)
-        _ready[key] = ready
+        with _lock:
+            while len(_ready) >= KEPT_CALLS:
+                _ready.pop(next(iter(_ready)))
+            _ready[key] = ready
     return ready.run(one, two)
 
 

@@ -161,6 +161,7 @@ class Scatter:
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
         k = begin(module, name, self.dtype, self.arguments)
+        positions = k.build.udiv(k["size"], k["pitch"])
         with k.loop(k["end"], k["begin"]) as plane:
             visible = k.at(k["visible"], k.mul(plane, k["size"]))
             lanes = machine.lanes(BYTES[self.dtype])
@@ -174,6 +175,8 @@ class Scatter:
                 with k.loop(k["inner"]) as i:
                     at = k.add(start, i)
                     index = k.load(k["indices"], at, I64)
-                    place = k.at(visible, k.add(k.mul(index, k["pitch"]), k.mul(i, k["step"])))
-                    k.store(k.build.fadd(k.load(place), k.load(k["hidden"], at)), place)
+                    # Tested before the call already; but the caller's array may have changed since.
+                    with k.when(k.build.icmp_unsigned("<", index, positions)):
+                        place = k.at(visible, k.add(k.mul(index, k["pitch"]), k.mul(i, k["step"])))
+                        k.store(k.build.fadd(k.load(place), k.load(k["hidden"], at)), place)
         k.build.ret_void()

@@ -176,7 +176,7 @@ class _Pool:
         if self.size < len(calls) - 1:
             self.grow(len(calls) - 1)
         try:
-            for _ in calls[1:]:
+            for _ in range(min(len(calls) - 1, self.size)):
                 self.jobs.put(job)
             job.work()
         finally:
