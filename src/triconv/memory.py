@@ -50,6 +50,8 @@ def take(size: int) -> Block:
 
 def give(block: Block) -> None:
     """Leave a block. No lock is needed: garbage may be collected while this very thread holds it."""
+    if len(block) > KEPT:
+        return
     _left.append(block)
     if _lock.acquire(blocking=False):
         try:
