@@ -7,7 +7,9 @@ themselves or where no thread can be started are only less parallel. A hand-off 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -163,6 +165,17 @@ class _Job:
                 self.failures.append((False, -1, error))
 
 
+def _processor_asker() -> Callable[[], int | None]:
+    """What tells the processor that a thread runs on, where the system can tell and threads can be kept off one."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            return ctypes.PyDLL(None).sched_getcpu  # keeps Python's lock: it is over at once
+    return lambda: None
+
+
+_processor = _processor_asker()
+
+
 class _Pool:
     """Threads that wait for jobs: as many as a job could use so far, started when first needed."""
 
@@ -170,11 +183,31 @@ class _Pool:
         self.jobs: SimpleQueue[_Job] = SimpleQueue()
         self.size = 0
         self.growing = Lock()
+        self.workers: list[int] = []
+        """Their numbers in the system."""
+        self.kept_off: tuple[int, int] | None = None
+        """The processor that workers keep off, and how many of them do."""
+
+    def make_way(self) -> None:
+        """Keep workers off the processor of this thread, which is about to work.
+
+        A thread that wakes another is followed by it to its own processor, and there the other would wait until this
+        one is done, whatever else is idle.
+        """
+        here = _processor()
+        if here is None or self.kept_off == (here, len(self.workers)):
+            return
+        self.kept_off = here, len(self.workers)
+        if elsewhere := os.sched_getaffinity(0) - {here}:
+            for worker in self.workers[:]:
+                with suppress(OSError):
+                    os.sched_setaffinity(worker, elsewhere)
 
     def run(self, calls: Sequence[Callable[[], Any]]) -> None:
         job = _Job(calls)
         if self.size < len(calls) - 1:
             self.grow(len(calls) - 1)
+        self.make_way()
         try:
             for _ in range(min(len(calls) - 1, self.size)):
                 self.jobs.put(job)
@@ -197,6 +230,8 @@ class _Pool:
                 except RuntimeError:  # no more threads to be had, or the interpreter is ending
                     return
                 self.size += 1
+                if worker.native_id is not None:
+                    self.workers.append(worker.native_id)
 
     def serve(self) -> None:
         while True:
