@@ -46,9 +46,8 @@ class Plan:
         for role, array in zip(roles, (a, b), strict=False):
             if np.may_share_memory(array, out):
                 raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
-        if not out.flags.writeable or any(
-            step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True)
-        ):
+        repeated = any(step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True))
+        if not out.flags.writeable or (repeated and out.size):
             raise ValueError("out is read-only or overlaps itself: expected an array of its own")
         self.built(a, b, out)
 
