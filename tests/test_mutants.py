@@ -319,7 +319,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "(0, room - before - inside, inside, 1)",
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
-    "native: the visible unpadded": ("kernels/ways.py", "return axis.before, axis.reach", "return 0, axis.reach"),
+    "native: the visible unpadded": ("geometry.py", "return self.before, self.reach", "return 0, self.reach"),
     "native: borders of a transpose taken for zero": (
         "kernels/ways.py",
         "_with_borders_written_out(problem) if transposed",

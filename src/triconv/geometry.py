@@ -148,6 +148,13 @@ class Axis:
         return range(first, max(first, min(last + 1, self.hidden)))
 
     @property
+    def padded(self) -> tuple[int, int]:
+        """How many positions go before the visible so that windows read what is there, and how many there are then."""
+        if self.before == 0 and self.reach <= self.visible:
+            return 0, self.visible
+        return self.before, self.reach
+
+    @property
     def extended(self) -> Axis:
         """The axis whose visible is all that the windows cover, its border written out as positions of their own."""
         return replace(self, visible=self.reach, before=0, after=0, border="zero")

@@ -95,10 +95,6 @@ class Move:
         first, count = self._slices.get((part, parts)) or self._slice(part, parts)
         self._kernel(address(source), address(target), self._jobs + first, count, **bounds(source, target, self.jobs))
 
-    @property
-    def nbytes(self) -> int:
-        return self.jobs.nbytes + self.done.nbytes
-
     @cached_property
     def _kernel(self) -> Callable[..., None]:
         return function(Copy(self.dtype))

@@ -27,6 +27,11 @@ WIDE = {
 """What vectors may run over, and the arrays that step by one along it."""
 
 
+def over_data(vector: str) -> bool:
+    """Whether vectors run over data alone: the weight, operand or result, has no vectors then."""
+    return Role.WEIGHT not in WIDE[vector]
+
+
 class Steps(NamedTuple):
     """How far something is in the visible, in the hidden and in the weight."""
 
@@ -104,7 +109,7 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
-        inside = vector in ("position", "example") and problem.channels.mask is None and not once
+        inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)
         found.append(Nest(*loops, corners, tap_table, inside, once, _reread(problem, vector)))
     return found
@@ -127,9 +132,9 @@ def _order(
         case Role.WEIGHT:
             return [], [*g, *residues, *taps, *i, *o], spatial
         case Role.HIDDEN:
-            channel, sums = o, [*i, *taps] if vector in ("position", "example") else [*taps, *i]
+            channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
         case Role.VISIBLE:
-            channel, sums = i, [*o, *taps] if vector in ("position", "example") else [*taps, *o]
+            channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
     near = 2 if vector == "example" else 1
     lines, line = spatial[:-near], spatial[-near:]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
@@ -296,7 +301,7 @@ class Places:
                 positions[k] += range(strand.hidden, strand.hidden + run.count)
         return [
             Bundle(
-                Steps(self.visible(axis.dilation * k - axis.before), 0, self.kernel(k)),
+                Steps(self.visible(int(axis.position(0, k))), 0, self.kernel(k)),
                 tuple(Steps(self.visible(axis.stride * c), self.hidden(c), 0) for c in met),
             )
             for k, met in positions.items()

@@ -75,10 +75,6 @@ class Program:
             (function(one.contraction), address(one.tiles), len(one.tiles), address(one.taps)) for one in tiled
         ]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tiles.nbytes + taps.nbytes for tiles, taps in self.tables)
-
     def run(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> None:
         if self.adds:
             c[...] = 0

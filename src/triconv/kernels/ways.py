@@ -23,7 +23,7 @@ from math import prod
 from ..form import Problem, Role
 from ..geometry import Axis
 from .layout import Buffer, Layout
-from .loops import LARGE, WIDE, Lying, nests
+from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
 from .target import cache_bytes, target
 
@@ -76,7 +76,7 @@ class Way:
     def seconds(self) -> float:
         cycles: float = sum(one.block.cycles for one in self.cuts())
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
-        if self.vector in ("position", "example"):
+        if over_data(self.vector):
             cycles *= FAR
         return cycles / CYCLES + (2 * self.copied + read) / COPIED
 
@@ -114,7 +114,7 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
     each = list(zip(inner.geometry.axes, exact, strict=True))
     overhang = [axis.overhang if transposed and not own else (0, 0) for axis, own in each]
     pads = {
-        Role.VISIBLE: [(0, axis.visible) if transposed or own else _padding(axis) for axis, own in each],
+        Role.VISIBLE: [(0, axis.visible) if transposed or own else axis.padded for axis, own in each],
         Role.HIDDEN: [
             (before, before + axis.hidden + after) for (before, after), axis in zip(overhang, axes, strict=True)
         ],
@@ -161,13 +161,6 @@ LONG = 16
 
 PANEL = 2
 """Vectors of a panel, as tiles have where there are many rows."""
-
-
-def _padding(axis: Axis) -> tuple[int, int]:
-    """How many positions go before the visible, and how many there are then in all."""
-    if axis.before == 0 and axis.reach <= axis.visible:
-        return 0, axis.visible
-    return axis.before, axis.reach
 
 
 def _with_borders_written_out(problem: Problem) -> Problem:
@@ -241,7 +234,7 @@ def _reads_beyond(problem: Problem, axis: Axis) -> bool:
     """Whether zeros beyond the edges of an axis are read."""
     if problem.produces is Role.VISIBLE:
         return any(axis.overhang)
-    return _padding(axis) != (0, axis.visible)
+    return axis.padded != (0, axis.visible)
 
 
 def folds(problem: Problem) -> bool:
