@@ -209,25 +209,26 @@ def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Wa
 
 
 def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
-    """Which axes to try to give loops of their own at the edges: it spares products, or a copy.
+    """Which axes to try to give loops of their own at the edges: it spares products with zeros, and the padded copy.
 
-    Every line is a loop of its own then. The last axis has long runs of positions in it, which edges would break; it is
-    tried where there is little to compute and the copy costs as much.
+    Either every line but none along the last axis, whose long runs of positions edges would break; or all axes, where
+    most positions are far from an edge and so share loops.
     """
     axes = problem.geometry.axes
     able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
     lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
     found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
-    if vector == "channel" and prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT:
-        found += [tuple(able)] if all(able) else []
+    few = prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT
+    if few and all(able) and vector in ("hidden", "visible", "channel"):
+        found.append(tuple(able))
     return found
 
 
 MANY_LINES = 1024
 """Lines that make tables too long, and edges too rare, for loops of their own."""
 
-FEW_TAPS = 25
-"""A kernel whose window is small, so that most positions are far from an edge and share what they read."""
+FEW_TAPS = 81
+"""A kernel whose window is small, so that most positions are far from an edge."""
 
 
 def _reads_beyond(problem: Problem, axis: Axis) -> bool:
