@@ -250,9 +250,9 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     split: Counter[int] = Counter()
     run_all = program.run_all
 
-    def counted(calls: Any) -> None:
-        split[len(calls)] += 1
-        run_all(calls)
+    def counted(calls: Any, helpers: int) -> None:
+        split[helpers + 1] += 1
+        run_all(calls, helpers)
 
     monkeypatch.setattr(program, "NUMBERS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(program, "run_all", counted)

@@ -275,8 +275,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "native: every strand begins at the first kernel": ("kernels/loops.py", "self.bank * strand.bank)", "0)"),
     "native: taps of a transpose forwards": (
         "kernels/loops.py",
-        "-at.hidden(axis.dilation)",
-        "at.hidden(axis.dilation)",
+        "Steps(0, at.hidden(axis.dilation), -at.kernel(1))",
+        "Steps(0, at.hidden(axis.dilation), at.kernel(1))",
     ),
     "native: split residues without dilation": (
         "kernels/loops.py",

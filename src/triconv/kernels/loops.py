@@ -230,7 +230,7 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: S
     if problem.produces is Role.VISIBLE and not exact[number] and axis.stride == axis.bank == 1:
         (strand,) = axis.transposed(False)
         met = at.transposed(strand)
-        step = Steps(0, -at.hidden(axis.dilation), at.kernel(1))  # the taps of the only phase are evenly spaced
+        step = Steps(0, at.hidden(axis.dilation), -at.kernel(1))  # the taps of the only phase are evenly spaced
         return [Group(strand.runs, [Bundle(_plus(met.corner, met.taps[0]))], [(axis.kernel, step)])]
     if problem.produces is Role.VISIBLE:
         strands = [(strand, at.transposed(strand)) for strand in axis.transposed(exact[number])]
@@ -267,7 +267,9 @@ class Places:
         return Steps(self.visible(strand.visible), hidden, self.bank * strand.bank)
 
     def transposed(self, strand: Strand) -> Bundle:
-        taps = (Steps(0, self.hidden(1) * o, self.kernel(k) + self.bank * b) for k, o, b in strand.taps)
+        # In the order of memory: only the last taps read what earlier ones, and tiles, have not brought to the cache.
+        in_order = sorted(strand.taps, key=lambda tap: tap[1])
+        taps = (Steps(0, self.hidden(1) * o, self.kernel(k) + self.bank * b) for k, o, b in in_order)
         return Bundle(self.corner(strand), tuple(taps))
 
     def forward(self, axis: Axis, strand: Strand, exact: bool) -> Bundle:

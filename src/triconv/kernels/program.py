@@ -19,6 +19,9 @@ from .threads import run_all, thread_count
 NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread takes as long."""
 
+SLICES = 2
+"""Of the work, for each thread. They are taken in turn, so a thread that wakes late, or is held up, takes fewer."""
+
 AHEAD = 512
 """Numbers that are on the way from memory while others are multiplied."""
 
@@ -52,12 +55,12 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
 
 def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
     """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    worth = numbers // NUMBERS_WORTH_A_THREAD
-    parts = min(thread_count(), worth) if worth > 1 else 1
-    if parts == 1:
+    worth, threads = numbers // NUMBERS_WORTH_A_THREAD, thread_count()
+    if min(worth, threads) < 2:
         run(0, 1)
     else:
-        run_all([partial(run, part, parts) for part in range(parts)])
+        parts = min(threads * SLICES, worth)
+        run_all([partial(run, part, parts) for part in range(parts)], threads - 1)
 
 
 class Program:

@@ -112,15 +112,16 @@ class threads:  # noqa: N801 (used as a function)
         _here.set(_here.get()[:-1])
 
 
-def run_all(calls: Sequence[Callable[[], Any]]) -> None:
-    """Run calls side by side, some of them on this thread, and wait for all.
+def run_all(calls: Sequence[Callable[[], Any]], helpers: int | None = None) -> None:
+    """Run calls side by side, on this thread and at most so many helpers (None: one for each other call), to the end.
 
     What the first of those that fail raises is raised, with a note of what others raised.
     """
     if len(calls) == 1:
         calls[0]()
     elif calls:
-        _pool.run(calls)
+        most = len(calls) - 1
+        _pool.run(calls, most if helpers is None else min(helpers, most))
 
 
 class _Job:
@@ -203,13 +204,13 @@ class _Pool:
                 with suppress(OSError):
                     os.sched_setaffinity(worker, elsewhere)
 
-    def run(self, calls: Sequence[Callable[[], Any]]) -> None:
+    def run(self, calls: Sequence[Callable[[], Any]], helpers: int) -> None:
         job = _Job(calls)
-        if self.size < len(calls) - 1:
-            self.grow(len(calls) - 1)
+        if self.size < helpers:
+            self.grow(helpers)
         self.make_way()
         try:
-            for _ in range(min(len(calls) - 1, self.size)):
+            for _ in range(min(helpers, self.size)):
                 self.jobs.put(job)
             job.work()
         finally:

@@ -30,6 +30,9 @@ from .target import cache_bytes, target
 CYCLES, COPIED = 4e9, 25e9
 """A second's cycles, and bytes copied."""
 
+STARTED = 2e-6
+"""Seconds to start a kernel: of a sum, of a copy, of the test whether all is finite."""
+
 FAR = 1.25
 """How much longer multiplications take whose vectors are data, which come from further away than weights do."""
 
@@ -78,7 +81,8 @@ class Way:
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
         if over_data(self.vector):
             cycles *= FAR
-        return cycles / CYCLES + (2 * self.copied + read) / COPIED
+        starts = len(self.cuts()) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
+        return cycles / CYCLES + (2 * self.copied + read) / COPIED + starts * STARTED
 
 
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
