@@ -385,6 +385,19 @@ def test_denormal_numbers(dtype: str) -> None:
                 np.testing.assert_array_equal(out, expected.astype(dtype) * smallest, f"{row.name}, {operation}")
 
 
+def test_channels_that_would_share_few_places_in_the_cache() -> None:
+    """The gradient of a kernel copies them apart, and is the same."""
+    random = np.random.default_rng(0)
+    visible, hidden = (np.moveaxis(random.standard_normal((2, 5, n), dtype=np.float32), -1, 1) for n in (512, 512))
+    problem = triconv.explain("conv_weight", (2, 512, 5), (512, 512, 2), engine="direct").problem
+    way = ways.best_way(problem, tuple((step[0] // 4, 1, 512) for step in (visible.strides,) * 3), True)
+    assert [buffer is not None and buffer.gap for buffer in way.buffers] == [16, 16, False]
+    weight = triconv.conv_weight(visible, hidden[..., 1:], 2, engine="direct")
+    near = np.stack([visible[..., :-1], visible[..., 1:]], -1).astype(np.float64)
+    expected, size = (np.einsum("noc,nick->oik", of(hidden[..., 1:]), of(near)) for of in (np.float64, np.abs))
+    oracle.assert_close(weight, expected, oracle.bound(8, size, weight.dtype))
+
+
 def test_broadcast_operands_beyond_two_to_the_31() -> None:
     """What is read where it lies takes no memory; what would be copied whole is refused in one line."""
     weight = np.array([[[1, 2, 3]]], "float32")

@@ -48,6 +48,8 @@ class Case:
     """Lanes of each column; 0 and below counts from a whole vector."""
     depth: int = 5
     vectors_deep: int = 0
+    asking: int = 0
+    """How far ahead operands are asked for."""
     """Vectors that the depth has besides."""
     tiles: tuple[tuple[int, int], ...] = ((0, 3), (1, 3), (2, 2), (0, 1))
     """The first tap of each tile and the one after its last."""
@@ -58,6 +60,7 @@ class Case:
 
 CASES = {
     "plain": Case(),
+    "asking for what is far beyond the end": Case(asking=1 << 24, depth=21),
     "added to what is there": Case(add=True),
     "as tall as AVX-512 allows": Case(rows=14),
     "one number": Case(rows=1, used=(1,), depth=1, tiles=((0, 1),)),
@@ -160,6 +163,8 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
         wide=case.wide,
         summed=case.summed,
         add=case.add,
+        ahead=case.asking,
+        onward=(case.asking, 3) if case.asking else (0, 0),
     )
     corners = rng.integers(0, 40, (len(case.tiles), 3))
     corners[:, 2] = GAP + rng.permutation(len(case.tiles)) * case.rows * down

@@ -66,6 +66,15 @@ def test_fill_in_panels() -> None:
     np.testing.assert_array_equal(flat.reshape(3, 3, 4, 2), weight.reshape(3, 2, 4, 3).transpose(0, 3, 2, 1))
 
 
+def test_fill_leaves_gaps() -> None:
+    """After each turn of the last axis in order, and nothing is written there."""
+    visible = np.random.default_rng(0).standard_normal((2, 4, 3))
+    buffer = Buffer((2, 4, 5), (0, 0, 1), (0, 2, 1), gap=3)
+    flat = filled(buffer, visible, (None, None, None))
+    np.testing.assert_array_equal(read(flat, buffer), np.pad(visible, ((0, 0), (0, 0), (1, 1))))
+    assert np.isnan(flat.reshape(2, 5, 7)[:, :, 4:]).all()
+
+
 @pytest.mark.parametrize("split", [1, 2, 3, 9])
 def test_drain_takes_a_buffer_back(split: int) -> None:
     """To an array of any order; every number is written."""

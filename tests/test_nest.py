@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -142,6 +143,20 @@ def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool) -> No
     Program(tables, 1).run(a, b, c)
     sums = [sum(float(a[i]) * float(b[j]) for i, j in expected[place]) for place in range(len(c))]
     np.testing.assert_array_equal(c, sums)
+
+
+def test_what_outgrows_the_cache_is_taken_in_blocks() -> None:
+    """The sum is too short to be cut into parts enough: so the vectors are, outside of the rows, and are all there."""
+    lanes = target().lanes(4)
+    wide = 24 * lanes
+    loops = Index(30, 1, 0, wide), Index(wide, 0, 1, 1, True)
+    whole = np.array([[0, 0, 0, 0, 1]]), np.array([[0, 0]])
+    nest = Nest((), loops, (Index(8, 30, wide, 0),), *whole, reread=7 * ROOM)
+    made = cut(nest, 4, target(), ROOM)
+    blocks, rows, vectors = made.results
+    assert (blocks.count, rows.count, vectors.count) == (8, 30, 3 * lanes)
+    assert by_tables(made) == by_loops(nest)
+    assert cut(replace(nest, reread=0), 4, target(), ROOM).results == loops
 
 
 def test_outer_sum_runs_the_last_part_fastest() -> None:

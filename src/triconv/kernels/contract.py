@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from llvmlite import ir
 
+from ..memory import LINE
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
@@ -60,6 +61,8 @@ class Contraction:
     """Whether to add to what C holds."""
     ahead: int = 0
     """How far ahead to ask for B where it comes from memory; 0 where it is in the cache already."""
+    onward: tuple[int, int] = (0, 0)
+    """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
 
@@ -128,7 +131,9 @@ class Contraction:
             here = k.at(b, k.mul(at, bk))
             if self.ahead:
                 for column in self.columns:
-                    k.prefetch(k.at(here, self.ahead + column.b))
+                    k.prefetch(here, self.ahead + column.b)
+            if any(self.onward):
+                self._ask(k, a, at)
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None
@@ -140,6 +145,13 @@ class Contraction:
                 step(k.add(at, part * size), part, full)
         for number, at in enumerate(range(whole, self.depth, size)):
             step(at, number % fold, full and min(lanes, self.depth - at))
+
+    def _ask(self, k: Kernel, a: Place, at: Value | int) -> None:
+        """Ask for a line of one of the next tile's rows: in a line's worth of steps each row has its turn."""
+        line = LINE // BYTES[self.dtype]
+        far, row = self.onward
+        turn = k.remainder(at, line)
+        k.prefetch(a, k.add(far, at, k.mul(turn, row - 1)))
 
     def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)

@@ -63,6 +63,8 @@ class Buffer:
     split: int = 1
     panel: int = 0
     """Where it is not 0, the last axis in order is cut into panels of so many, which lie one after the other."""
+    gap: int = 0
+    """Numbers left free after each turn of the last axis in order."""
 
     @property
     def turns(self) -> int:
@@ -76,7 +78,8 @@ class Buffer:
 
     @cached_property
     def size(self) -> int:
-        return prod(self.sizes)
+        last = self.sizes[self.order[-1]] if self.order else 1
+        return prod(self.sizes) // max(last, 1) * (last + self.gap)
 
     @property
     def layout(self) -> Layout:
@@ -84,7 +87,8 @@ class Buffer:
         step = 1
         for axis in reversed(self.order):
             steps[axis] = step
-            step *= self.panel if self.panel and axis == self.order[-1] else self.sizes[axis]
+            last = axis == self.order[-1]
+            step *= self.panel if self.panel and last else self.sizes[axis] + self.gap * last
         return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0, self.panel, step)
 
     def fill(self, shape: Sequence[int], steps: Sequence[int], axes: Sequence[Axis | None], dtype: str) -> Move:

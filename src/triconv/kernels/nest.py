@@ -142,11 +142,13 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     longest = int((corners[:, 4] - corners[:, 3]).max(initial=1)) * around
     each = ceil(depth.count / lanes) if depth.vector else depth.count
     steps = each * around * int((corners[:, 4] - corners[:, 3]).sum()) / max(len(corners), 1)
+    parts = max(1, min(parts, longest, int(steps) // LONG))
+    results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
     block = best_block(results, depth, steps, lanes, machine.registers, loads, nest.once in ("B", "C"))
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
-    parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
+    parts = parts if tiles > 1 else 1
     return Cut(nest, results, len(outer), depth, others, block, parts)
 
 
@@ -159,6 +161,22 @@ def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
         elif loop.count > 1 or loop.vector:
             kept.append(loop)
     return tuple(reversed(kept))
+
+
+def _in_blocks(results: tuple[Index, ...], outside: int, blocks: int, lanes: int) -> tuple[Index, ...]:
+    """The loops with the vectors in at least so many blocks, outside of what takes turns with them, if they divide so.
+
+    What all turns read of B is then in the cache, where it is more than a part of the sum could make fit.
+    """
+    vectors = next((loop for loop in results if loop.vector), None)
+    if vectors is None or blocks < 2:
+        return results
+    most = min(vectors.count // lanes, 4 * blocks)
+    many = next((n for n in range(blocks, most + 1) if vectors.count % (n * lanes) == 0), 1)
+    inner = replace(vectors, count=vectors.count // many)
+    around = Index(many, inner.count * vectors.a, inner.count * vectors.b, inner.count * vectors.c)
+    within = tuple(inner if loop is vectors else loop for loop in results[outside:])
+    return (*results[:outside], around, *within) if many > 1 else results
 
 
 def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:

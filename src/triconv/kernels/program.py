@@ -10,17 +10,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..memory import address
+from ..memory import LINE, address
 from .compile import bounds, function
 from .contract import TILE, Column, Contraction
 from .nest import Cut, Index, Table, outer_sum
 from .threads import run_all, thread_count
+from .words import BYTES
 
 NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread takes as long."""
 
 SLICES = 2
 """Of the work, for each thread. They are taken in turn, so a thread that wakes late, or is held up, takes fewer."""
+
+PAGE = 1 << 12
+"""Bytes apart, numbers meet in one place of the first-level cache."""
 
 AHEAD = 512
 """Numbers that are on the way from memory while others are multiplied."""
@@ -149,8 +153,24 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         summed=depth.vector,
         add=cut.parts > 1,
         ahead=AHEAD if cut.nest.once == "B" else 0,
+        onward=(0, 0) if vector.a else _onward(cut, sizes, BYTES[dtype]),
         past=in_line and _past(cut, sizes, lanes),
     )
+
+
+def _onward(cut: Cut, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:
+    """How far the next tile's rows are in A, and each of them from the one before, if rows are asked for in time.
+
+    They are if the depth goes along them, and unless they would meet in few places of the cache.
+    """
+    rows = [(loop, size) for loop, size in zip(cut.results, sizes, strict=True) if not (loop.b or loop.vector)]
+    several = [(loop, size) for loop, size in rows if size > 1]
+    line = LINE // itemsize
+    if len(several) != 1 or cut.depth.vector or cut.depth.a != 1 or cut.depth.count < line or cut.nest.once == "A":
+        return 0, 0
+    ((loop, size),) = several
+    apart = loop.count > size and loop.a * itemsize % PAGE != 0
+    return (size * loop.a, loop.a) if apart else (0, 0)
 
 
 def _offsets(loops: Sequence[Index], array: str) -> list[int]:

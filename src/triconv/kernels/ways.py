@@ -22,6 +22,7 @@ from math import prod
 
 from ..form import Problem, Role
 from ..geometry import Axis
+from ..memory import LINE
 from .layout import Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
@@ -139,11 +140,12 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
             order,
             split if role is Role.VISIBLE else 1,
             panel,
+            gap := _gap(problem, role, vector, shape),
         )
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
         if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
             lies_well = lies_well and steps[0] < steps[2]
-        same = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel
+        same = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel and not gap
         as_it_is = same and lies_well and not (role is produces and folds(problem))
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
@@ -159,6 +161,23 @@ def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
     large = role is Role.WEIGHT and vector == other and problem.bytes_of(role) > LARGE
     return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
 
+
+def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> int:
+    """Numbers to leave free after the channels of each position, if these would all share few places in the caches.
+
+    A kernel's gradient takes some channels of many positions for a tile, again and again.
+    """
+    if role is problem.produces or problem.produces is not Role.WEIGHT or vector not in ("hidden", "visible"):
+        return 0
+    again = min(problem.channels.weight[:2])
+    return LINE // problem.itemsize if again >= AGAIN and shape[1] * problem.itemsize % CLASH == 0 else 0
+
+
+CLASH = 1 << 11
+"""Bytes of which multiples share few places in the caches."""
+
+AGAIN = 128
+"""How often all is read, a tile's rows at a time, that makes up for a copy."""
 
 LONG = 16
 """Positions of a line that is not short."""

@@ -112,6 +112,10 @@ class Kernel:
     def sub(self, a: Value | int, b: Value | int) -> Value:
         return self.build.sub(self.whole(a), self.whole(b), flags=["nsw"])
 
+    def remainder(self, a: Value | int, power: int) -> Value:
+        """What is left of a number that is not negative, divided by a power of two."""
+        return self.build.and_(self.whole(a), I64(power - 1))
+
     # Memory
 
     def opaque(self, place: Place) -> Place:
@@ -185,9 +189,10 @@ class Kernel:
             values = [value, place.pointer, self.first(used, lanes)]
             self.intrinsic("masked.store", ir.VoidType(), values, [value.type, POINTER])
 
-    def prefetch(self, place: Place) -> None:
-        """Ask for a line of the cache that is wanted soon; where there is none, nothing happens."""
-        values = [place.pointer, I32(0), I32(3), I32(1)]  # to be read, in the second-level cache, as data
+    def prefetch(self, place: Place, offset: Value | int) -> None:
+        """Ask for the line of the cache with the offset-th number from a place on; it may be beyond an array's end."""
+        beyond = self.build.gep(place.pointer, [self.whole(offset)], inbounds=False, source_etype=self.real)
+        values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, as data
         if not CHECKED:
             self.intrinsic("prefetch", ir.VoidType(), values, [POINTER])
 
