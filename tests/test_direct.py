@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import direct
 from triconv.form import Problem, Role
-from triconv.kernels import prepared, program, ways
+from triconv.kernels import prepared, ways
+from triconv.kernels import threads as kernel_threads
 from triconv.kernels.target import NAMED, lacking
 
 Array = NDArray[Any]
@@ -248,14 +249,14 @@ def built() -> list[Built]:
 def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Work of any size is shared between threads; how often between how many."""
     split: Counter[int] = Counter()
-    run_all = program.run_all
+    run_all = kernel_threads.run_all
 
     def counted(calls: Any, helpers: int) -> None:
         split[helpers + 1] += 1
         run_all(calls, helpers)
 
-    monkeypatch.setattr(program, "NUMBERS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(program, "run_all", counted)
+    monkeypatch.setattr(kernel_threads, "NUMBERS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "run_all", counted)
     return split
 
 

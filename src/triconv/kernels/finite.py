@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..memory import address
 from .compile import bounds, function
 from .target import Target
+from .threads import in_parts
 from .words import BYTES, I64, POINTER, begin
 
 ABREAST = 8
@@ -57,9 +58,17 @@ def all_finite(array: NDArray[Any]) -> bool:
     before = _before(array.shape, array.strides, array.itemsize)
     if before is None:
         return bool(np.isfinite(array).all())
-    run, result = _kernel(array.dtype), np.empty(1, array.dtype)
-    run(address(array) - before, array.size, address(result), **bounds(array, result))
-    return bool(result[0] == 0)
+    kernel, begin_at, found = _kernel(array.dtype), address(array) - before, list[int]()
+
+    def run(part: int, parts: int) -> None:
+        first, last = array.size * part // parts, array.size * (part + 1) // parts
+        result = np.empty(1, array.dtype)
+        kernel(begin_at + first * array.itemsize, last - first, address(result), **bounds(array, result))
+        if result[0] != 0:  # infinite or NaN times zero
+            found.append(part)
+
+    in_parts(run, array.size)
+    return not found
 
 
 @lru_cache(maxsize=256)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ..form import Problem, Role
 from .copy import Move
 from .loops import arrays
-from .program import Program, in_parts, tiled
+from .program import Program, tiled
 from .scratch import Scratch
 from .target import target
+from .threads import in_parts
 from .ways import ROLES, Strides, Way, best_way, folds, way
 
 Array = NDArray[Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -14,14 +14,8 @@ from ..memory import LINE, address
 from .compile import bounds, function
 from .contract import TILE, Column, Contraction
 from .nest import Cut, Index, Table, outer_sum
-from .threads import run_all, thread_count
+from .threads import in_parts
 from .words import BYTES
-
-NUMBERS_WORTH_A_THREAD = 1 << 16
-"""To be copied. Handing work to a thread takes as long."""
-
-SLICES = 2
-"""Of the work, for each thread. They are taken in turn, so a thread that wakes late, or is held up, takes fewer."""
 
 PAGE = 1 << 12
 """Bytes apart, numbers meet in one place of the first-level cache."""
@@ -55,16 +49,6 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
             contraction = _contraction(cut, sizes, lanes, dtype, in_line)
             found.append(Tiled(contraction, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]), taps))
     return found
-
-
-def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
-    """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    worth, threads = numbers // NUMBERS_WORTH_A_THREAD, thread_count()
-    if min(worth, threads) < 2:
-        run(0, 1)
-    else:
-        parts = min(threads * SLICES, worth)
-        run_all([partial(run, part, parts) for part in range(parts)], threads - 1)
 
 
 class Program:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +25,12 @@ VARIABLE = "TRICONV_NUM_THREADS"
 
 MOST = 1024
 """The largest number of threads to ask for."""
+
+NUMBERS_WORTH_A_THREAD = 1 << 16
+"""To be copied. Handing work to a thread takes as long."""
+
+SLICES = 2
+"""Of the work, for each thread. They are taken in turn, so a thread that wakes late, or is held up, takes fewer."""
 
 _here: ContextVar[tuple[int, ...]] = ContextVar("triconv_threads", default=())
 _everywhere: list[threads] = []
@@ -122,6 +128,16 @@ def run_all(calls: Sequence[Callable[[], Any]], helpers: int | None = None) -> N
     elif calls:
         most = len(calls) - 1
         _pool.run(calls, most if helpers is None else min(helpers, most))
+
+
+def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
+    """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
+    worth, most = numbers // NUMBERS_WORTH_A_THREAD, thread_count()
+    if min(worth, most) < 2:
+        run(0, 1)
+    else:
+        parts = min(most * SLICES, worth)
+        run_all([partial(run, part, parts) for part in range(parts)], most - 1)
 
 
 class _Job:
