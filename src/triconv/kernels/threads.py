@@ -132,8 +132,9 @@ def run_all(calls: Sequence[Callable[[], Any]], helpers: int | None = None) -> N
 
 def in_parts(run: Callable[[int, int], None], numbers: int) -> None:
     """run(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    worth, most = numbers // NUMBERS_WORTH_A_THREAD, thread_count()
-    if min(worth, most) < 2:
+    worth = numbers // NUMBERS_WORTH_A_THREAD
+    most = thread_count() if worth > 1 else 1
+    if most == 1:
         run(0, 1)
     else:
         parts = min(most * SLICES, worth)
