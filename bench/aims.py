@@ -69,9 +69,8 @@ def _short(row: Row, aim: Aim, cache: int) -> list[str]:
     """In what a row falls short, as lines that name it."""
     if row.failure:
         return [f"{row.title}: FAILED: {row.failure}"]
-    wanted = {1: ((0.95, ""),), 2: ((1.0, ""),), 3: ((8.0, ""),), 4: aim.least}[aim.group]
     lines = []
-    for least, start in wanted:
+    for least, start in aim.least:
         way = _fastest(row, start)
         ratio = None if way is None else row.ratio(way)
         if ratio is None:

@@ -424,7 +424,12 @@ def test_json_and_chart_are_written(tmp_path: Path) -> None:
 
 # What the rows must show
 
-AIMS = {("a", "conv"): Aim(1), ("b", "conv"): Aim(2), ("c", "conv"): Aim(3), ("d", "conv"): Aim(4, ((5, "JAX"),))}
+AIMS = {
+    ("a", "conv"): Aim(1, ((0.95, ""),)),
+    ("b", "conv"): Aim(2, ((1.0, ""),)),
+    ("c", "conv"): Aim(3, ((8.0, ""),)),
+    ("d", "conv"): Aim(4, ((5, "JAX"),)),
+}
 
 
 BELOW = "{}, conv, 1 thread: {} × PyTorch channels last, below {}"
