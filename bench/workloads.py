@@ -19,8 +19,8 @@ GROUPS = {
     1: "dense, where oneDNN is strong: each ≥ 0.95, median ≥ 1.0",
     2: "strided gradients to the visible, first layers, odd channels, float64, transposed: geometric mean ≥ 1.5, "
     "each ≥ 1.0",
-    3: "locally connected and tiled: each ≥ 8 × unfold and JAX's local convolution, or ≥ 70 % of memory bandwidth where "
-    "the weight does not fit in cache; tiled also ≥ 1 × a convolution per kernel",
+    3: "locally connected and tiled: each ≥ 8 × unfold and JAX's local convolution, or ≥ 70 % of memory bandwidth "
+    "where the weight does not fit in cache; tiled also ≥ 1 × a convolution per kernel",
     4: "4-D, depthwise, channel graph: each its own",
 }
 
