@@ -157,6 +157,15 @@ def test_ways_that_are_never_chosen() -> None:
                 assert not any(choice[-1] for choice in choices), row.name
 
 
+def test_what_a_local_kernel_reads_lies_together() -> None:
+    """All examples and channels of a position, one behind the other."""
+    problem = problem_of(BY_NAME["image, local"], "conv_transpose")
+    strides = tuple((0,) * len(problem.shape(role)) for role in ways.ROLES)
+    hidden = ways.way(problem, "example", strides, (False, False)).buffers[ways.ROLES.index(Role.HIDDEN)]
+    assert hidden is not None
+    assert hidden.layout.steps[:2] == (1, problem.batch)
+
+
 def test_the_best_way_is_one_of_them() -> None:
     """What is chosen, for finite operands and for others, is among what is tested."""
     tested = set(cases())

@@ -48,19 +48,20 @@ class Case:
     """Lanes of each column; 0 and below counts from a whole vector."""
     depth: int = 5
     vectors_deep: int = 0
-    asking: int = 0
-    """How far ahead operands are asked for."""
     """Vectors that the depth has besides."""
     tiles: tuple[tuple[int, int], ...] = ((0, 3), (1, 3), (2, 2), (0, 1))
     """The first tap of each tile and the one after its last."""
     wide: bool = False
     summed: bool = False
     add: bool = False
+    side_by_side: bool = False
+    """Whether the columns of a summed tile are neighbours in C."""
+    ahead: tuple[int, int] = (0, 0)
+    onward: tuple[int, int] = (0, 0)
 
 
 CASES = {
     "plain": Case(),
-    "asking for what is far beyond the end": Case(asking=1 << 24, depth=21),
     "added to what is there": Case(add=True),
     "as tall as AVX-512 allows": Case(rows=14),
     "one number": Case(rows=1, used=(1,), depth=1, tiles=((0, 1),)),
@@ -80,6 +81,15 @@ CASES = {
     "summed, less than a vector, added": Case(summed=True, wide=True, depth=1, add=True),
     "summed, small": Case(summed=True, wide=True, rows=1, used=(0,), depth=1, vectors_deep=17),
     "summed, not said to be wide": Case(summed=True, vectors_deep=1, depth=1),
+    "summed, neighbours": Case(summed=True, rows=2, side_by_side=True),
+    "summed, more than a vector of neighbours, added": Case(
+        summed=True, rows=3, used=(0,) * 7, side_by_side=True, add=True
+    ),
+    "summed, one row of more than a vector": Case(summed=True, rows=1, used=(0,) * 19, side_by_side=True),
+    "asked for ahead": Case(ahead=(100, 0), depth=1),
+    "asked for step by step": Case(ahead=(0, 100)),
+    "asked for far beyond the end": Case(ahead=(0, 1 << 24), onward=(1 << 24, 3), depth=21),
+    "summed, asked for ahead": Case(summed=True, ahead=(0, 100), vectors_deep=1),
 }
 
 
@@ -153,6 +163,8 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
     across, down = lanes + GAP, (lanes + GAP) * len(used)
     a_m, (a_j, b_j) = rng.integers(0, 50, case.rows), rng.integers(0, 50, (2, len(used)))
     c_m, c_j = rng.permutation(case.rows) * down, rng.permutation(len(used)) * across
+    if case.side_by_side:
+        c_j = np.arange(len(used))
     contraction = Contraction(
         dtype,
         tuple((int(a), int(c)) for a, c in zip(a_m, c_m, strict=True)),
@@ -163,8 +175,8 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
         wide=case.wide,
         summed=case.summed,
         add=case.add,
-        ahead=case.asking,
-        onward=(case.asking, 3) if case.asking else (0, 0),
+        ahead=case.ahead,
+        onward=case.onward,
     )
     corners = rng.integers(0, 40, (len(case.tiles), 3))
     corners[:, 2] = GAP + rng.permutation(len(case.tiles)) * case.rows * down

@@ -11,8 +11,10 @@ depends on the kernel alone, not on the thread, nor on the place of the tile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise, product
 from typing import ClassVar
 
 from llvmlite import ir
@@ -59,8 +61,8 @@ class Contraction:
     summed: bool = False
     add: bool = False
     """Whether to add to what C holds."""
-    ahead: int = 0
-    """How far ahead to ask for B where it comes from memory; 0 where it is in the cache already."""
+    ahead: tuple[int, int] = (0, 0)
+    """How far ahead to ask for A and B where they come from memory; 0 where they are in the cache already."""
     onward: tuple[int, int] = (0, 0)
     """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
     past: bool = False
@@ -94,11 +96,13 @@ class Contraction:
             with k.loop(t1, t0) as t:
                 a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
                 b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
+                self._ask(k, a, b, lanes)
                 self._sum(k, a, b, sums, lanes)
-            for (_, c_m), line in zip(self.rows, sums, strict=True):
-                for column, parts in zip(self.columns, line, strict=True):
-                    value = reduce(k.build.fadd, (k.get(part, kind) for part in parts))
-                    self._finish(k, value, k.at(corner, c_m + column.c), column.used)
+            values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
+            if self.summed:
+                self._finish_summed(k, values, corner)
+            else:
+                self._finish(k, values, corner)
         k.build.ret_void()
 
     def _fold(self, lanes: int) -> int:
@@ -112,15 +116,41 @@ class Contraction:
     def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
         return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
 
-    def _finish(self, k: Kernel, value: Value, place: Place, used: int) -> None:
-        if self.past:
-            k.store_past(value, place)
+    def _finish(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
+        for value, ((_, c_m), column) in zip(values, product(self.rows, self.columns), strict=True):
+            place = k.at(corner, c_m + column.c)
+            if self.past:
+                k.store_past(value, place)
+            else:
+                k.store_vector(value, place, column.used)
+
+    def _finish_summed(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
+        """Numbers that are neighbours in C are stored together."""
+        lanes = values[0].type.count
+        places = [c_m + column.c for (_, c_m), column in product(self.rows, self.columns)]
+        cuts = [n for n in range(1, len(places)) if n % lanes == 0 or places[n] != places[n - 1] + 1]
+        totals = k.totals(values)
+        for first, last in pairwise([0, *cuts, len(places)]):
+            whole, place = totals[first // lanes], k.at(corner, places[first])
+            found = k.shuffle(whole, whole, [n % lanes for n in range(first, last)])
+            if self.add:
+                found = k.build.fadd(k.load_vector(place, last - first), found)
+            k.store_vector(found, place)
+
+    def _ask(self, k: Kernel, a: Place, b: Place, lanes: int) -> None:
+        """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.
+
+        B is asked for step by step instead where its vectors are results, as then it is read in this order anyway.
+        """
+        if self.ahead[0]:
+            array, far, starts, step = a, self.ahead[0], [a_m for a_m, _ in self.rows], self.ak
+        elif self.ahead[1] and self.summed:
+            array, far, starts, step = b, self.ahead[1], [column.b for column in self.columns], 1
+        else:
             return
-        if not self.summed:
-            k.store_vector(value, place, used)
-            return
-        total = k.total(value)
-        k.store(k.build.fadd(k.load(place), total) if self.add else total, place)
+        for line in sorted({start // lanes for start in starts}):
+            with k.loop(self.depth, step=lanes // step if 0 < step < lanes else 1) as at:
+                k.prefetch(array, k.add(k.mul(at, step), far + line * lanes))
 
     def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
         """Add the products of one tap, a step's to one partial sum and the next one's to the next."""
@@ -129,11 +159,11 @@ class Contraction:
 
         def step(at: Value | int, part: int, used: int | None = None) -> None:
             here = k.at(b, k.mul(at, bk))
-            if self.ahead:
+            if self.ahead[1] and not self.summed:
                 for column in self.columns:
-                    k.prefetch(here, self.ahead + column.b)
+                    k.prefetch(here, self.ahead[1] + column.b)
             if any(self.onward):
-                self._ask(k, a, at)
+                self._ask_onward(k, a, at)
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None
@@ -146,7 +176,7 @@ class Contraction:
         for number, at in enumerate(range(whole, self.depth, size)):
             step(at, number % fold, full and min(lanes, self.depth - at))
 
-    def _ask(self, k: Kernel, a: Place, at: Value | int) -> None:
+    def _ask_onward(self, k: Kernel, a: Place, at: Value | int) -> None:
         """Ask for a line of one of the next tile's rows: in a line's worth of steps each row has its turn."""
         line = LINE // BYTES[self.dtype]
         far, row = self.onward

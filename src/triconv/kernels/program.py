@@ -20,8 +20,9 @@ from .words import BYTES
 PAGE = 1 << 12
 """Bytes apart, numbers meet in one place of the first-level cache."""
 
-AHEAD = 512
-"""Numbers that are on the way from memory while others are multiplied."""
+AHEAD, NEARER = 2048, 256
+"""Numbers that are on the way from memory while others are multiplied: where they are one long run; and where each tap
+reads elsewhere, a piece of which the next tile reads the next."""
 
 MULTIPLICATIONS_A_COPY = 16
 """That take as long as copying a number."""
@@ -122,6 +123,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     rows = [loop for loop in taken if loop.b == 0 and not loop.vector]
     columns = [loop for loop in taken if loop.b != 0 and loop.count > 1 and not loop.vector]
     places = range(0, vector.count, lanes)
+    ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
     return Contraction(
         dtype,
         tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
@@ -136,7 +138,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         wide=bool(vector.a or depth.vector),
         summed=depth.vector,
         add=cut.parts > 1,
-        ahead=AHEAD if cut.nest.once == "B" else 0,
+        ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
         onward=(0, 0) if vector.a else _onward(cut, sizes, BYTES[dtype]),
         past=in_line and _past(cut, sizes, lanes),
     )

@@ -205,7 +205,8 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
             long = problem.geometry.hidden[-1] >= LONG
             return (0, *axes[2:-1], 1, axes[-1]) if long else tuple(axes)
         case "example":
-            return (*axes[1:], 0)
+            # What one kernel reads lies together.
+            return (*axes[2:], 1, 0) if _local(problem) else (*axes[1:], 0)
     if _local(problem):  # examples are what shares a kernel
         return (*axes[2:], 0, 1)
     return (0, *axes[2:], 1)

@@ -192,7 +192,7 @@ class Kernel:
     def prefetch(self, place: Place, offset: Value | int) -> None:
         """Ask for the line of the cache with the offset-th number from a place on; it may be beyond an array's end."""
         beyond = self.build.gep(place.pointer, [self.whole(offset)], inbounds=False, source_etype=self.real)
-        values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, as data
+        values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, from the nearest cache, as data
         if not CHECKED:
             self.intrinsic("prefetch", ir.VoidType(), values, [POINTER])
 
@@ -253,12 +253,23 @@ class Kernel:
         return self.intrinsic("fmuladd", a.type, [a, b, c], [a.type])
 
     def total(self, vector: Value) -> Value:
-        """The sum of a vector's numbers, halves added until one is left."""
-        while (lanes := vector.type.count) > 1:
-            half = lanes // 2
-            low = self.shuffle(vector, vector, range(half))
-            vector = self.build.fadd(low, self.shuffle(vector, vector, range(half, lanes)))
-        return self.build.extract_element(vector, I32(0))
+        """The sum of a vector's numbers."""
+        return self.build.extract_element(self.totals([vector])[0], I32(0))
+
+    def totals(self, vectors: Sequence[Value]) -> list[Value]:
+        """The sums of each vector's numbers, side by side in as few vectors; behind the last is anything.
+
+        Halves are added until one number is left, those of two vectors at once: what both become fits one.
+        """
+        found, lanes = list(vectors), vectors[0].type.count
+        half = lanes // 2
+        while half:
+            low = [first + lane for first in range(0, 2 * lanes, 2 * half) for lane in range(half)]
+            high = [lane + half for lane in low]
+            pairs = [(found[first], found[min(first + 1, len(found) - 1)]) for first in range(0, len(found), 2)]
+            found = [self.build.fadd(self.shuffle(x, y, low), self.shuffle(x, y, high)) for x, y in pairs]
+            half //= 2
+        return found
 
     def intrinsic(self, name: str, result: ir.Type, values: Sequence[Value], overload: Sequence[ir.Type]) -> Value:
         """One of LLVM's own functions."""
