@@ -202,6 +202,7 @@ GRID = [
         visible_size=(7, 6)),
     Row("image, padding per axis", (2, 2, 4, 5), (2, 3), 2, padding=(2, 0), dtype="complex128"),
     Row("image, bordered per axis", (2, 2, 4, 5), (3, 3), 2, padding=2, border=("circular", "zero")),
+    Row("image, circular on the last axis", (2, 2, 4, 5), (3, 3), 2, padding=1, border=("zero", "circular")),
     Row("image, reflect and replicate", (2, 2, 5, 4), (3, 2), 2, padding=(3, 2), border=("reflect", "replicate")),
     Row("image, tiled on one axis, local on the other", (2, 2, 6, 5), (3, 2), 2, bank=(2, "local")),
     Row("image, tiled on one axis only", (2, 2, 5, 6), (2, 2), 2, bank=(1, 3), stride=(1, 2), dtype="float32"),

@@ -91,15 +91,20 @@ class Case:
     operation: str
     vector: str
     exact: tuple[bool, ...]
+    parts: int = 1
 
     def check(self, patch: pytest.MonkeyPatch, order: str) -> None:
         """Run it this way on arrays in this order."""
-        lie, what = ORDERS[order], f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {order}"
+        lie, what = (
+            ORDERS[order],
+            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {order}",
+        )
 
         def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], _finite: bool) -> ways.Way:
-            return ways.way(problem, self.vector, strides, self.exact)
+            return ways.way(problem, self.vector, strides, self.exact, self.parts)
 
         patch.setattr(prepared, "best_way", chosen)
+        patch.setattr(prepared, "cache_bytes", lambda: (0, 0))  # so that examples with parts are taken in turns
         a, b, expected, allowed = known(self.row, self.operation)
         out = lie(np.full(expected.shape, np.nan, self.row.dtype))
         try:
@@ -122,13 +127,15 @@ def cases() -> Iterator[Case]:
                     exact.add((True,) * row.rank)  # what weights with infinities take
                 for choice in sorted(exact):
                     yield Case(row, operation, vector, choice)
+            if (parts := ways.filling(problem)) > 1:
+                yield Case(row, operation, "example", (False,) * row.rank, parts)
 
 
 def test_every_way_to_run_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every so many-th of each kind, each in the next memory order."""
-    kinds: dict[tuple[str, str, bool], list[Case]] = {}
+    kinds: dict[tuple[str, str, bool, bool], list[Case]] = {}
     for case in cases():
-        kinds.setdefault((case.operation, case.vector, any(case.exact)), []).append(case)
+        kinds.setdefault((case.operation, case.vector, any(case.exact), case.parts > 1), []).append(case)
     assert {kind[:2] for kind in kinds} == {(operation, vector) for operation in OPERATIONS for vector in VECTORS}
     assert {kind[:2] for kind in kinds if kind[2]} == {kind[:2] for kind in kinds}
     for number, case in enumerate(case for kind in kinds.values() for case in kind[::QUICK_STRIDE]):
@@ -177,7 +184,11 @@ def test_the_best_way_is_one_of_them() -> None:
             strides = tuple(np.empty(problem.shape(role), np.int8).strides for role in ways.ROLES)
             for finite in (True, False):
                 best = ways.best_way(problem, strides, finite)
-                assert Case(row, operation, best.vector, best.exact) in tested, (row.name, operation, finite)
+                assert Case(row, operation, best.vector, best.exact, best.parts) in tested, (
+                    row.name,
+                    operation,
+                    finite,
+                )
 
 
 def run_grid(names: list[str] | None = None) -> int:

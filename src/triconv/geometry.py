@@ -68,6 +68,19 @@ class Strand:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """An axis cut into parts, each an axis of its own, alike in all but where they begin.
+
+    The b-th begins at first + b·step, of the (visible, hidden) positions. What it reads overlaps the next one's.
+    """
+
+    count: int
+    axis: Axis
+    first: tuple[int, int]
+    step: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Axis:
     """One axis of a convolution: both sizes, kernel, stride s, dilation e, padding (before, after), bank t, border."""
 
@@ -229,6 +242,28 @@ class Axis:
                     met = tuple((k, o, first + o if local else (first + o) % self.bank) for k, o in taps)
                     strands.append(Strand(phase.first + self.stride * first, first, 0, (run,), met))
         return tuple(strands)
+
+    def parts(self, count: int, transposed: bool) -> Parts:
+        """Parts of the positions of the result, or of the hidden ones if that is a kernel; none of them has a border.
+
+        All that the windows of a part meet is there, so what lies beyond the axis itself has to be zero.
+        """
+        if not transposed:
+            size = -(-self.hidden // count)
+            reach = self.stride * (size - 1) + self.span
+            axis = replace(self, visible=reach, hidden=size, before=0, after=0)
+            return Parts(count, axis, (-self.before, 0), (self.stride * size, size))
+        turns = -(-self.visible // (self.stride * count))
+        offsets = [offset for phase in self.phases for offset in phase.offsets]
+        first = min(offsets)
+        axis = replace(
+            self,
+            visible=self.stride * turns,
+            hidden=max(offsets) - first + turns,
+            before=self.before - self.stride * first,
+            after=0,
+        )
+        return Parts(count, axis, (0, first), (self.stride * turns, turns))
 
     @property
     def phases(self) -> tuple[Phase, ...]:

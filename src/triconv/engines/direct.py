@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,13 @@ def build(problem: Problem) -> Run:
         return _nothing
     if problem.complex:
         return _build_complex(problem)
+    run = _build_real(problem)
+    mask = problem.channels.mask
+    return run if mask is None else _of_edges(problem, np.nonzero(mask), run)
+
+
+def _build_real(problem: Problem) -> Run:
+    """The problem on real arrays, a graph's weight being that of its edges alone."""
     from ..kernels.finite import all_finite
     from ..kernels.prepared import prepared
     from ..kernels.ways import ROLES
@@ -35,14 +43,10 @@ def build(problem: Problem) -> Run:
     def ready(strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
         return prepared(problem, tuple(tuple(step // itemsize for step in own) for own in strides), finite, in_line)
 
-    graph = problem.channels.mask is not None
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
     given_at = [order.index(number) for number in range(3)]
-
-    def finite(number: int, array: Array) -> bool:
-        return _finite_edges(problem, array) if graph and ROLES[number] is Role.WEIGHT else all_finite(array)
 
     def run(a: Array, b: Array, out: Array) -> None:
         arguments = _aligned(a), _aligned(b), _aligned(out)
@@ -50,10 +54,8 @@ def build(problem: Problem) -> Run:
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, True, in_line)
-        if best.supposes is not None and not finite(best.supposes, given[best.supposes]):
+        if best.supposes is not None and not all_finite(given[best.supposes]):
             best = ready(strides, False, in_line)
-        if graph and problem.produces is Role.WEIGHT:  # only edges are written
-            given[produced][...] = 0
         best.run(given)
         if given[produced] is not out:
             out[...] = given[produced]
@@ -61,11 +63,42 @@ def build(problem: Problem) -> Run:
     return run
 
 
-def _finite_edges(problem: Problem, weight: Array) -> bool:
-    """Whether all that is read of a channel graph's weight is finite: nothing outside the graph is."""
-    lead = problem.geometry.rank * problem.geometry.banked
-    edges = np.moveaxis(weight, (lead, lead + 1), (0, 1))[problem.channels.mask]
-    return bool(np.isfinite(edges).all())
+def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
+    """The problem on whole weights: the edges' kernels, one behind the other, are taken out of them or put in.
+
+    What a sum needs of a weight is side by side then, and nothing outside the graph is read.
+    """
+    lead, (shape, order) = _lead(problem), _packed(problem)
+
+    def kernels(weight: Array) -> Array:
+        """A view of a weight with the two axes of channels in front."""
+        return np.moveaxis(weight, (lead, lead + 1), (0, 1))
+
+    def packed(found: Array) -> Array:
+        return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+    def with_weight(data: Array, weight: Array, out: Array) -> None:
+        run(data, packed(kernels(weight)[edges]), out)
+
+    def into_weight(visible: Array, hidden: Array, out: Array) -> None:
+        found = np.empty((len(edges[0]), *(shape[axis] for axis in order[2:])), out.dtype)
+        run(visible, hidden, packed(found))
+        out[...] = 0
+        kernels(out)[edges] = found
+
+    return into_weight if problem.produces is Role.WEIGHT else with_weight
+
+
+def _packed(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of the weight of a graph's edges, and its axes in the order in which they lie."""
+    lead, shape = _lead(problem), problem.shape(Role.WEIGHT)
+    order = (lead, lead + 1, *range(lead), *range(lead + 2, len(shape)))
+    return (*shape[:lead], problem.channels.edges, 1, *shape[lead + 2 :]), order
+
+
+def _lead(problem: Problem) -> int:
+    """How many axes a weight has before those of its channels."""
+    return problem.geometry.rank * problem.geometry.banked
 
 
 def _nothing(_a: Array, _b: Array, out: Array) -> None:
@@ -86,7 +119,7 @@ def _build_complex(problem: Problem) -> Run:
     """Complex numbers as pairs of real channels, a complex weight as blocks of two by two."""
     inner = _real(problem)
     run_real, real = build(inner), np.dtype(inner.dtype)
-    lead = (slice(None),) * (problem.geometry.rank * problem.geometry.banked)
+    lead = (slice(None),) * _lead(problem)
     even, odd = slice(0, None, 2), slice(1, None, 2)
 
     def pairs(array: Array) -> Array:
@@ -153,6 +186,8 @@ def _expected(problem: Problem, well: bool) -> Way:
         shape = problem.shape(role)
         made_so = role is problem.produces is Role.WEIGHT  # results of that role always lie well
         order = _lying_well(problem, role) if well or made_so else tuple(range(len(shape)))
+        if role is Role.WEIGHT and problem.channels.mask is not None:
+            shape, order = _packed(problem)
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
     return best_way(problem, tuple(strides), finite=True)
 
@@ -167,7 +202,8 @@ def workspace(problem: Problem) -> int:
     inner = _some(problem)
     copied = max(_expected(inner, well).copied for well in (True, False))
     pairs = 3 * inner.bytes if problem.complex else 0
-    return copied + pairs + 3 * tables(problem)
+    edges = prod(_packed(inner)[0]) * inner.itemsize if inner.channels.mask is not None else 0
+    return copied + pairs + edges + 3 * tables(problem)
 
 
 def tables(problem: Problem) -> int:

@@ -29,6 +29,9 @@ TILE = 5
 UNROLLED = 160
 """Multiply-adds that are written out instead of being looped over: the end of a short loop costs as much as it does."""
 
+LITTLE = 64
+"""The same where steps share vectors of B but not all fits the registers: LLVM would keep what is shared, and spill."""
+
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
 
@@ -84,6 +87,7 @@ class Contraction:
         k = begin(module, name, self.dtype, self.arguments)
         lanes = machine.lanes(BYTES[self.dtype])
         kind = k.vector(lanes)
+        add = self._sum_shared if self._shares(lanes, machine.registers) else self._sum
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
@@ -97,7 +101,7 @@ class Contraction:
                 a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
                 b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
                 self._ask(k, a, b, lanes)
-                self._sum(k, a, b, sums, lanes)
+                add(k, a, b, sums, lanes)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
             if self.summed:
                 self._finish_summed(k, values, corner)
@@ -168,7 +172,8 @@ class Contraction:
 
         full = lanes if self.summed else None
         whole = self.depth // (size * fold) * (size * fold)
-        if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
+        overlap = not self.summed and not self.wide and len(self._meets()) < self.depth * len(self.columns)
+        if whole // size * len(self.rows) * len(self.columns) <= (LITTLE if overlap else UNROLLED):
             whole = 0
         with k.loop(whole, step=size * fold) as at:
             for part in range(fold):
@@ -194,3 +199,30 @@ class Contraction:
                     place = k.at(a, a_m + key[0])
                     loaded[key] = k.load_vector(place, lanes, key[1]) if key[1] else k.broadcast(k.load(place), lanes)
                 k.put(parts[part], k.fma(loaded[key], vector, k.get(parts[part], kind)))
+
+    def _meets(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """The steps and columns at which each vector of B (its place, how much is used) is multiplied."""
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for step, (number, column) in product(range(self.depth), enumerate(self.columns)):
+            found.setdefault((step * self.bk + column.b, column.used), []).append((step, number))
+        return found
+
+    def _shares(self, lanes: int, registers: int) -> bool:
+        """Whether steps meet each other's vectors of B, and all numbers of A fit the registers beside the sums."""
+        if self.summed or self.wide or self.depth * len(self.rows) * len(self.columns) > UNROLLED:
+            return False
+        numbers, sums = self.depth * len(self.rows), len(self.rows) * len(self.columns) * self._fold(lanes)
+        return len(self._meets()) < self.depth * len(self.columns) and numbers + sums < registers
+
+    def _sum_shared(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
+        """The same by the vectors of B: each is loaded once, and used up while it is there."""
+        kind, fold = k.vector(lanes), len(sums[0][0])
+        numbers = [
+            [k.broadcast(k.load(k.at(a, a_m + step * self.ak)), lanes) for a_m, _ in self.rows]
+            for step in range(self.depth)
+        ]
+        for (place, used), met in sorted(self._meets().items()):
+            vector = k.load_vector(k.at(b, place), lanes, used)
+            for (step, number), (row, line) in product(met, enumerate(sums)):
+                held = line[number][step % fold]
+                k.put(held, k.fma(numbers[step][row], vector, k.get(held, kind)))

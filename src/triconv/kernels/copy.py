@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -85,7 +85,15 @@ class Move:
         Arrays are given when the copy is run. No two combinations may have the same target.
         """
         segments = [[Segment(*segment) for segment in dim.segments if segment[2] > 0] for dim in dims]
-        tables = [_box(list(zip(dims, box, strict=True)), dtype) for box in product(*segments)]
+        return cls._of_jobs([_box(list(zip(dims, box, strict=True)), dtype) for box in product(*segments)], dtype)
+
+    @classmethod
+    def joined(cls, moves: Iterable[Move], dtype: str) -> Move:
+        """The plans of copies between the same arrays as one. No two may have the same target."""
+        return cls._of_jobs([move.jobs for move in moves], dtype)
+
+    @classmethod
+    def _of_jobs(cls, tables: Sequence[NDArray[np.int64]], dtype: str) -> Move:
         jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
         jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
         return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]))
@@ -131,7 +139,7 @@ def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:
     along = next((loop for loop in loops if abs(loop.source) == 1), None)
     if across and (zero or across.source == 1):
         kind, chosen = ZERO_RUNS if zero else RUNS, [across]
-    elif across and along and across != along and not zero and min(across.size, along.size) > FEW:
+    elif across and along and across != along and not zero and min(_squared(across, along, loops)) > FEW:
         kind, chosen = BESIDE, [along, across]
     else:
         kind, chosen = (
@@ -153,6 +161,13 @@ def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:
         high = min(rows.size, max(1, limit // wide))
         sizes = max(1, limit // (high * wide)), high, wide
     return _jobs_of(kind, source, target, others, [slices, rows, columns], sizes)
+
+
+def _squared(rows: Loop, columns: Loop, loops: Sequence[Loop]) -> tuple[int, int]:
+    """How many rows and columns a block may have, with those of slices that go on where they end."""
+    below = max((loop.size for loop in loops if loop.target == rows.size <= LINE), default=1)
+    beside = max((loop.size for loop in loops if loop.source == columns.size <= LINE), default=1)
+    return rows.size * below, columns.size * beside
 
 
 JOB_NUMBERS = 1 << 14
@@ -312,22 +327,16 @@ def _transposed(
     pieces, groups = (k.build.select(below, *pair) for pair in ((slices.size, I64(1)), (I64(1), slices.size)))
     width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
     block, pitch = k.scratch(BLOCK // BYTES[k.dtype]), k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
-    with k.loop(pieces) as p, k.loop(rows.size, step=lanes) as r:
-        from_rows = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
-        to_rows = k.at(block, k.add(k.mul(p, rows.size), r))
-        rows_left = k.sub(rows.size, r)
+    with k.loop(height, step=lanes) as r:
+        offsets = _offsets(k, r, height, rows, slices, lanes)
         with k.loop(width, step=lanes) as j:
             left = k.sub(width, j)
-            corners = k.at(from_rows, j), _moved(k, to_rows, j, pitch)
-            whole = k.build.and_(k.less(lanes - 1, rows_left), k.less(lanes - 1, left))
-            with k.build.if_else(whole) as (then, otherwise):
+            corners = k.at(a, j), _moved(k, k.at(block, r), j, pitch)
+            with k.build.if_else(k.less(lanes - 1, left)) as (then, otherwise):
                 with then:
-                    _square(k, *corners, [rows.source] * (lanes - 1), pitch, None)
+                    _square(k, *corners, offsets, pitch, None)
                 with otherwise:
-                    inside = [k.less(row, rows_left) for row in range(1, lanes)]
-                    steps = [k.build.select(there, rows.source, I64(0)) for there in inside]
-                    used = k.build.select(k.less(left, lanes), left, I64(lanes))
-                    _square(k, *corners, steps, pitch, used)
+                    _square(k, *corners, offsets, pitch, left)
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
     with k.loop(groups) as g, k.loop(columns.size) as j:
@@ -339,11 +348,28 @@ def _transposed(
             k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
 
 
-def _square(k: Kernel, source: Place, target: Place, steps: Sequence[Value], pitch: Value, used: Value | None) -> None:
-    """Transpose a vector's length of vectors, each a step behind the one before it."""
+def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:
+    """Where rows from the first on are, those of the slices below each other; the last one stands for any behind it."""
+    row = k.build.urem(first, rows.size)
+    found = [k.add(k.mul(k.build.udiv(first, rows.size), slices.source), k.mul(row, rows.source))]
+    over = k.sub(slices.source, k.mul(k.sub(rows.size, 1), rows.source))
+    for number in range(1, lanes):
+        row = k.add(row, 1)
+        last = k.build.icmp_signed("==", row, rows.size)
+        row = k.build.select(last, I64(0), row)
+        step = k.build.select(last, over, rows.source)
+        there = k.less(k.add(first, number), end)
+        found.append(k.add(found[-1], k.build.select(there, step, I64(0))))
+    return found
+
+
+def _square(
+    k: Kernel, source: Place, target: Place, offsets: Sequence[Value], pitch: Value, used: Value | None
+) -> None:
+    """Transpose a vector's length of vectors."""
     # Two thirds of the time to compile this kernel would go into steps between these places.
     source, target = k.opaque(source), k.opaque(target)
-    places = list(accumulate(steps, k.at, initial=source))
+    places = [k.at(source, offset) for offset in offsets]
     for vector in _turned(k, [k.load_vector(place, len(places), used) for place in places]):
         k.store_vector(vector, target)
         target = k.at(target, pitch)

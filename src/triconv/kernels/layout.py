@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ..geometry import OUTSIDE, Axis
 
 if TYPE_CHECKING:
-    from .copy import Move
+    from .copy import Dim, Move
 
 Array = NDArray[Any]
 Pieces = list[tuple[int, int, int, int]]
@@ -51,6 +52,28 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Parts of an axis: how many, and that the b-th begins at first + b·step of the array's positions."""
+
+    axis: int
+    count: int
+    first: int
+    step: int
+
+    def stretches(self, size: int, room: int) -> Iterator[tuple[int, int, list[tuple[int, int, bool]]]]:
+        """Positions of the parts, from one to the next, where the same parts lie in an array of this size.
+
+        With each come the ranges of parts, and whether they lie in the array.
+        """
+        begins = [self.first + b * self.step for b in range(self.count)]
+        inside = [(min(max(-begin, 0), room), min(max(size - begin, 0), room)) for begin in begins]
+        for low, high in pairwise(sorted({0, room, *(edge for both in inside for edge in both)})):
+            there = [begin <= low < end for begin, end in inside]
+            edges = [0, *(b for b in range(1, self.count) if there[b] != there[b - 1]), self.count]
+            yield low, high, [(first, last, there[first]) for first, last in pairwise(edges)]
+
+
+@dataclass(frozen=True)
 class Buffer:
     """A contiguous array that stands for an operand or a result, with its axes in another order, and padded.
 
@@ -65,6 +88,8 @@ class Buffer:
     """Where it is not 0, the last axis in order is cut into panels of so many, which lie one after the other."""
     gap: int = 0
     """Numbers left free after each turn of the last axis in order."""
+    apart: Apart | None = None
+    """Where an axis is cut into parts, which are further examples."""
 
     @property
     def turns(self) -> int:
@@ -101,6 +126,8 @@ class Buffer:
             pieces[-1] = self._by_residue(pieces[-1])
         own = self.layout
         dims = [Dim(tuple(found), step, to) for found, step, to in zip(pieces, steps, own.steps, strict=True)]
+        if self.apart is not None:
+            return Move.joined([Move.of(box, dtype) for box in self._boxes(shape, steps, dims, filled=True)], dtype)
         if self.panel:
             last = self.order[-1]
             panels = Dim(((0, 0, shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
@@ -115,6 +142,10 @@ class Buffer:
         from .copy import Dim, Move
 
         own = self.layout
+        if self.apart is not None:
+            dims = [Dim(((0, 0, n),), step, to) for n, step, to in zip(shape, own.steps, steps, strict=True)]
+            boxes = self._boxes(shape, steps, dims, filled=False)
+            return [(Move.joined([Move.of(box, dtype) for box in boxes], dtype), 0, 0)]
         found = []
         for residue in range(min(self.split, shape[-1])):
             sizes = (*shape[:-1], -(-(shape[-1] - residue) // self.split))
@@ -122,6 +153,25 @@ class Buffer:
             dims = [Dim(((0, 0, n),), step, target) for n, step, target in zip(sizes, own.steps, to, strict=True)]
             found.append((Move.of(dims, dtype), residue * own.residue, residue))
         return found
+
+    def _boxes(self, shape: Sequence[int], steps: Sequence[int], dims: list[Dim], filled: bool) -> Iterator[list[Dim]]:
+        """The dims of the copies of parts: those from the array, zeros included, or those to it."""
+        from .copy import Dim
+
+        assert self.apart is not None
+        parts, own, axis = self.apart, self.layout.steps, self.apart.axis
+        across, along = steps[axis] * parts.step, own[0] * shape[0]
+        steps_of_examples = (steps[0], own[0]) if filled else (own[0], steps[0])
+        for low, high, ranges in parts.stretches(shape[axis], self.shape[axis]):
+            for first, last, inside in ranges:
+                at, many, size = parts.first + first * parts.step + low, last - first, high - low
+                found = [Dim(((0, 0, shape[0]),), *steps_of_examples), *dims[1:]]
+                if filled:
+                    found[axis] = Dim(((at if inside else OUTSIDE, low, size),), steps[axis], own[axis])
+                    yield [*found, Dim(((0, first, many),), across, along)]
+                elif inside:
+                    found[axis] = Dim(((low, at, size),), own[axis], steps[axis])
+                    yield [*found, Dim(((first, 0, many),), along, across)]
 
     def fold(self, flat: Array, out: Array, axes: Sequence[Axis | None]) -> None:
         """Write what was computed to where it belongs; what lies on a border is added to where the border reads."""

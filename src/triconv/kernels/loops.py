@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
+from ..memory import LINE
 from .layout import Layout
 from .nest import Index, Nest, outer_sum
 
@@ -135,7 +136,7 @@ def _order(
             channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
         case Role.VISIBLE:
             channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
-    near = 2 if vector == "example" else 1
+    near = 2 if vector == "example" and problem.batch * problem.itemsize % LINE else 1
     lines, line = spatial[:-near], spatial[-near:]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
         return [*g, *channel, *lines], line, sums
@@ -182,7 +183,7 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     if channels.mask is not None:
         none = {name: [(1, Steps())] for name in ("channel", "hidden", "visible")}
         edges = np.argwhere(channels.mask).tolist()
-        return _edges(problem, edges, Steps(visible, hidden), (by_hidden, by_visible)), none
+        return _edges(problem, edges, Steps(visible, hidden), by_hidden), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
     loops = {
         "channel": [(groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs))],
@@ -197,9 +198,9 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     return [Bundle(Steps())], loops
 
 
-def _edges(problem: Problem, edges: list[list[int]], step: Steps, by: tuple[int, int]) -> list[Bundle]:
-    """A channel graph's edges (o, i): each result channel with those that it sums."""
-    places = [(step.visible * i, step.hidden * o, by[0] * o + by[1] * i) for o, i in edges]
+def _edges(problem: Problem, edges: list[list[int]], step: Steps, kernel: int) -> list[Bundle]:
+    """A channel graph's edges (o, i), whose kernels follow each other: each result channel with those that it sums."""
+    places = [(step.visible * i, step.hidden * o, kernel * number) for number, (o, i) in enumerate(edges)]
     if problem.produces is Role.WEIGHT:
         return [Bundle(Steps(*place)) for place in places]
     found: list[list[Steps]]
@@ -324,7 +325,8 @@ def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) ->
         own = np.array([number[bundle.taps] for bundle in family], np.int64)
         which = np.add.outer(which * len(distinct), own).ravel()
         if distinct != [(Steps(),)]:
-            tables = [np.array(taps, np.int64).reshape(-1, 3) for taps in distinct]
+            each = np.fromiter(chain.from_iterable(chain.from_iterable(distinct)), np.int64).reshape(-1, 3)
+            tables = np.split(each, np.cumsum([len(taps) for taps in distinct[:-1]]))
             sums = [outer_sum(before, table) for before in sums for table in tables]
     ends = np.cumsum([0, *map(len, sums)])
     columns = [Steps._fields.index(role.value) for role in roles]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,13 @@ FAR_APART = 0.02
 OVERHEAD, SUM_UP, SUMMED = 20, 6, 1.25
 """Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes; and how much longer a
 step takes where both operands come as vectors, as the caches feel it."""
+
+
+FRESH = 2.5
+"""Cycles that a vector takes from the second-level cache."""
+
+MANY = 64
+"""So many taps lie so far apart that what they meet comes from there."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,10 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     parts = max(1, min(parts, longest, int(steps) // LONG))
     results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
-    block = best_block(results, depth, steps, lanes, machine.registers, loads, nest.once in ("B", "C"))
+    scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
+    fresh = _fresh(results, [depth, *others], lanes) if scattered else None
+    held = depth.count if fresh is not None and depth.count <= machine.registers // 4 else 0  # numbers of A
+    block = best_block(results, depth, steps, lanes, machine.registers - held, loads, nest.once in ("B", "C"), fresh)
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
     parts = parts if tiles > 1 else 1
@@ -209,6 +219,33 @@ def _vector_loads(loops: Sequence[Index], nest: Nest, lanes: int) -> tuple[int, 
     return (1 + bool((np.array(a) % lanes).any()), 1 + bool((np.array(b) % lanes).any()))
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """How many vectors of B more than its own turns each result index meets, as sums step to its neighbours."""
+
+    more: tuple[int, ...]
+    turns: int
+    """Of those sums."""
+
+    def cycles(self, sizes: Sequence[int]) -> float:
+        """That vectors which a block did not meet before take to arrive, by step."""
+        return FRESH * prod(size + more for size, more in zip(sizes, self.more, strict=True)) / self.turns
+
+
+def _fresh(results: Sequence[Index], sums: Sequence[Index], lanes: int) -> Fresh:
+    """What blocks of these results meet of B."""
+    more, turns = [0] * len(results), 1
+    steps = [abs(loop.b) * (lanes if loop.vector else 1) for loop in results]
+    for loop in sums:
+        for number, (result, step) in enumerate(zip(results, steps, strict=True)):
+            reach, apart = divmod(abs(loop.b), step) if step else (0, 1)
+            if reach and not apart and reach * (loop.count - 1) < result.count:
+                more[number] += reach * (loop.count - 1)
+                turns *= loop.count
+                break
+    return Fresh(tuple(more), turns)
+
+
 def best_block(
     results: Sequence[Index],
     depth: Index,
@@ -217,6 +254,7 @@ def best_block(
     registers: int,
     vector_loads: tuple[int, int] = (1, 1),
     whole_lines: bool = False,
+    fresh: Fresh | None = None,
 ) -> Block:
     """The tile that takes the fewest cycles.
 
@@ -232,21 +270,23 @@ def best_block(
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
     most = min(every, registers // 2)
     for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
-        for many in _sizes(tuple(columns), registers // vectors):
+        for many in _rectangles(tuple(columns), registers // vectors):
             width = vectors * prod(many)
             most_high, tiles = (
                 max(1, (registers - 1) // width - 1),
                 alone * _tiles(columns, many) * ceil(every / vectors),
             )
+            sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
+            arriving = 0.0 if fresh is None else fresh.cycles(sizes)
             for height, tall, longest, tiles_down in heights:
                 if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
                     continue
-                from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
-                loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
-                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
+                from_a = vectors * vector_loads[0] if vector.a else 1
+                loads = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
+                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
                 cycles *= SUMMED if depth.vector else 1
                 # Rows and columns that are far apart share none of what they read.
-                cycles *= 1 + FAR_APART * (height // longest + width // vectors - 2)
+                cycles *= 1 if arriving else 1 + FAR_APART * (height // longest + width // vectors - 2)
                 each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
                 total = each * tiles * tiles_down
                 if total < best.cycles * (1 - 1e-9):
@@ -274,6 +314,16 @@ def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
             if whole[axis] == 1 < count:
                 for size in range(2, min(count - 1, limit // taken) + 1):
                     yield (*whole[:axis], size, *whole[axis + 1 :])
+
+
+def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
+    """The same, and parts of two dimensions."""
+    yield from _sizes(counts, limit)
+    some = [axis for axis, count in enumerate(counts) if count > 1]
+    for first, second in combinations(some, 2):
+        for high in range(2, min(counts[first] - 1, limit // 2) + 1):
+            for wide in range(2, min(counts[second] - 1, limit // high) + 1):
+                yield tuple({first: high, second: wide}.get(axis, 1) for axis in range(len(counts)))
 
 
 def outer_sum(*parts: Any) -> Table:

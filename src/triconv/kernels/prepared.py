@@ -14,9 +14,9 @@ from .copy import Move
 from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch
-from .target import target
+from .target import cache_bytes, target
 from .threads import in_parts
-from .ways import ROLES, Strides, Way, best_way, folds, way
+from .ways import ROLES, Strides, Way, best_way, filling, folds, way
 
 Array = NDArray[Any]
 
@@ -71,7 +71,8 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
     best, produced = best_way(problem, strides, finite), ROLES.index(problem.produces)
     examples = _examples(best)
     if examples < problem.batch:
-        best = way(replace(problem, batch=examples), best.vector, strides, best.exact)
+        some = replace(problem, batch=examples)
+        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1)
     part = best.asked
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
@@ -98,8 +99,9 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
 
 def _examples(best: Way) -> int:
     """How many examples to take at a time: half of them, or fewer, where operands and result have copies both."""
-    problem = best.problem
-    both = best.vector == "position" and sum(buffer is not None for buffer in best.buffers) > 1
+    problem = best.asked
+    both = best.vector == "position" or (best.parts > 1 and best.copied > cache_bytes()[1])
+    both = both and sum(buffer is not None for buffer in best.buffers) > 1
     if not both or problem.produces is Role.WEIGHT:
         return problem.batch
     return next((problem.batch // n for n in range(2, problem.batch + 1) if problem.batch % n == 0), problem.batch)

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 
 from ..form import Problem, Role
-from ..geometry import Axis
+from ..geometry import Axis, Parts
 from ..memory import LINE
-from .layout import Buffer, Layout
+from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
 from .target import cache_bytes, target
@@ -56,6 +56,11 @@ class Way:
     overhang: tuple[int, ...]
 
     @property
+    def parts(self) -> int:
+        """Into how many parts the first axis is cut, which are further examples."""
+        return self.problem.batch // self.asked.batch
+
+    @property
     def copied(self) -> int:
         """The bytes of the copies."""
         return sum(buffer.size for buffer in self.buffers if buffer is not None) * self.problem.itemsize
@@ -69,7 +74,9 @@ class Way:
         """The operand that has to be finite, as products with zeros beyond an edge are left out or put in; or none."""
         problem, axes = self.problem, self.problem.geometry.axes
         match problem.produces:
-            case Role.VISIBLE if any(sum(axis.overhang) for axis, own in zip(axes, self.exact, strict=True) if not own):
+            case Role.VISIBLE if self.parts > 1 or any(
+                sum(axis.overhang) for axis, own in zip(axes, self.exact, strict=True) if not own
+            ):
                 return Role.WEIGHT
             case Role.HIDDEN if any(self.exact):
                 return Role.WEIGHT
@@ -111,17 +118,22 @@ def vectors(problem: Problem) -> list[str]:
     return found
 
 
-def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tuple[bool, ...]) -> Way:
-    """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES."""
+def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tuple[bool, ...], count: int = 1) -> Way:
+    """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES.
+
+    If its first axis is cut into so many parts, they are further examples of a problem without a border there.
+    """
     produces, axes = problem.produces, problem.geometry.axes
     transposed = produces is Role.VISIBLE
     inner = _with_borders_written_out(problem) if transposed else problem
+    parts = axes[0].parts(count, transposed) if count > 1 else None
+    inner = inner if parts is None else _of_parts(problem, parts)
     each = list(zip(inner.geometry.axes, exact, strict=True))
     overhang = [axis.overhang if transposed and not own else (0, 0) for axis, own in each]
     pads = {
         Role.VISIBLE: [(0, axis.visible) if transposed or own else axis.padded for axis, own in each],
         Role.HIDDEN: [
-            (before, before + axis.hidden + after) for (before, after), axis in zip(overhang, axes, strict=True)
+            (before, before + axis.hidden + after) for (before, after), (axis, _) in zip(overhang, each, strict=True)
         ],
         Role.WEIGHT: [],
     }
@@ -135,23 +147,52 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
         panel = _panel(problem, role, vector, shape[unit])
         lead = (0,) * (len(shape) - len(pads[role]))
         buffer = Buffer(
-            (*shape[: len(lead)], *(length for _, length in pads[role])),
+            (*inner.shape(role)[: len(lead)], *(length for _, length in pads[role])),
             (*lead, *(before for before, _ in pads[role])),
             order,
             split if role is Role.VISIBLE else 1,
             panel,
-            gap := _gap(problem, role, vector, shape),
+            _gap(problem, role, vector, shape),
+            None if parts is None or role is Role.WEIGHT else _apart(parts, role),
         )
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
         if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
             lies_well = lies_well and steps[0] < steps[2]
-        same = buffer.shape == shape and not any(buffer.before) and buffer.split == 1 and not panel and not gap
+        changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
+        same = buffer.shape == shape and not changed
         as_it_is = same and lies_well and not (role is produces and folds(problem))
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
         layouts.append(Layout(own) if as_it_is else buffer.layout)
     return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), tuple(before for before, _ in overhang))
+
+
+def _of_parts(problem: Problem, parts: Parts) -> Problem:
+    """The problem whose examples are the parts of all examples."""
+    axes = (parts.axis, *problem.geometry.axes[1:])
+    return replace(problem, geometry=replace(problem.geometry, axes=axes), batch=problem.batch * parts.count)
+
+
+def _apart(parts: Parts, role: Role) -> Apart:
+    """Where parts of the first axis begin in an array."""
+    side = ROLES.index(role)
+    return Apart(2, parts.count, parts.first[side], parts.step[side])
+
+
+def filling(problem: Problem) -> int:
+    """Into how many parts to cut the first axis, so that they fill vectors over examples; 1 where it cannot be cut.
+
+    A kernel's gradient sums over whole parts only: zeros of the hidden must not meet what no window sees.
+    """
+    lanes = target().lanes(problem.itemsize)
+    count = lanes // gcd(lanes, problem.batch)
+    for axis in problem.geometry.axes[:1]:
+        taps = any(phase.taps for phase in axis.phases)
+        even = problem.produces is not Role.WEIGHT or axis.hidden % count == 0
+        if axis.border == "zero" and axis.bank == 1 and taps and even and not folds(problem):
+            return count
+    return 1
 
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
@@ -229,7 +270,10 @@ def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Wa
     found = [way(problem, vector, strides, always) for vector in vectors(problem)]
     best = min(found, key=Way.seconds)
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
-    return min([best, *(way(problem, best.vector, strides, exact) for exact in others)], key=Way.seconds)
+    ways = [best, *(way(problem, best.vector, strides, exact) for exact in others)]
+    if finite and over_data(best.vector) and (count := filling(problem)) > 1:
+        ways.append(way(problem, "example", strides, (False,) * rank, count))
+    return min(ways, key=Way.seconds)
 
 
 def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
