@@ -60,6 +60,9 @@ class Contraction:
     """Whether to add to what C holds."""
     ahead: int = 0
     """How far ahead to ask for B where it comes from memory; 0 where it is in the cache already."""
+    steps: tuple[tuple[int, int], ...] = ()
+    """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
+    are loaded once. Empty where depth and taps say it."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
 
@@ -78,6 +81,9 @@ class Contraction:
         """Write the kernel for a target."""
         k = begin(module, name, self.dtype, self.arguments)
         lanes = machine.lanes(BYTES[self.dtype])
+        if self.steps:
+            self._written_out(k, lanes)
+            return
         kind = k.vector(lanes)
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
@@ -97,6 +103,40 @@ class Contraction:
                     value = reduce(k.build.fadd, (k.get(part, kind) for part in parts))
                     self._finish(k, value, k.at(corner, c_m + column.c), column.used)
         k.build.ret_void()
+
+    def _written_out(self, k: Kernel, lanes: int) -> None:
+        """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
+        with k.loop(k["count"]) as i:
+            a0, b0, c0 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(3))
+            corner_a, corner_b, corner_c = k.at(k["A"], a0), k.at(k["B"], b0), k.at(k["C"], c0)
+            loaded: dict[tuple[str, int, int], Value] = {}
+            sums: dict[tuple[int, int], Value] = {}
+            left: dict[tuple[int, int], int] = {}
+            for m, j, a, b in self._products():
+                column = self.columns[j]
+                wide, vector = ("A", a, column.used if self.wide else 0), ("B", b, column.used)
+                if wide not in loaded:
+                    place = k.at(corner_a, a)
+                    loaded[wide] = (
+                        k.load_vector(place, lanes, column.used) if self.wide else k.broadcast(k.load(place), lanes)
+                    )
+                if vector not in loaded:
+                    loaded[vector] = k.load_vector(k.at(corner_b, b), lanes, column.used)
+                sums[m, j] = k.fma(loaded[wide], loaded[vector], sums.get((m, j), k.zeros(lanes)))
+                left[m, j] = left.get((m, j), len(self.steps)) - 1
+                if not left[m, j]:
+                    self._finish(k, sums[m, j], k.at(corner_c, self.rows[m][1] + column.c), column.used)
+        k.build.ret_void()
+
+    def _products(self) -> list[tuple[int, int, int, int]]:
+        """Row, column, and places in A and B, of what is written out: those that read the same numbers in turn."""
+        found = [
+            (j if self.wide else 0, a_m + a if self.wide else column.b + b, m, j, a_m + a + column.a, column.b + b)
+            for m, (a_m, _) in enumerate(self.rows)
+            for j, column in enumerate(self.columns)
+            for a, b in self.steps
+        ]
+        return [product[2:] for product in sorted(found)]
 
     def _fold(self, lanes: int) -> int:
         """How many partial sums a number of C has: a small tile alone would wait for each multiply-add to finish."""

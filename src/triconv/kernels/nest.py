@@ -102,6 +102,8 @@ class Cut:
     """The sums besides the depth, which multiply the taps."""
     block: Block
     parts: int
+    steps: tuple[tuple[int, int], ...] = ()
+    """Where the whole sum is written out: how far its products are in A and B. There are no taps, and no depth, then."""
 
     @property
     def tiles(self) -> int:
@@ -112,11 +114,15 @@ class Cut:
     @property
     def taps(self) -> int:
         """How many taps there are, times the other sums."""
-        return len(self.nest.taps) * prod(loop.count for loop in self.others)
+        return 1 if self.steps else len(self.nest.taps) * prod(loop.count for loop in self.others)
 
     def tables(self) -> tuple[Table, Table]:
         """The corners and the taps, with the other sums."""
         nest, corners = self.nest, self.nest.corners.copy()
+        if self.steps:
+            corners[:, :2] += nest.taps[corners[:, 3]]
+            corners[:, 3:] = 0, 1
+            return corners, np.zeros((1, 2), np.int64)
         others = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in self.others]
         around = outer_sum([(0, 0)], *others)
         corners[:, 3:] *= len(around)
@@ -147,7 +153,80 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
     parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
+    if parts == 1 and (written := _steps(nest)):
+        other = written_out(results, written, lanes, machine.registers, loads)
+        if other.cycles * len(corners) < block.cycles:
+            other = replace(other, cycles=other.cycles * len(corners))
+            return Cut(nest, results, len(outer), Index(1, 0, 0, 0), (), other, 1, written)
     return Cut(nest, results, len(outer), depth, others, block, parts)
+
+
+def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:
+    """How far the products of a sum are from its first in A and B, if they are few and everywhere the same."""
+    firsts, lasts = nest.corners[:, 3], nest.corners[:, 4]
+    many = set((lasts - firsts).tolist())
+    if len(many) != 1 or nest.once or any(loop.vector for loop in nest.sums):
+        return ()
+    (taps,) = many
+    if not 1 < taps * prod(loop.count for loop in nest.sums) <= WRITTEN:
+        return ()
+    patterns = nest.taps[firsts[:, None] + np.arange(taps)] - nest.taps[firsts[:, None]]
+    if (patterns != patterns[0]).any():
+        return ()
+    turns = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in nest.sums]
+    return tuple((int(a), int(b)) for a, b in outer_sum(patterns[0], *turns))
+
+
+def written_out(
+    results: Sequence[Index],
+    steps: Sequence[tuple[int, int]],
+    lanes: int,
+    registers: int,
+    vector_loads: tuple[int, int],
+) -> Block:
+    """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once."""
+    vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
+    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
+    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    every = ceil(vector.count / lanes)
+    best = Block((), float("inf"))
+    for tall, many in product(_sizes(tuple(rows), registers), _sizes(tuple(columns), registers)):
+        height, width = prod(tall), prod(many)
+        a = _places(results, tall, [step[0] for step in steps], "a")
+        b = _places(results, many, [step[1] for step in steps], "b")
+        for vectors in range(1, min(every, WHOLE) + 1):
+            products = height * width * vectors * len(steps)
+            # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
+            if vector.a:
+                live, shared = height, ceil(height * len(steps) / a)
+                loads = width * vectors * (a * vector_loads[0] + len(steps) * vector_loads[1])
+            else:
+                live, shared = height * width * vectors, ceil(width * len(steps) / b)
+                loads = vectors * b * vector_loads[1] + height * a
+            if products > WRITTEN_IN_ALL or live + shared + 2 > registers:
+                continue
+            cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
+            cycles *= alone * _tiles(rows, tall) * _tiles(columns, many) * ceil(every / vectors)
+            if cycles < best.cycles * (1 - 1e-9):
+                taken = (
+                    min(vectors * lanes, vector.count) if loop.vector else m * c
+                    for loop, m, c in zip(results, tall, many, strict=True)
+                )
+                best = Block(tuple(taken), cycles)
+    return best
+
+
+WRITTEN, WRITTEN_IN_ALL = 64, 256
+"""Products of a sum, and of a tile, that are few enough to be written out."""
+
+
+def _places(results: Sequence[Index], sizes: Sequence[int], steps: Sequence[int], array: str) -> int:
+    """How many places of an array a tile of these sizes reads."""
+    turns = [
+        [i * getattr(loop, array) for i in range(size)] for loop, size in zip(results, sizes, strict=True) if size > 1
+    ]
+    return len({sum(place) for place in product(steps, *turns)})
 
 
 def merged(loops: Sequence[Index]) -> tuple[Index, ...]:

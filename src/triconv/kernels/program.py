@@ -146,6 +146,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         summed=depth.vector,
         add=cut.parts > 1,
         ahead=AHEAD if cut.nest.once == "B" else 0,
+        steps=cut.steps,
         past=in_line and _past(cut, sizes, lanes),
     )
 
