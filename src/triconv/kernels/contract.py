@@ -11,6 +11,7 @@ depends on the kernel alone, not on the thread, nor on the place of the tile.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
@@ -63,6 +64,8 @@ class Contraction:
     steps: tuple[tuple[int, int], ...] = ()
     """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
     are loaded once. Empty where depth and taps say it."""
+    together: int = 1
+    """How many steps of a longer depth are written out so."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
 
@@ -108,35 +111,55 @@ class Contraction:
         """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
         with k.loop(k["count"]) as i:
             a0, b0, c0 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(3))
-            corner_a, corner_b, corner_c = k.at(k["A"], a0), k.at(k["B"], b0), k.at(k["C"], c0)
-            loaded: dict[tuple[str, int, int], Value] = {}
-            sums: dict[tuple[int, int], Value] = {}
-            left: dict[tuple[int, int], int] = {}
-            for m, j, a, b in self._products():
-                column = self.columns[j]
-                wide, vector = ("A", a, column.used if self.wide else 0), ("B", b, column.used)
-                if wide not in loaded:
-                    place = k.at(corner_a, a)
-                    loaded[wide] = (
-                        k.load_vector(place, lanes, column.used) if self.wide else k.broadcast(k.load(place), lanes)
-                    )
-                if vector not in loaded:
-                    loaded[vector] = k.load_vector(k.at(corner_b, b), lanes, column.used)
-                sums[m, j] = k.fma(loaded[wide], loaded[vector], sums.get((m, j), k.zeros(lanes)))
-                left[m, j] = left.get((m, j), len(self.steps)) - 1
-                if not left[m, j]:
-                    self._finish(k, sums[m, j], k.at(corner_c, self.rows[m][1] + column.c), column.used)
+            corner = k.at(k["C"], c0)
+            places = {
+                (m, j): k.at(corner, c_m + column.c)
+                for m, (_, c_m) in enumerate(self.rows)
+                for j, column in enumerate(self.columns)
+            }
+
+            def finish(m: int, j: int, value: Value) -> None:
+                self._finish(k, value, places[m, j], self.columns[j].used)
+
+            sums = {(m, j): self._start(k, place, lanes, self.columns[j].used) for (m, j), place in places.items()}
+            self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish)
         k.build.ret_void()
 
-    def _products(self) -> list[tuple[int, int, int, int]]:
-        """Row, column, and places in A and B, of what is written out: those that read the same numbers in turn."""
-        found = [
-            (j if self.wide else 0, a_m + a if self.wide else column.b + b, m, j, a_m + a + column.a, column.b + b)
+    def _multiply(
+        self,
+        k: Kernel,
+        a: Place,
+        b: Place,
+        steps: Sequence[tuple[int, int]],
+        sums: dict[tuple[int, int], Value],
+        lanes: int,
+        finish: Callable[[int, int, Value], None],
+    ) -> None:
+        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn."""
+        products = sorted(
+            (j if self.wide else 0, a_m + a_k if self.wide else column.b + b_k, m, j, a_k, b_k)
             for m, (a_m, _) in enumerate(self.rows)
             for j, column in enumerate(self.columns)
-            for a, b in self.steps
-        ]
-        return [product[2:] for product in sorted(found)]
+            for a_k, b_k in steps
+        )
+        loaded: dict[tuple[str, int, int], Value] = {}
+        left = dict.fromkeys(sums, len(steps))
+
+        def vector(array: str, corner: Place, offset: int, used: int) -> Value:
+            if (array, offset, used) not in loaded:
+                place = k.at(corner, offset)
+                loaded[array, offset, used] = (
+                    k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
+                )
+            return loaded[array, offset, used]
+
+        for _, _, m, j, a_k, b_k in products:
+            column = self.columns[j]
+            factor = vector("A", a, self.rows[m][0] + column.a * self.wide + a_k, column.used * self.wide)
+            sums[m, j] = k.fma(factor, vector("B", b, column.b + b_k, column.used), sums[m, j])
+            left[m, j] -= 1
+            if not left[m, j]:
+                finish(m, j, sums[m, j])
 
     def _fold(self, lanes: int) -> int:
         """How many partial sums a number of C has: a small tile alone would wait for each multiply-add to finish."""
@@ -144,7 +167,7 @@ class Contraction:
         fold = 1
         while fold * len(self.rows) * len(self.columns) < CHAINS:
             fold *= 2
-        return max(1, min(fold, steps))
+        return 1 if self.together > 1 else max(1, min(fold, steps))
 
     def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
         return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
@@ -172,6 +195,9 @@ class Contraction:
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None
+        if self.together > 1:
+            self._sum_together(k, a, b, sums, lanes)
+            return
         whole = self.depth // (size * fold) * (size * fold)
         if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
             whole = 0
@@ -180,6 +206,22 @@ class Contraction:
                 step(k.add(at, part * size), part, full)
         for number, at in enumerate(range(whole, self.depth, size)):
             step(at, number % fold, full and min(lanes, self.depth - at))
+
+    def _sum_together(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
+        """Add the products of one tap, those of several steps that read the same numbers in turn."""
+        kind = k.vector(lanes)
+
+        def some(at: Value | int, many: int) -> None:
+            values = {(m, j): k.get(held[0], kind) for m, line in enumerate(sums) for j, held in enumerate(line)}
+            here = k.at(a, k.mul(at, self.ak)), k.at(b, k.mul(at, self.bk))
+            steps = [(i * self.ak, i * self.bk) for i in range(many)]
+            self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
+
+        whole = self.depth // self.together * self.together
+        with k.loop(whole, step=self.together) as at:
+            some(at, self.together)
+        if whole < self.depth:
+            some(whole, self.depth - whole)
 
     def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)

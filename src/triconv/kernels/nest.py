@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ WHOLE = 4
 
 LONG = 256
 """Steps of a sum that make up for loading and storing what is added to."""
+
+FETCHED = 6
+"""As many loads as a vector takes that comes from the second-level cache, as do the channels of neighbouring lines."""
 
 FAR_APART = 0.02
 """By how much of a step each further run of neighbouring rows or columns makes it longer."""
@@ -77,6 +81,9 @@ class Nest:
     """Whether the taps are summed inside of the sums, so that what neighbouring taps share is still in the cache."""
     once: str = ""
     """A, B or C if that is a large weight of which each part is met once: then it is taken as it lies."""
+    spread: bool = False
+    """Whether the turns of all sums but the depth are tiles of their own, which add to C: where C is small, and they
+    read what lies side by side. C adds up what several nests find, too."""
     reread: int = 0
     """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
 
@@ -103,18 +110,27 @@ class Cut:
     block: Block
     parts: int
     steps: tuple[tuple[int, int], ...] = ()
-    """Where the whole sum is written out: how far its products are in A and B. There are no taps, and no depth, then."""
+    """Where the whole sum is written out: how far its products are from the first in A and B. No depth is left then."""
+    together: int = 1
+    """How many steps of the depth are written out, so that what they share is loaded once."""
 
     @property
     def tiles(self) -> int:
         """How many tiles there are, those of all parts."""
         each = prod(ceil(loop.count / size) for loop, size in zip(self.results, self.block.sizes, strict=True))
-        return each * len(self.nest.corners) * self.parts
+        spread = prod(loop.count for loop in self.others) if self.nest.spread else 1
+        return each * len(self.nest.corners) * spread * self.parts
+
+    @property
+    def adds(self) -> bool:
+        """Whether tiles add to what C holds."""
+        return self.parts > 1 or self.nest.spread
 
     @property
     def taps(self) -> int:
         """How many taps there are, times the other sums."""
-        return 1 if self.steps else len(self.nest.taps) * prod(loop.count for loop in self.others)
+        around = 1 if self.nest.spread else prod(loop.count for loop in self.others)
+        return 1 if self.steps else len(self.nest.taps) * around
 
     def tables(self) -> tuple[Table, Table]:
         """The corners and the taps, with the other sums."""
@@ -123,6 +139,9 @@ class Cut:
             corners[:, :2] += nest.taps[corners[:, 3]]
             corners[:, 3:] = 0, 1
             return corners, np.zeros((1, 2), np.int64)
+        if nest.spread:
+            turns = [[(i * loop.a, i * loop.b, 0, 0, 0) for i in range(loop.count)] for loop in self.others]
+            return outer_sum(corners, *turns), nest.taps
         others = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in self.others]
         around = outer_sum([(0, 0)], *others)
         corners[:, 3:] *= len(around)
@@ -140,9 +159,11 @@ class Cut:
 def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     """Decide how a nest is run; `room` is what the operands may take of a cache."""
     corners = nest.corners
-    outer, inner = (merged(nest.outer), nest.results) if len(corners) > 1 else ((), (*nest.outer, *nest.results))
+    outer, inner = (
+        (merged(nest.outer), nest.results) if len(corners) > 1 or nest.spread else ((), (*nest.outer, *nest.results))
+    )
     results = (*outer, *merged(inner))
-    lanes, parts = machine.lanes(itemsize), ceil(nest.reread / room)
+    lanes, parts = machine.lanes(itemsize), 1 if nest.spread else ceil(nest.reread / room)
     depth, others = _depth(nest, parts)
     around = prod(loop.count for loop in others)
     longest = int((corners[:, 4] - corners[:, 3]).max(initial=1)) * around
@@ -153,12 +174,33 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
     parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
-    if parts == 1 and (written := _steps(nest)):
+    if parts == 1 and not nest.spread and (written := _steps(nest)):
         other = written_out(results, written, lanes, machine.registers, loads)
         if other.cycles * len(corners) < block.cycles:
             other = replace(other, cycles=other.cycles * len(corners))
             return Cut(nest, results, len(outer), Index(1, 0, 0, 0), (), other, 1, written)
-    return Cut(nest, results, len(outer), depth, others, block, parts)
+    together = _together(results, depth, block, lanes, machine.registers)
+    return Cut(nest, results, len(outer), depth, others, block, parts, (), together)
+
+
+def _together(results: Sequence[Index], depth: Index, block: Block, lanes: int, registers: int) -> int:
+    """How many steps of the depth share what they load, if A comes as vectors of which rows read several."""
+    tall = [size if loop.b == 0 and not loop.vector else 1 for loop, size in zip(results, block.sizes, strict=True)]
+    wide = prod(
+        ceil(size / lanes) if loop.vector else size
+        for loop, size in zip(results, block.sizes, strict=True)
+        if loop.vector or (loop.a == 0 and loop.b != 0)
+    )
+    if depth.vector or not any(loop.vector and loop.a for loop in results) or prod(tall) == 1:
+        return 1
+    together = max(1, min(TOGETHER, depth.count, registers - prod(tall) * wide - 2))
+    turns = tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1)
+    fewer = _places(tuple(i * depth.a for i in range(together)), turns) < prod(tall) * together
+    return together if fewer else 1
+
+
+TOGETHER = 4
+"""Steps of a depth that are written out: most of what they share is between neighbours."""
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:
@@ -190,17 +232,18 @@ def written_out(
     columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
     alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
     every = ceil(vector.count / lanes)
+    steps_a, steps_b = zip(*steps, strict=True)
     best = Block((), float("inf"))
-    for tall, many in product(_sizes(tuple(rows), registers), _sizes(tuple(columns), registers)):
+    for tall, many in product(_patches(rows, registers), _patches(columns, registers)):
         height, width = prod(tall), prod(many)
-        a = _places(results, tall, [step[0] for step in steps], "a")
-        b = _places(results, many, [step[1] for step in steps], "b")
+        a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
+        b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))
         for vectors in range(1, min(every, WHOLE) + 1):
             products = height * width * vectors * len(steps)
             # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
             if vector.a:
                 live, shared = height, ceil(height * len(steps) / a)
-                loads = width * vectors * (a * vector_loads[0] + len(steps) * vector_loads[1])
+                loads = width * vectors * (a * vector_loads[0] * FETCHED + len(steps) * vector_loads[1])
             else:
                 live, shared = height * width * vectors, ceil(width * len(steps) / b)
                 loads = vectors * b * vector_loads[1] + height * a
@@ -221,12 +264,24 @@ WRITTEN, WRITTEN_IN_ALL = 64, 256
 """Products of a sum, and of a tile, that are few enough to be written out."""
 
 
-def _places(results: Sequence[Index], sizes: Sequence[int], steps: Sequence[int], array: str) -> int:
-    """How many places of an array a tile of these sizes reads."""
-    turns = [
-        [i * getattr(loop, array) for i in range(size)] for loop, size in zip(results, sizes, strict=True) if size > 1
-    ]
-    return len({sum(place) for place in product(steps, *turns)})
+def _patches(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
+    """Part of the innermost dimension, with one or few of each of the others, while they are few enough together."""
+    inner = max((axis for axis, count in enumerate(counts) if count > 1), default=-1)
+    choices = [range(1, (count if axis == inner else min(count, LINES)) + 1) for axis, count in enumerate(counts)]
+    return (sizes for sizes in product(*choices) if prod(sizes) <= limit)
+
+
+LINES = 4
+"""Neighbouring lines of a tile, which share most of what they read."""
+
+
+@lru_cache(maxsize=1024)
+def _places(steps: tuple[int, ...], turns: tuple[tuple[int, int], ...]) -> int:
+    """How many places are read from steps on in turns of loops, each a count and a step."""
+    found = np.array(steps)
+    for count, step in turns:
+        found = np.unique(np.add.outer(np.arange(count) * step, found))
+    return len(set(found.tolist()))
 
 
 def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
@@ -303,7 +358,9 @@ def best_block(
                 if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
                     continue
                 from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
-                loads = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
+                loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
+                if vector.a and not depth.vector:
+                    loads = max(loads, FETCHED * width * vector_loads[0] * (height / depth.count + height // longest))
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
                 cycles *= SUMMED if depth.vector else 1
                 # Rows and columns that are far apart share none of what they read.

@@ -62,7 +62,10 @@ class Way:
 
     @property
     def supposes(self) -> Role | None:
-        """The operand that has to be finite, as products with zeros beyond an edge are left out or put in; or none."""
+        """What has to be finite, as products with zeros beyond an edge are left out or put in; or none.
+
+        A weight's gradient itself, once it is there: no part of the hidden meets zeros only.
+        """
         problem, axes = self.problem, self.problem.geometry.axes
         match problem.produces:
             case Role.VISIBLE if any(sum(axis.overhang) for axis, own in zip(axes, self.exact, strict=True) if not own):
@@ -70,7 +73,7 @@ class Way:
             case Role.HIDDEN if any(self.exact):
                 return Role.WEIGHT
             case Role.WEIGHT if any(self.exact):
-                return Role.HIDDEN
+                return Role.WEIGHT
         return None
 
     def seconds(self) -> float:
@@ -218,7 +221,7 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
     able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
     lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
     found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
-    few = prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT
+    few = prod(problem.geometry.kernel) <= FEW_TAPS and (problem.produces is not Role.WEIGHT or vector == "channel")
     if few and all(able) and vector in ("hidden", "visible", "channel"):
         found.append(tuple(able))
     return found
@@ -235,7 +238,8 @@ def _reads_beyond(problem: Problem, axis: Axis) -> bool:
     """Whether zeros beyond the edges of an axis are read."""
     if problem.produces is Role.VISIBLE:
         return any(axis.overhang)
-    return axis.padded != (0, axis.visible)
+    inside = problem.produces is Role.HIDDEN or all(strand.taps for strand in axis.forward(True))
+    return axis.padded != (0, axis.visible) and inside
 
 
 def folds(problem: Problem) -> bool:
