@@ -170,7 +170,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     each = ceil(depth.count / lanes) if depth.vector else depth.count
     steps = each * around * int((corners[:, 4] - corners[:, 3]).sum()) / max(len(corners), 1)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
-    block = best_block(results, depth, steps, lanes, machine.registers, loads, nest.once in ("B", "C"))
+    block = best_block(results, depth, steps, lanes, machine.registers, loads, nest.once in ("B", "C"), nest.spread)
     block = replace(block, cycles=block.cycles * len(corners))
     tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
     parts = max(1, min(parts, longest, int(steps) // LONG)) if tiles > 1 else 1
@@ -303,7 +303,7 @@ def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     If the sum is taken in parts, the others should have as many turns.
     """
     loops = list(merged(nest.sums))
-    some = min(SOME, max((loop.count for loop in loops), default=1))
+    some = 1 if nest.spread else min(SOME, max((loop.count for loop in loops), default=1))
     able = [loop for loop in loops if loop.vector] or [loop for loop in loops if loop.count >= some]
     depth = min(able, key=lambda loop: abs(loop.a) + abs(loop.b), default=Index(1, 0, 0, 0))
     if nest.taps_inside and not depth.vector:
@@ -333,6 +333,7 @@ def best_block(
     registers: int,
     vector_loads: tuple[int, int] = (1, 1),
     whole_lines: bool = False,
+    both_data: bool = False,
 ) -> Block:
     """The tile that takes the fewest cycles.
 
@@ -360,7 +361,8 @@ def best_block(
                 from_a, from_b = (vectors * vector_loads[0] if vector.a else 1), vector_loads[1]
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * from_b
                 if vector.a and not depth.vector:
-                    loads = max(loads, FETCHED * width * vector_loads[0] * (height / depth.count + height // longest))
+                    fetched = vector_loads[0] * (height / depth.count + height // longest) + both_data * vector_loads[1]
+                    loads = max(loads, FETCHED * width * fetched)
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, 1)
                 cycles *= SUMMED if depth.vector else 1
                 # Rows and columns that are far apart share none of what they read.

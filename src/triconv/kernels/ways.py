@@ -221,7 +221,9 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
     able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
     lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
     found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
-    few = prod(problem.geometry.kernel) <= FEW_TAPS and (problem.produces is not Role.WEIGHT or vector == "channel")
+    few = prod(problem.geometry.kernel) <= FEW_TAPS
+    if problem.produces is Role.WEIGHT:  # what lies at every edge is a nest of its own
+        few = vector == "channel" and prod(len(axis.forward(True)) for axis in axes) <= FEW_NESTS
     if few and all(able) and vector in ("hidden", "visible", "channel"):
         found.append(tuple(able))
     return found
@@ -229,6 +231,9 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
 
 MANY_LINES = 1024
 """Lines that make tables too long, and edges too rare, for loops of their own."""
+
+FEW_NESTS = 9
+"""So many are compiled soon: the edges and the middle of two axes."""
 
 FEW_TAPS = 81
 """A kernel whose window is small, so that most positions are far from an edge."""
