@@ -32,7 +32,8 @@ FLOORS: list[list[str]] = [
 
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
-        ["target", "words"],
+        ["target", "words", "index"],
+        ["block"],
         ["nest", "contract", "elementwise", "transform", "pool"],
         ["compile", "threads", "scratch"],
         ["copy", "finite"],

@@ -58,7 +58,12 @@ class Case:
     """Whether the columns of a summed tile are neighbours in C."""
     ahead: tuple[int, int] = (0, 0)
     onward: tuple[int, int] = (0, 0)
+    together: int = 1
+    written: bool = False
+    """Whether the steps of the depth are written out; there are no taps then."""
 
+
+WHOLE_SUMS = ((0, 1), (1, 2), (2, 3))
 
 CASES = {
     "plain": Case(),
@@ -76,6 +81,12 @@ CASES = {
     "wide": Case(wide=True),
     "wide, masked, added": Case(wide=True, used=(1, -1), add=True),
     "wide, small": Case(wide=True, rows=1, used=(0,), depth=11),
+    "steps together": Case(wide=True, together=3, depth=8),
+    "steps together, masked, added": Case(wide=True, together=4, depth=8, used=(1, -1), add=True),
+    "written out": Case(tiles=WHOLE_SUMS, depth=5, written=True),
+    "written out, wide": Case(wide=True, tiles=WHOLE_SUMS, depth=5, written=True),
+    "written out, wide, masked": Case(wide=True, tiles=WHOLE_SUMS, depth=4, used=(1, -1), written=True),
+    "written out, added": Case(wide=True, tiles=WHOLE_SUMS, depth=4, used=(1, -1), add=True, written=True),
     "summed": Case(summed=True, wide=True, vectors_deep=2),
     "summed, whole vectors": Case(summed=True, wide=True, vectors_deep=3, depth=0),
     "summed, less than a vector, added": Case(summed=True, wide=True, depth=1, add=True),
@@ -177,11 +188,13 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
         add=case.add,
         ahead=case.ahead,
         onward=case.onward,
+        together=case.together,
+        steps=tuple((2 * k, (lanes + 1) * k) for k in range(case.depth)) if case.written else (),
     )
     corners = rng.integers(0, 40, (len(case.tiles), 3))
     corners[:, 2] = GAP + rng.permutation(len(case.tiles)) * case.rows * down
     tiles = np.concatenate([corners, np.array(case.tiles, np.int64).reshape(-1, 2)], 1)
-    work = Work(contraction, *np.zeros((3, 0), dtype), tiles, rng.integers(0, 30, (3, 2)))
+    work = Work(contraction, *np.zeros((3, 0), dtype), tiles, rng.integers(0, 1 if case.written else 30, (3, 2)))
     places = zip(*indices(work), strict=True)
     sizes = [max(int(which.max(initial=0)) + 1 for which in array) for array in places] or [1, 1, 1]
     work.c, work.a, work.b = (place(rng.standard_normal(size).astype(dtype)) for size in sizes)

@@ -294,7 +294,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "ends[0 * which], ends[1 + 0 * which]",
     ),
     "native: loops merged whatever their steps in C": (
-        "kernels/nest.py",
+        "kernels/index.py",
         "(self.b, inner.b), (self.c, inner.c))",
         "(self.b, inner.b))",
     ),

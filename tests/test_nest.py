@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triconv.kernels.nest import Cut, Index, Nest, cut, merged, outer_sum
+from triconv.kernels.index import Index, merged, outer_sum
+from triconv.kernels.nest import Cut, Nest, cut
 from triconv.kernels.program import Program, tiled
 from triconv.kernels.target import target
 
@@ -49,11 +50,12 @@ def by_tables(made: Cut) -> Sums:
         for ra, rb, rc in places(made.results):
             met = sums.setdefault(c + rc, [])
             for ta, tb in taps[first:last].tolist():
-                met += [(a + ra + ta + sa, b + rb + tb + sb) for sa, sb, _ in places([made.depth])]
+                steps = made.steps or [(sa, sb) for sa, sb, _ in places([made.depth])]
+                met += [(a + ra + ta + sa, b + rb + tb + sb) for sa, sb in steps]
     return {place: sorted(met) for place, met in sums.items()}
 
 
-def drawn(random: np.random.Generator, summed: bool) -> Nest:
+def drawn(random: np.random.Generator, summed: bool, spread: bool = False) -> Nest:
     """A nest like those of convolutions: C is contiguous in its loops' order, the steps in A and B are any.
 
     Vectors run over the innermost result, or, where `summed`, over the innermost sum.
@@ -87,6 +89,7 @@ def drawn(random: np.random.Generator, summed: bool) -> Nest:
         np.array(corners, np.int64),
         np.ascontiguousarray(taps, np.int64),
         taps_inside=bool(random.integers(2)),
+        spread=spread,
         reread=int(random.choice([0, 4 * ROOM])),
     )
 
@@ -117,10 +120,10 @@ def test_loops_that_continue_each_other_become_one() -> None:
     assert merged([Index(2, 3, 3, 3, True), Index(3, 1, 1, 1)]) == (Index(2, 3, 3, 3, True), Index(3, 1, 1, 1))
 
 
-@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize(("summed", "spread"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("number", range(8))
-def test_tables_are_the_sums_of_the_loops(number: int, summed: bool) -> None:
-    nest = drawn(np.random.default_rng(number), summed)
+def test_tables_are_the_sums_of_the_loops(number: int, summed: bool, spread: bool) -> None:
+    nest = drawn(np.random.default_rng(number), summed, spread)
     made = cut(nest, 4, target(), ROOM)
     assert by_tables(made) == by_loops(nest)
     assert made.taps == len(made.tables()[1]) or nest.taps_inside
@@ -129,12 +132,12 @@ def test_tables_are_the_sums_of_the_loops(number: int, summed: bool) -> None:
     assert corners[:, 4].max() <= len(taps)
 
 
-@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize(("summed", "spread"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("number", range(4))
-def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool) -> None:
+def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool, spread: bool) -> None:
     """Whole numbers, so that the order of a sum does not matter; what C holds first does not either."""
     random = np.random.default_rng(number)
-    nest = drawn(random, summed)
+    nest = drawn(random, summed, spread)
     expected = by_loops(nest)
     most_a, most_b = (max(pair[side] for met in expected.values() for pair in met) + 1 for side in range(2))
     a, b = (random.integers(-4, 5, size).astype("float32") for size in (most_a, most_b))
@@ -157,6 +160,39 @@ def test_what_outgrows_the_cache_is_taken_in_blocks() -> None:
     assert (blocks.count, rows.count, vectors.count) == (8, 30, 3 * lanes)
     assert by_tables(made) == by_loops(nest)
     assert cut(replace(nest, reread=0), 4, target(), ROOM).results == loops
+
+
+def channels_of(lines: int, steps: tuple[int, int], spread: bool) -> Nest:
+    """Three taps of each of 2 lines of 9 positions, 70 channels each, as a depthwise convolution has."""
+    vector, line = Index(70, 1, 1, 1, True), Index(9, 70, 0, 70)
+    taps = Index(3, *steps, 0)
+    corner = np.array([[0, 0, 0, 0, 1]], np.int64)
+    loops = ((Index(2, 0, 0, 1400),), (Index(lines, 11 * 70, 0, 9 * 70), line, vector), (taps, Index(2, 770, 210, 0)))
+    return Nest(*loops, corner, np.zeros((1, 2), np.int64), spread=spread)
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_few_products_are_written_out_and_share_what_they_read(lines: int) -> None:
+    nest = channels_of(lines, (70, 70), spread=False)
+    made = cut(nest, 4, target(), ROOM)
+    assert len(made.steps) == 6
+    assert by_tables(made) == by_loops(nest)
+    random = np.random.default_rng(0)
+    a, b = (random.integers(-4, 5, size).astype("float32") for size in (3000, 420))
+    c = np.full(2 * 1400, np.nan, "float32")
+    Program(tiled(made, "float32", target().lanes(4), False), 1).run(a, b, c)
+    for place, met in by_loops(nest).items():
+        assert c[place] == sum(float(a[i]) * float(b[j]) for i, j in met)
+
+
+def test_pieces_of_a_spread_table_write_nothing_in_common() -> None:
+    """Other tiles add to the same numbers, and threads that did it at once would lose some."""
+    nest = channels_of(2, (70, 70), spread=True)
+    for one in tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False):
+        assert one.contraction.add
+        assert one.apart == 2
+        pieces = np.split(one.tiles[:, 2], one.apart)
+        assert pieces[0].max() < 1400 <= pieces[1].min()
 
 
 def test_outer_sum_runs_the_last_part_fastest() -> None:

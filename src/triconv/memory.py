@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 LINE = 64
 """Bytes of a cache line, on which every block begins: vectors that begin on one do not lie across two."""
 
+PAGE = 4096
+"""Bytes in which processors compare addresses: a load waits for a store just before it that has the same place in a
+page. Others' large arrays begin where a page does, so blocks begin in the middle of one."""
+
 LARGE = 1 << 20
 """Bytes from which on an array is worth a block."""
 
@@ -43,8 +47,8 @@ def take(size: int) -> Block:
         fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= 2 * size + (1 << 16)]
         if fitting:
             return _free.pop(min(fitting)[1])
-    room = np.empty(size + LINE, np.uint8)
-    start = -address(room) % LINE
+    room = np.empty(size + PAGE, np.uint8)
+    start = (PAGE // 2 - address(room)) % PAGE
     return room[start : start + size]
 
 

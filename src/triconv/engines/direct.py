@@ -54,9 +54,11 @@ def _build_real(problem: Problem) -> Run:
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, True, in_line)
-        if best.supposes is not None and not all_finite(given[best.supposes]):
+        if best.supposes not in (None, produced) and not all_finite(given[best.supposes]):
             best = ready(strides, False, in_line)
         best.run(given)
+        if best.supposes == produced and not all_finite(given[produced]):
+            ready(strides, False, in_line).run(given)
         if given[produced] is not out:
             out[...] = given[produced]
 

@@ -11,7 +11,7 @@ depends on the kernel alone, not on the thread, nor on the place of the tile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise, product
@@ -28,9 +28,6 @@ TILE = 5
 
 UNROLLED = 160
 """Multiply-adds that are written out instead of being looped over: the end of a short loop costs as much as it does."""
-
-LITTLE = 64
-"""The same where steps share vectors of B but not all fits the registers: LLVM would keep what is shared, and spill."""
 
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
@@ -68,6 +65,11 @@ class Contraction:
     """How far ahead to ask for A and B where they come from memory; 0 where they are in the cache already."""
     onward: tuple[int, int] = (0, 0)
     """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
+    steps: tuple[tuple[int, int], ...] = ()
+    """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
+    are loaded once. Empty where depth and taps say it."""
+    together: int = 1
+    """How many steps of a longer depth are written out so."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
 
@@ -86,8 +88,10 @@ class Contraction:
         """Write the kernel for a target."""
         k = begin(module, name, self.dtype, self.arguments)
         lanes = machine.lanes(BYTES[self.dtype])
+        if self.steps:
+            self._written_out(k, lanes)
+            return
         kind = k.vector(lanes)
-        add = self._sum_shared if self._shares(lanes, machine.registers) else self._sum
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
@@ -101,7 +105,7 @@ class Contraction:
                 a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
                 b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
                 self._ask(k, a, b, lanes)
-                add(k, a, b, sums, lanes)
+                self._sum(k, a, b, sums, lanes)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
             if self.summed:
                 self._finish_summed(k, values, corner)
@@ -109,24 +113,80 @@ class Contraction:
                 self._finish(k, values, corner)
         k.build.ret_void()
 
+    def _written_out(self, k: Kernel, lanes: int) -> None:
+        """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
+        with k.loop(k["count"]) as i:
+            a0, b0, c0 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(3))
+            corner = k.at(k["C"], c0)
+            places = {
+                (m, j): k.at(corner, c_m + column.c)
+                for m, (_, c_m) in enumerate(self.rows)
+                for j, column in enumerate(self.columns)
+            }
+
+            def finish(m: int, j: int, value: Value) -> None:
+                self._store(k, value, places[m, j], self.columns[j].used)
+
+            sums = {(m, j): self._start(k, place, lanes, self.columns[j].used) for (m, j), place in places.items()}
+            self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish)
+        k.build.ret_void()
+
+    def _multiply(
+        self,
+        k: Kernel,
+        a: Place,
+        b: Place,
+        steps: Sequence[tuple[int, int]],
+        sums: dict[tuple[int, int], Value],
+        lanes: int,
+        finish: Callable[[int, int, Value], None],
+    ) -> None:
+        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn."""
+        products = sorted(
+            (j if self.wide else 0, a_m + a_k if self.wide else column.b + b_k, m, j, a_k, b_k)
+            for m, (a_m, _) in enumerate(self.rows)
+            for j, column in enumerate(self.columns)
+            for a_k, b_k in steps
+        )
+        loaded: dict[tuple[str, int, int], Value] = {}
+        left = dict.fromkeys(sums, len(steps))
+
+        def vector(array: str, corner: Place, offset: int, used: int) -> Value:
+            if (array, offset, used) not in loaded:
+                place = k.at(corner, offset)
+                loaded[array, offset, used] = (
+                    k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
+                )
+            return loaded[array, offset, used]
+
+        for _, _, m, j, a_k, b_k in products:
+            column = self.columns[j]
+            factor = vector("A", a, self.rows[m][0] + column.a * self.wide + a_k, column.used * self.wide)
+            sums[m, j] = k.fma(factor, vector("B", b, column.b + b_k, column.used), sums[m, j])
+            left[m, j] -= 1
+            if not left[m, j]:
+                finish(m, j, sums[m, j])
+
     def _fold(self, lanes: int) -> int:
         """How many partial sums a number of C has: a small tile alone would wait for each multiply-add to finish."""
         steps = -(-self.depth // lanes) if self.summed else self.depth
         fold = 1
         while fold * len(self.rows) * len(self.columns) < CHAINS:
             fold *= 2
-        return max(1, min(fold, steps))
+        return 1 if self.together > 1 else max(1, min(fold, steps))
 
     def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
         return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
 
     def _finish(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
         for value, ((_, c_m), column) in zip(values, product(self.rows, self.columns), strict=True):
-            place = k.at(corner, c_m + column.c)
-            if self.past:
-                k.store_past(value, place)
-            else:
-                k.store_vector(value, place, column.used)
+            self._store(k, value, k.at(corner, c_m + column.c), column.used)
+
+    def _store(self, k: Kernel, value: Value, place: Place, used: int) -> None:
+        if self.past:
+            k.store_past(value, place)
+        else:
+            k.store_vector(value, place, used)
 
     def _finish_summed(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
         """Numbers that are neighbours in C are stored together."""
@@ -171,9 +231,11 @@ class Contraction:
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None
+        if self.together > 1:
+            self._sum_together(k, a, b, sums, lanes)
+            return
         whole = self.depth // (size * fold) * (size * fold)
-        overlap = not self.summed and not self.wide and len(self._meets()) < self.depth * len(self.columns)
-        if whole // size * len(self.rows) * len(self.columns) <= (LITTLE if overlap else UNROLLED):
+        if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
             whole = 0
         with k.loop(whole, step=size * fold) as at:
             for part in range(fold):
@@ -188,6 +250,22 @@ class Contraction:
         turn = k.remainder(at, line)
         k.prefetch(a, k.add(far, at, k.mul(turn, row - 1)))
 
+    def _sum_together(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
+        """Add the products of one tap, those of several steps that read the same numbers in turn."""
+        kind = k.vector(lanes)
+
+        def some(at: Value | int, many: int) -> None:
+            values = {(m, j): k.get(held[0], kind) for m, line in enumerate(sums) for j, held in enumerate(line)}
+            here = k.at(a, k.mul(at, self.ak)), k.at(b, k.mul(at, self.bk))
+            steps = [(i * self.ak, i * self.bk) for i in range(many)]
+            self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
+
+        whole = self.depth // self.together * self.together
+        with k.loop(whole, step=self.together) as at:
+            some(at, self.together)
+        if whole < self.depth:
+            some(whole, self.depth - whole)
+
     def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)
         vectors = [k.load_vector(k.at(b, column.b), lanes, used or column.used) for column in self.columns]
@@ -199,30 +277,3 @@ class Contraction:
                     place = k.at(a, a_m + key[0])
                     loaded[key] = k.load_vector(place, lanes, key[1]) if key[1] else k.broadcast(k.load(place), lanes)
                 k.put(parts[part], k.fma(loaded[key], vector, k.get(parts[part], kind)))
-
-    def _meets(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """The steps and columns at which each vector of B (its place, how much is used) is multiplied."""
-        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for step, (number, column) in product(range(self.depth), enumerate(self.columns)):
-            found.setdefault((step * self.bk + column.b, column.used), []).append((step, number))
-        return found
-
-    def _shares(self, lanes: int, registers: int) -> bool:
-        """Whether steps meet each other's vectors of B, and all numbers of A fit the registers beside the sums."""
-        if self.summed or self.wide or self.depth * len(self.rows) * len(self.columns) > UNROLLED:
-            return False
-        numbers, sums = self.depth * len(self.rows), len(self.rows) * len(self.columns) * self._fold(lanes)
-        return len(self._meets()) < self.depth * len(self.columns) and numbers + sums < registers
-
-    def _sum_shared(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
-        """The same by the vectors of B: each is loaded once, and used up while it is there."""
-        kind, fold = k.vector(lanes), len(sums[0][0])
-        numbers = [
-            [k.broadcast(k.load(k.at(a, a_m + step * self.ak)), lanes) for a_m, _ in self.rows]
-            for step in range(self.depth)
-        ]
-        for (place, used), met in sorted(self._meets().items()):
-            vector = k.load_vector(k.at(b, place), lanes, used)
-            for (step, number), (row, line) in product(met, enumerate(sums)):
-                held = line[number][step % fold]
-                k.put(held, k.fma(numbers[step][row], vector, k.get(held, kind)))

@@ -15,8 +15,10 @@ import numpy as np
 from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
 from ..memory import LINE
+from .index import Index, outer_sum
 from .layout import Layout
-from .nest import Index, Nest, outer_sum
+from .nest import Nest
+from .target import target
 
 WIDE = {
     "hidden": (Role.HIDDEN, Role.WEIGHT),
@@ -107,13 +109,30 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
             [*(loop(*panel) for panel in panels), loop(count, steps, name == vector)]
             for name, (*panels, (count, steps)) in channel_loops.items()
         )
+        spread = problem.produces is Role.WEIGHT and vector == "channel"
+        if spread:
+            g = _panels(g[0], target().lanes(problem.itemsize))
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)
-        found.append(Nest(*loops, corners, tap_table, inside, once, _reread(problem, vector)))
+        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem)))
     return found
+
+
+PANEL = 8
+"""Vectors of channels that a panel has at most: enough for memory to give lines that follow each other."""
+
+
+def _panels(channels: Index, lanes: int) -> list[Index]:
+    """The loop over channels as one over panels, which threads can share, and one inside of a panel."""
+    vectors = channels.count // lanes
+    if channels.count % lanes or vectors <= 1:
+        return [channels]
+    wide = lanes * max(n for n in range(1, min(PANEL, vectors // 2) + 1) if vectors % n == 0)
+    panels = Index(vectors * lanes // wide, wide * channels.a, wide * channels.b, wide * channels.c)
+    return [panels, replace(channels, count=wide)]
 
 
 def _order(
@@ -130,6 +149,8 @@ def _order(
     """
     g, o, i = channels
     match problem.produces:
+        case Role.WEIGHT if vector == "channel":
+            return g[:-1], [*residues, *taps, g[-1]], spatial
         case Role.WEIGHT:
             return [], [*g, *residues, *taps, *i, *o], spatial
         case Role.HIDDEN:
@@ -145,16 +166,13 @@ def _order(
     return [*g, *residues, *lines], [*line, *channel], sums
 
 
-def _reread(problem: Problem, vector: str) -> int:
-    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them.
-
-    Where vectors run over groups, tiles that are neighbours read the same lines.
-    """
+def _reread(problem: Problem) -> int:
+    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them."""
     if problem.produces is not Role.WEIGHT:
         return 0
     met = prod(min(axis.kernel / axis.stride, 1.0) for axis in problem.geometry.axes)
     data = int(problem.bytes_of(Role.VISIBLE) * met) + problem.bytes_of(Role.HIDDEN)
-    return data // (1 if vector == "channel" else problem.channels.groups) // prod(problem.geometry.bank)
+    return data // problem.channels.groups // prod(problem.geometry.bank)
 
 
 def _window(problem: Problem) -> int:
@@ -235,6 +253,8 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: S
         return [Group(strand.runs, [Bundle(_plus(met.corner, met.taps[0]))], [(axis.kernel, step)])]
     if problem.produces is Role.VISIBLE:
         strands = [(strand, at.transposed(strand)) for strand in axis.transposed(exact[number])]
+    elif problem.produces is Role.WEIGHT and all(exact):
+        return [at.inside(strand, axis) for strand in axis.forward(True) if strand.taps]
     elif problem.produces is Role.WEIGHT and exact[number]:
         return [Group((), at.pairs(axis), [])]
     elif last and lying.visible.split > 1:
@@ -294,6 +314,13 @@ class Places:
         (run,) = strand.runs
         steps = self.run(run)
         return [replace(bundle, corner=_plus(bundle.corner, Steps(*(n * s for s in steps)))) for n in range(run.count)]
+
+    def inside(self, strand: Strand, axis: Axis) -> Group:
+        """The positions of a strand, with the taps that they meet inside the visible as a loop."""
+        first = strand.taps[0][0]
+        corner = _plus(self.corner(strand), Steps(self.visible(axis.dilation * first), 0, self.kernel(first)))
+        taps = (len(strand.taps), Steps(self.visible(axis.dilation), 0, self.kernel(1)))
+        return Group(strand.runs, [Bundle(corner)], [taps])
 
     def pairs(self, axis: Axis) -> list[Bundle]:
         """Every tap, with the positions that meet it inside the visible."""

@@ -10,61 +10,27 @@ become rows of a tile (they leave B alone), columns (they leave A alone), depth,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .block import WRITTEN, Block, best_block, fresh, together, written_out
+from .index import Index, Table, merged, outer_sum
 
 if TYPE_CHECKING:
     from .target import Target
 
-Table = NDArray[np.int64]
-
-LOADS, MULTIPLICATIONS = 2, 2
-"""How many of them a core starts in a cycle."""
-
 SOME = 8
 """Turns that make a loop worth being the innermost."""
-
-WHOLE = 4
-"""Vectors next to each other that memory gives as fast as it can."""
 
 LONG = 256
 """Steps of a sum that make up for loading and storing what is added to."""
 
-FAR_APART = 0.02
-"""By how much of a step each further run of neighbouring rows or columns makes it longer."""
-
-OVERHEAD, SUM_UP, SUMMED = 20, 6, 1.25
-"""Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes; and how much longer a
-step takes where both operands come as vectors, as the caches feel it."""
-
-
-FRESH = 2.5
-"""Cycles that a vector takes from the second-level cache."""
-
 MANY = 64
 """So many taps lie so far apart that what they meet comes from there."""
-
-
-@dataclass(frozen=True)
-class Index:
-    """A loop: how often, and how far it steps in A, B and C, in numbers; one of a nest runs over vectors."""
-
-    count: int
-    a: int
-    b: int
-    c: int
-    vector: bool = False
-
-    def around(self, inner: Index) -> bool:
-        """Whether this loop around another one is one longer loop."""
-        steps = ((self.a, inner.a), (self.b, inner.b), (self.c, inner.c))
-        return not self.vector and all(step == inner.count * by for step, by in steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +50,11 @@ class Nest:
     """Whether the taps are summed inside of the sums, so that what neighbouring taps share is still in the cache."""
     once: str = ""
     """A, B or C if that is a large weight of which each part is met once: then it is taken as it lies."""
+    spread: bool = False
+    """Whether the turns of all sums but the depth are tiles of their own, which add to C: where C is small, and they
+    read what lies side by side. C adds up what several nests find, too."""
     reread: int = 0
     """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """How many of each result index a tile takes, numbers of the vector among them, and cycles for the whole nest."""
-
-    sizes: tuple[int, ...]
-    cycles: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +70,39 @@ class Cut:
     """The sums besides the depth, which multiply the taps."""
     block: Block
     parts: int
+    steps: tuple[tuple[int, int], ...] = ()
+    """Where the whole sum is written out: how far its products are from the first in A and B. No depth is left then."""
+    together: int = 1
+    """How many steps of the depth are written out, so that what they share is loaded once."""
 
     @property
     def tiles(self) -> int:
         """How many tiles there are, those of all parts."""
         each = prod(ceil(loop.count / size) for loop, size in zip(self.results, self.block.sizes, strict=True))
-        return each * len(self.nest.corners) * self.parts
+        spread = prod(loop.count for loop in self.others) if self.nest.spread else 1
+        return each * len(self.nest.corners) * spread * self.parts
+
+    @property
+    def adds(self) -> bool:
+        """Whether tiles add to what C holds."""
+        return self.parts > 1 or self.nest.spread
 
     @property
     def taps(self) -> int:
         """How many taps there are, times the other sums."""
-        return len(self.nest.taps) * prod(loop.count for loop in self.others)
+        around = 1 if self.nest.spread else prod(loop.count for loop in self.others)
+        return 1 if self.steps else len(self.nest.taps) * around
 
     def tables(self) -> tuple[Table, Table]:
         """The corners and the taps, with the other sums."""
         nest, corners = self.nest, self.nest.corners.copy()
+        if self.steps:
+            corners[:, :2] += nest.taps[corners[:, 3]]
+            corners[:, 3:] = 0, 1
+            return corners, np.zeros((1, 2), np.int64)
+        if nest.spread:
+            turns = [[(i * loop.a, i * loop.b, 0, 0, 0) for i in range(loop.count)] for loop in self.others]
+            return outer_sum(corners, *turns), nest.taps
         others = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in self.others]
         around = outer_sum([(0, 0)], *others)
         corners[:, 3:] *= len(around)
@@ -141,36 +120,64 @@ class Cut:
 def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     """Decide how a nest is run; `room` is what the operands may take of a cache."""
     corners = nest.corners
-    outer, inner = (merged(nest.outer), nest.results) if len(corners) > 1 else ((), (*nest.outer, *nest.results))
-    results = (*outer, *merged(inner))
-    lanes, parts = machine.lanes(itemsize), ceil(nest.reread / room)
-    depth, others = _depth(nest, parts)
-    around = prod(loop.count for loop in others)
-    longest = int((corners[:, 4] - corners[:, 3]).max(initial=1)) * around
+    apart = len(corners) > 1 or nest.spread
+    outer, inner = (merged(nest.outer), nest.results) if apart else ((), (*nest.outer, *nest.results))
+    results, lanes = (*outer, *merged(inner)), machine.lanes(itemsize)
+    depth, others = _depth(nest, 1 if nest.spread else ceil(nest.reread / room))
+    around, taps = prod(loop.count for loop in others), corners[:, 4] - corners[:, 3]
     each = ceil(depth.count / lanes) if depth.vector else depth.count
-    steps = each * around * int((corners[:, 4] - corners[:, 3]).sum()) / max(len(corners), 1)
-    parts = max(1, min(parts, longest, int(steps) // LONG))
-    results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
+    steps = each * around * int(taps.sum()) / max(len(corners), 1)
+    parts = 1
+    if not nest.spread:
+        longest = int(taps.max(initial=1)) * around
+        parts = max(1, min(ceil(nest.reread / room), longest, int(steps) // LONG))
+        results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
+    block = _block(nest, results, depth, others, steps, machine, lanes)
+    made = Cut(nest, results, len(outer), depth, others, block, parts)
+    if made.tiles == len(corners) * parts:  # every tile is all there is to read
+        made = replace(made, parts=1)
+    if made.parts == 1 and not nest.spread and (written := _steps(nest)):
+        loads = _vector_loads([*results, depth, *others], nest, lanes)
+        other = written_out(results, written, lanes, machine.registers, loads)
+        if other.cycles * len(corners) < block.cycles:
+            other = replace(other, cycles=other.cycles * len(corners))
+            return replace(made, depth=Index(1, 0, 0, 0), others=(), block=other, steps=written)
+    return replace(made, together=together(results, depth, block, lanes, machine.registers))
+
+
+def _block(
+    nest: Nest,
+    results: Sequence[Index],
+    depth: Index,
+    others: Sequence[Index],
+    steps: float,
+    machine: Target,
+    lanes: int,
+) -> Block:
+    """The best block for sums in loops, with the cycles of all corners."""
     loads = _vector_loads([*results, depth, *others], nest, lanes)
     scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
-    fresh = _fresh(results, [depth, *others], lanes) if scattered else None
-    held = depth.count if fresh is not None and depth.count <= machine.registers // 4 else 0  # numbers of A
-    block = best_block(results, depth, steps, lanes, machine.registers - held, loads, nest.once in ("B", "C"), fresh)
-    block = replace(block, cycles=block.cycles * len(corners))
-    tiles = prod(ceil(loop.count / size) for loop, size in zip(results, block.sizes, strict=True))
-    parts = parts if tiles > 1 else 1
-    return Cut(nest, results, len(outer), depth, others, block, parts)
+    found = fresh(results, [depth, *others], lanes) if scattered else None
+    held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
+    registers, whole_lines = machine.registers - held, nest.once in ("B", "C")
+    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found)
+    return replace(block, cycles=block.cycles * len(nest.corners))
 
 
-def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
-    """The same loops, with those of one turn left out and those that are one longer loop made one."""
-    kept: list[Index] = []
-    for loop in reversed(loops):
-        if kept and loop.count > 1 and loop.around(kept[-1]):
-            kept[-1] = replace(kept[-1], count=loop.count * kept[-1].count)
-        elif loop.count > 1 or loop.vector:
-            kept.append(loop)
-    return tuple(reversed(kept))
+def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:
+    """How far the products of a sum are from its first in A and B, if they are few and everywhere the same."""
+    firsts, lasts = nest.corners[:, 3], nest.corners[:, 4]
+    many = set((lasts - firsts).tolist())
+    if len(many) != 1 or nest.once or any(loop.vector for loop in nest.sums):
+        return ()
+    (taps,) = many
+    if not 1 < taps * prod(loop.count for loop in nest.sums) <= WRITTEN:
+        return ()
+    patterns = nest.taps[firsts[:, None] + np.arange(taps)] - nest.taps[firsts[:, None]]
+    if (patterns != patterns[0]).any():
+        return ()
+    turns = [[(i * loop.a, i * loop.b) for i in range(loop.count)] for loop in nest.sums]
+    return tuple((int(a), int(b)) for a, b in outer_sum(patterns[0], *turns))
 
 
 def _in_blocks(results: tuple[Index, ...], outside: int, blocks: int, lanes: int) -> tuple[Index, ...]:
@@ -197,7 +204,7 @@ def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     If the sum is taken in parts, the others should have as many turns.
     """
     loops = list(merged(nest.sums))
-    some = min(SOME, max((loop.count for loop in loops), default=1))
+    some = 1 if nest.spread else min(SOME, max((loop.count for loop in loops), default=1))
     able = [loop for loop in loops if loop.vector] or [loop for loop in loops if loop.count >= some]
     depth = min(able, key=lambda loop: abs(loop.a) + abs(loop.b), default=Index(1, 0, 0, 0))
     if nest.taps_inside and not depth.vector:
@@ -217,119 +224,3 @@ def _vector_loads(loops: Sequence[Index], nest: Nest, lanes: int) -> tuple[int, 
     a = [*(loop.a for loop in steps), *nest.taps[:, 0], *nest.corners[:, 0]]
     b = [*(loop.b for loop in steps), *nest.taps[:, 1], *nest.corners[:, 1]]
     return (1 + bool((np.array(a) % lanes).any()), 1 + bool((np.array(b) % lanes).any()))
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """How many vectors of B more than its own turns each result index meets, as sums step to its neighbours."""
-
-    more: tuple[int, ...]
-    turns: int
-    """Of those sums."""
-
-    def cycles(self, sizes: Sequence[int]) -> float:
-        """That vectors which a block did not meet before take to arrive, by step."""
-        return FRESH * prod(size + more for size, more in zip(sizes, self.more, strict=True)) / self.turns
-
-
-def _fresh(results: Sequence[Index], sums: Sequence[Index], lanes: int) -> Fresh:
-    """What blocks of these results meet of B."""
-    more, turns = [0] * len(results), 1
-    steps = [abs(loop.b) * (lanes if loop.vector else 1) for loop in results]
-    for loop in sums:
-        for number, (result, step) in enumerate(zip(results, steps, strict=True)):
-            reach, apart = divmod(abs(loop.b), step) if step else (0, 1)
-            if reach and not apart and reach * (loop.count - 1) < result.count:
-                more[number] += reach * (loop.count - 1)
-                turns *= loop.count
-                break
-    return Fresh(tuple(more), turns)
-
-
-def best_block(
-    results: Sequence[Index],
-    depth: Index,
-    steps: float,
-    lanes: int,
-    registers: int,
-    vector_loads: tuple[int, int] = (1, 1),
-    whole_lines: bool = False,
-    fresh: Fresh | None = None,
-) -> Block:
-    """The tile that takes the fewest cycles.
-
-    A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
-    must fit the registers, and enough multiplications must be under way to hide how long one takes.
-    """
-    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
-    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
-    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
-    heights = [(prod(tall), tall, max(tall, default=1), _tiles(rows, tall)) for tall in _sizes(tuple(rows), registers)]
-    vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
-    every = ceil(vector.count / lanes)
-    best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
-    most = min(every, registers // 2)
-    for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
-        for many in _rectangles(tuple(columns), registers // vectors):
-            width = vectors * prod(many)
-            most_high, tiles = (
-                max(1, (registers - 1) // width - 1),
-                alone * _tiles(columns, many) * ceil(every / vectors),
-            )
-            sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
-            arriving = 0.0 if fresh is None else fresh.cycles(sizes)
-            for height, tall, longest, tiles_down in heights:
-                if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
-                    continue
-                from_a = vectors * vector_loads[0] if vector.a else 1
-                loads = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
-                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
-                cycles *= SUMMED if depth.vector else 1
-                # Rows and columns that are far apart share none of what they read.
-                cycles *= 1 if arriving else 1 + FAR_APART * (height // longest + width // vectors - 2)
-                each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
-                total = each * tiles * tiles_down
-                if total < best.cycles * (1 - 1e-9):
-                    taken = (
-                        min(vectors * lanes, vector.count) if loop.vector else m * c
-                        for loop, m, c in zip(results, tall, many, strict=True)
-                    )
-                    best = Block(tuple(taken), total)
-    return best
-
-
-def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
-    """How many blocks of these sizes cover so many."""
-    return prod(ceil(count / size) for count, size in zip(counts, sizes, strict=True))
-
-
-def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
-    """Part of one dimension, with all or one of each of the others, while they are few enough together."""
-    choices = [(1,) if count == 1 else (1, count) for count in counts]
-    for whole in product(*choices):
-        taken = prod(whole)
-        if taken <= limit:
-            yield whole
-        for axis, count in reversed(list(enumerate(counts))):
-            if whole[axis] == 1 < count:
-                for size in range(2, min(count - 1, limit // taken) + 1):
-                    yield (*whole[:axis], size, *whole[axis + 1 :])
-
-
-def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
-    """The same, and parts of two dimensions."""
-    yield from _sizes(counts, limit)
-    some = [axis for axis, count in enumerate(counts) if count > 1]
-    for first, second in combinations(some, 2):
-        for high in range(2, min(counts[first] - 1, limit // 2) + 1):
-            for wide in range(2, min(counts[second] - 1, limit // high) + 1):
-                yield tuple({first: high, second: wide}.get(axis, 1) for axis in range(len(counts)))
-
-
-def outer_sum(*parts: Any) -> Table:
-    """Rows of fields, summed for every combination of one row from each part, the last part running fastest."""
-    total = np.asarray(parts[0], dtype=np.int64)
-    for part in parts[1:]:
-        rows = np.asarray(part, dtype=np.int64).reshape(-1, total.shape[1])
-        total = (total[:, None, :] + rows[None, :, :]).reshape(-1, total.shape[1])
-    return total

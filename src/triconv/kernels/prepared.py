@@ -29,7 +29,7 @@ class Prepared:
     produced: int
     """Which of the arrays is the result, as ROLES counts them."""
     supposes: int | None
-    """Which of them has to be finite, if any."""
+    """Which of them has to be finite, if any; the result when it is there."""
     examples: int
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
     program: Program

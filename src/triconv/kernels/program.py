@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from math import prod
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from ..memory import LINE, address
 from .compile import bounds, function
 from .contract import TILE, Column, Contraction
-from .nest import Cut, Index, Table, outer_sum
+from .index import Index, Table, outer_sum
+from .nest import Cut
 from .threads import in_parts
 from .words import BYTES
 
@@ -35,6 +37,8 @@ class Tiled:
     contraction: Contraction
     tiles: Table
     taps: Table
+    apart: int
+    """Into how many equal pieces that write no number of C in common the table can be cut."""
 
 
 def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
@@ -46,9 +50,11 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
         share = corners.copy()
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
-        for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.parts > 1):
+        for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.adds):
             contraction = _contraction(cut, sizes, lanes, dtype, in_line)
-            found.append(Tiled(contraction, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]), taps))
+            tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
+            apart = prod(map(len, starts[: cut.outer])) if cut.nest.spread else max(1, len(tiles))
+            found.append(Tiled(contraction, tiles, taps, apart))
     return found
 
 
@@ -64,7 +70,8 @@ class Program:
         self.adds = any(one.contraction.add for one in tiled)
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.steps = [
-            (function(one.contraction), address(one.tiles), len(one.tiles), address(one.taps)) for one in tiled
+            (function(one.contraction), address(one.tiles), one.apart, len(one.tiles) // one.apart, address(one.taps))
+            for one in tiled
         ]
 
     def run(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> None:
@@ -74,8 +81,8 @@ class Program:
 
     def run_part(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], part: int, parts: int) -> None:
         places = address(a), address(b), address(c)
-        for (kernel, tiles, count, taps), tables in zip(self.steps, self.tables, strict=True):
-            first, last = count * part // parts, count * (part + 1) // parts
+        for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
+            first, last = apart * part // parts * each, apart * (part + 1) // parts * each
             kernel(*places, tiles + first * TILE * 8, last - first, taps, **bounds(a, b, c, *tables))
 
 
@@ -108,7 +115,7 @@ def _variants(results: Sequence[Index], sizes: Sequence[int], apart: bool) -> It
 
 def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
     """Whether C is large, met once, and made of whole vectors."""
-    if cut.nest.once != "C" or cut.parts > 1 or cut.depth.vector:
+    if cut.nest.once != "C" or cut.adds or cut.depth.vector:
         return False
     steps = [lanes * size if loop.vector else loop.c for loop, size in zip(cut.results, sizes, strict=True)]
     steps += [size for loop, size in zip(cut.results, sizes, strict=True) if loop.vector]
@@ -137,9 +144,11 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         depth.b,
         wide=bool(vector.a or depth.vector),
         summed=depth.vector,
-        add=cut.parts > 1,
+        add=cut.adds,
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
-        onward=(0, 0) if vector.a else _onward(cut, sizes, BYTES[dtype]),
+        onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
+        steps=cut.steps,
+        together=cut.together,
         past=in_line and _past(cut, sizes, lanes),
     )
 

@@ -71,7 +71,10 @@ class Way:
 
     @property
     def supposes(self) -> Role | None:
-        """The operand that has to be finite, as products with zeros beyond an edge are left out or put in; or none."""
+        """What has to be finite, as products with zeros beyond an edge are left out or put in; or none.
+
+        A weight's gradient itself, once it is there: no part of the hidden meets zeros only.
+        """
         problem, axes = self.problem, self.problem.geometry.axes
         match problem.produces:
             case Role.VISIBLE if self.parts > 1 or any(
@@ -81,7 +84,7 @@ class Way:
             case Role.HIDDEN if any(self.exact):
                 return Role.WEIGHT
             case Role.WEIGHT if any(self.exact):
-                return Role.HIDDEN
+                return Role.WEIGHT
         return None
 
     def seconds(self) -> float:
@@ -286,7 +289,9 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
     able = [axis.border == "zero" and axis.bank == 1 and _reads_beyond(problem, axis) for axis in axes]
     lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
     found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
-    few = prod(problem.geometry.kernel) <= FEW_TAPS and problem.produces is not Role.WEIGHT
+    few = prod(problem.geometry.kernel) <= FEW_TAPS
+    if problem.produces is Role.WEIGHT:  # what lies at every edge is a nest of its own
+        few = vector == "channel" and prod(len(axis.forward(True)) for axis in axes) <= FEW_NESTS
     if few and all(able) and vector in ("hidden", "visible", "channel"):
         found.append(tuple(able))
     return found
@@ -294,6 +299,9 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
 
 MANY_LINES = 1024
 """Lines that make tables too long, and edges too rare, for loops of their own."""
+
+FEW_NESTS = 9
+"""So many are compiled soon: the edges and the middle of two axes."""
 
 FEW_TAPS = 81
 """A kernel whose window is small, so that most positions are far from an edge."""
@@ -303,7 +311,8 @@ def _reads_beyond(problem: Problem, axis: Axis) -> bool:
     """Whether zeros beyond the edges of an axis are read."""
     if problem.produces is Role.VISIBLE:
         return any(axis.overhang)
-    return axis.padded != (0, axis.visible)
+    inside = problem.produces is Role.HIDDEN or all(strand.taps for strand in axis.forward(True))
+    return axis.padded != (0, axis.visible) and inside
 
 
 def folds(problem: Problem) -> bool:

@@ -1,0 +1,242 @@
+"""How many turns of each loop a tile takes: what fits the registers and should take the fewest cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, product
+from math import ceil, prod
+
+import numpy as np
+
+from .index import Index
+
+LOADS, MULTIPLICATIONS = 2, 2
+"""How many of them a core starts in a cycle."""
+
+WHOLE = 4
+"""Vectors next to each other that memory gives as fast as it can."""
+
+FETCHED = 6
+"""As many loads as a vector takes that comes from the second-level cache, as do the channels of neighbouring lines."""
+
+FAR_APART = 0.02
+"""By how much of a step each further run of neighbouring rows or columns makes it longer."""
+
+OVERHEAD, SUM_UP, SUMMED = 20, 6, 1.25
+"""Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes; and how much longer a
+step takes where both operands come as vectors, as the caches feel it."""
+
+FRESH = 2.5
+"""Cycles that a vector takes from the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """How many of each result index a tile takes, numbers of the vector among them, and cycles for the whole nest."""
+
+    sizes: tuple[int, ...]
+    cycles: float
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """How many vectors of B more than its own turns each result index meets, as sums step to its neighbours."""
+
+    more: tuple[int, ...]
+    turns: int
+    """Of those sums."""
+
+    def cycles(self, sizes: Sequence[int]) -> float:
+        """That vectors which a block did not meet before take to arrive, by step."""
+        return FRESH * prod(size + more for size, more in zip(sizes, self.more, strict=True)) / self.turns
+
+
+def fresh(results: Sequence[Index], sums: Sequence[Index], lanes: int) -> Fresh:
+    """What blocks of these results meet of B."""
+    more, turns = [0] * len(results), 1
+    steps = [abs(loop.b) * (lanes if loop.vector else 1) for loop in results]
+    for loop in sums:
+        for number, (result, step) in enumerate(zip(results, steps, strict=True)):
+            reach, apart = divmod(abs(loop.b), step) if step else (0, 1)
+            if reach and not apart and reach * (loop.count - 1) < result.count:
+                more[number] += reach * (loop.count - 1)
+                turns *= loop.count
+                break
+    return Fresh(tuple(more), turns)
+
+
+def best_block(
+    results: Sequence[Index],
+    depth: Index,
+    steps: float,
+    lanes: int,
+    registers: int,
+    vector_loads: tuple[int, int] = (1, 1),
+    whole_lines: bool = False,
+    both_data: bool = False,
+    fresh: Fresh | None = None,
+) -> Block:
+    """The tile that takes the fewest cycles.
+
+    A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
+    must fit the registers, and enough multiplications must be under way to hide how long one takes.
+    """
+    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
+    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    heights = [(prod(tall), tall, max(tall, default=1), _tiles(rows, tall)) for tall in _sizes(tuple(rows), registers)]
+    vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
+    every = ceil(vector.count / lanes)
+    best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
+    most = min(every, registers // 2)
+    for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
+        for many in _rectangles(tuple(columns), registers // vectors):
+            width = vectors * prod(many)
+            most_high, tiles = (
+                max(1, (registers - 1) // width - 1),
+                alone * _tiles(columns, many) * ceil(every / vectors),
+            )
+            sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
+            arriving = 0.0 if fresh is None else fresh.cycles(sizes)
+            for height, tall, longest, tiles_down in heights:
+                if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
+                    continue
+                from_a = vectors * vector_loads[0] if vector.a else 1
+                loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
+                if vector.a and not depth.vector:
+                    fetched = vector_loads[0] * (height / depth.count + height // longest) + both_data * vector_loads[1]
+                    loads = max(loads, FETCHED * width * fetched)
+                cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
+                cycles *= SUMMED if depth.vector else 1
+                # Rows and columns that are far apart share none of what they read.
+                cycles *= 1 if arriving else 1 + FAR_APART * (height // longest + width // vectors - 2)
+                each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
+                total = each * tiles * tiles_down
+                if total < best.cycles * (1 - 1e-9):
+                    taken = (
+                        min(vectors * lanes, vector.count) if loop.vector else m * c
+                        for loop, m, c in zip(results, tall, many, strict=True)
+                    )
+                    best = Block(tuple(taken), total)
+    return best
+
+
+def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """How many blocks of these sizes cover so many."""
+    return prod(ceil(count / size) for count, size in zip(counts, sizes, strict=True))
+
+
+def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
+    """Part of one dimension, with all or one of each of the others, while they are few enough together."""
+    choices = [(1,) if count == 1 else (1, count) for count in counts]
+    for whole in product(*choices):
+        taken = prod(whole)
+        if taken <= limit:
+            yield whole
+        for axis, count in reversed(list(enumerate(counts))):
+            if whole[axis] == 1 < count:
+                for size in range(2, min(count - 1, limit // taken) + 1):
+                    yield (*whole[:axis], size, *whole[axis + 1 :])
+
+
+def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
+    """The same, and parts of two dimensions."""
+    yield from _sizes(counts, limit)
+    some = [axis for axis, count in enumerate(counts) if count > 1]
+    for first, second in combinations(some, 2):
+        for high in range(2, min(counts[first] - 1, limit // 2) + 1):
+            for wide in range(2, min(counts[second] - 1, limit // high) + 1):
+                yield tuple({first: high, second: wide}.get(axis, 1) for axis in range(len(counts)))
+
+
+def written_out(
+    results: Sequence[Index],
+    steps: Sequence[tuple[int, int]],
+    lanes: int,
+    registers: int,
+    vector_loads: tuple[int, int],
+) -> Block:
+    """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once."""
+    vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
+    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
+    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    every = ceil(vector.count / lanes)
+    steps_a, steps_b = zip(*steps, strict=True)
+    best = Block((), float("inf"))
+    for tall, many in product(_patches(rows, registers), _patches(columns, registers)):
+        height, width = prod(tall), prod(many)
+        a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
+        b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))
+        for vectors in range(1, min(every, WHOLE) + 1):
+            products = height * width * vectors * len(steps)
+            # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
+            if vector.a:
+                live, shared = height, ceil(height * len(steps) / a)
+                loads = width * vectors * (a * vector_loads[0] * FETCHED + len(steps) * vector_loads[1])
+            else:
+                live, shared = height * width * vectors, ceil(width * len(steps) / b)
+                loads = vectors * b * vector_loads[1] + height * a
+            if products > WRITTEN_IN_ALL or live + shared + 2 > registers:
+                continue
+            cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
+            cycles *= alone * _tiles(rows, tall) * _tiles(columns, many) * ceil(every / vectors)
+            if cycles < best.cycles * (1 - 1e-9):
+                taken = (
+                    min(vectors * lanes, vector.count) if loop.vector else m * c
+                    for loop, m, c in zip(results, tall, many, strict=True)
+                )
+                best = Block(tuple(taken), cycles)
+    return best
+
+
+WRITTEN, WRITTEN_IN_ALL = 64, 256
+"""Products of a sum, and of a tile, that are few enough to be written out."""
+
+
+def _patches(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
+    """Part of the innermost dimension, with one or few of each of the others, while they are few enough together."""
+    inner = max((axis for axis, count in enumerate(counts) if count > 1), default=-1)
+    choices = [range(1, (count if axis == inner else min(count, LINES)) + 1) for axis, count in enumerate(counts)]
+    return (sizes for sizes in product(*choices) if prod(sizes) <= limit)
+
+
+LINES = 4
+"""Neighbouring lines of a tile, which share most of what they read."""
+
+
+@lru_cache(maxsize=1024)
+def _places(steps: tuple[int, ...], turns: tuple[tuple[int, int], ...]) -> int:
+    """How many places are read from steps on in turns of loops, each a count and a step."""
+    found = np.array(steps)
+    for count, step in turns:
+        found = np.unique(np.add.outer(np.arange(count) * step, found))
+    return len(set(found.tolist()))
+
+
+def together(results: Sequence[Index], depth: Index, block: Block, lanes: int, registers: int) -> int:
+    """How many steps of the depth to write out, as they share vectors: of A, if rows read several; or else of B.
+
+    Those of B are used up while they are there, so all numbers of A that they meet have to stay in registers.
+    """
+    sizes = list(zip(results, block.sizes, strict=True))
+    tall = [(size, loop.a) for loop, size in sizes if loop.b == 0 and not loop.vector and size > 1]
+    many = [(size, loop.b) for loop, size in sizes if loop.a == 0 and loop.b != 0 and not loop.vector and size > 1]
+    vectors = next((ceil(size / lanes) for loop, size in sizes if loop.vector), 1)
+    height, width = prod(size for size, _ in tall), vectors * prod(size for size, _ in many)
+    if depth.vector:
+        return 1
+    if any(loop.vector and loop.a for loop in results):
+        steps = max(1, min(TOGETHER, depth.count, registers - height * width - 2))
+        shared = _places(tuple(i * depth.a for i in range(steps)), tuple(tall)) < height * steps
+        return steps if height > 1 and shared else 1
+    steps, columns = depth.count, (*many, (vectors, lanes))
+    shared = _places(tuple(i * depth.b for i in range(steps)), columns) < width * steps if steps <= registers else False
+    fits = height * (steps + width) < registers and height * width * steps <= WRITTEN_IN_ALL
+    return steps if shared and fits else 1
+
+
+TOGETHER = 4
+"""Steps of a depth that are written out: most of what they share is between neighbours."""

@@ -1,0 +1,48 @@
+"""Loops over three strided arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A loop: how often, and how far it steps in A, B and C, in numbers; one of a nest runs over vectors."""
+
+    count: int
+    a: int
+    b: int
+    c: int
+    vector: bool = False
+
+    def around(self, inner: Index) -> bool:
+        """Whether this loop around another one is one longer loop."""
+        steps = ((self.a, inner.a), (self.b, inner.b), (self.c, inner.c))
+        return not self.vector and all(step == inner.count * by for step, by in steps)
+
+
+def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
+    """The same loops, with those of one turn left out and those that are one longer loop made one."""
+    kept: list[Index] = []
+    for loop in reversed(loops):
+        if kept and loop.count > 1 and loop.around(kept[-1]):
+            kept[-1] = replace(kept[-1], count=loop.count * kept[-1].count)
+        elif loop.count > 1 or loop.vector:
+            kept.append(loop)
+    return tuple(reversed(kept))
+
+
+def outer_sum(*parts: Any) -> Table:
+    """Rows of fields, summed for every combination of one row from each part, the last part running fastest."""
+    total = np.asarray(parts[0], dtype=np.int64)
+    for part in parts[1:]:
+        rows = np.asarray(part, dtype=np.int64).reshape(-1, total.shape[1])
+        total = (total[:, None, :] + rows[None, :, :]).reshape(-1, total.shape[1])
+    return total
