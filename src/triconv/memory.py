@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from math import prod
 from threading import Lock
 from typing import Any
@@ -30,8 +31,6 @@ KEPT = 256 << 20
 """Bytes of blocks that wait for the next array; those that were left first go first."""
 
 Block = NDArray[np.uint8]
-
-_Nothing = ctypes.c_char * 0
 
 _free: list[Block] = []
 _left: list[Block] = []
@@ -64,12 +63,22 @@ def give(block: Block) -> None:
             _lock.release()
 
 
-def address(array: NDArray[Any]) -> int:
-    """Where an array's first entry is; NumPy's own answer takes four times as long as a buffer's."""
-    if array.flags.carray:
-        return ctypes.addressof(_Nothing.from_buffer(array))  # type: ignore[arg-type]
+def _told(array: NDArray[Any]) -> int:
+    """Where an array's first entry is, as NumPy tells it: that takes a microsecond."""
     where: int = array.__array_interface__["data"][0]
     return where
+
+
+def _read(array: NDArray[Any]) -> int:
+    """The same, read where every NumPy has kept it for its C interface: right behind what each object begins with."""
+    return ctypes.c_size_t.from_address(id(array) + object.__basicsize__).value
+
+
+_PROBES: list[NDArray[Any]] = [np.zeros(7)[2:], np.zeros((3, 4), np.float32).T[::-1], np.zeros(())]
+address = (
+    _read if sys.implementation.name == "cpython" and all(_read(probe) == _told(probe) for probe in _PROBES) else _told
+)
+"""Where an array's first entry is."""
 
 
 def release() -> None:
