@@ -1,0 +1,3 @@
+from .functions import conv, conv_transpose, conv_weight
+
+__all__ = ["conv", "conv_transpose", "conv_weight"]

@@ -1,0 +1,57 @@
+"""The arguments that all operations share, as a text: what an operator of PyTorch can carry, and a cache can find."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections.abc import Mapping
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+from ..arguments import border_per_axis, padding_per_axis, per_axis
+
+DEFAULTS: dict[str, Any] = {
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "border": "zero",
+    "precision": "default",
+    "engine": "auto",
+}
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """The values that are not the defaults, as Python writes a dict; torch.compile can trace it."""
+    return repr({name: _plain(value) for name, value in values.items() if value is not DEFAULTS[name]})
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers for whatever counts, tuples for whatever lists them."""
+    if isinstance(value, list | tuple):
+        return tuple([_plain(one) for one in value])
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+@lru_cache(maxsize=1024)
+def read(text: str) -> dict[str, Any]:
+    """The values that a text says."""
+    return {**DEFAULTS, **literal_eval(text)}
+
+
+@lru_cache(maxsize=1024)
+def with_first_axis(text: str, rank: int) -> str:
+    """The same on one more axis, the first, along which positions are apart: a kernel of one, and no padding."""
+    values = read(text)
+    padding = values["padding"]
+    return written(
+        {
+            **values,
+            "stride": (1, *per_axis("stride", values["stride"], rank)),
+            "dilation": (1, *per_axis("dilation", values["dilation"], rank)),
+            # What a word means for a kernel of one is no padding.
+            "padding": padding if isinstance(padding, str) else ((0, 0), *padding_per_axis(padding, rank)),
+            "border": ("zero", *border_per_axis(values["border"], rank)),
+        }
+    )
