@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ..arguments import Groups
-from ..dispatch import Plan, choose
-from ..form import Problem, Role, weight_order
+from ..dispatch import AUTO, Plan, choose
+from ..engines import direct
+from ..form import Problem, Role, name_of, weight_order
+from ..memory import LARGE, empty
 from ..ops import PROBLEMS
 from ..problem import Options
-from .layout import strides_of
 from .options import read
 
 DTYPES = {
@@ -31,6 +32,11 @@ DTYPES = {
 
 COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 """dtypes that are only stored, and what they are computed in."""
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """What NumPy calls the dtype that results of a dtype are computed in."""
+    return np.dtype(DTYPES[COMPUTED.get(dtype, dtype)])
+
 
 KEPT_CALLS = 1024
 """How many calls are kept ready; those made longest ago go first."""
@@ -49,21 +55,32 @@ class Call:
 
     plan: Plan
     shape: Shape
-    strides: Shape
+    """As the result lies in memory, outermost first."""
+    axes: Shape | None
+    """Where the axes of the result are in it; None: in their places."""
     dtype: torch.dtype
     computed: torch.dtype
+    kind: np.dtype[Any]
+    """`computed`, as NumPy calls it."""
+    small: bool
+    """Whether the result is too small for a block of memory that is used again."""
+    generated: bool
+    """Whether no NumPy code runs, which would warn of infinities and NaN: they are values here, not accidents."""
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         """The operation, in a new tensor of `dtype`."""
-        computed = self.computed
-        out = torch.empty_strided(self.shape, self.strides, dtype=computed, device="cpu")
-        # Infinities and NaN travel as IEEE says; they are values here, not accidents to warn of.
-        with np.errstate(all="ignore"):
-            if self.plan.problem.batch == 0:
-                out.zero_()
-            else:
-                self.plan.built(_array(a, computed), _array(b, computed), out.numpy())
-        return out if computed is self.dtype else out.to(self.dtype)
+        computed, run = self.computed, self.plan.built
+        one, two = _array(a, computed), _array(b, computed)
+        out = np.empty(self.shape, self.kind) if self.small else empty(self.shape, self.kind)
+        if self.axes is not None:
+            out = out.transpose(self.axes)
+        if self.generated:
+            run(one, two, out)
+        else:
+            with np.errstate(all="ignore"):
+                run(one, two, out)
+        result = torch.from_numpy(out)
+        return result if computed is self.dtype else result.to(self.dtype)
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
@@ -76,24 +93,28 @@ def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
 def problem_of(operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, groups: Groups, text: str) -> Problem:
     """The problem of a call whose options are a text; `groups` is a number or a channel graph."""
     values = {name: value for name, value in read(text).items() if name != "engine"}
-    kind = np.dtype(DTYPES[COMPUTED.get(dtype, dtype)])
-    return PROBLEMS[operation](a, b, *sizes, kind, Options(groups=groups, **values))
+    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
 
 
 def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[int]) -> Call:
     """A call with an engine chosen; the result's axes lie in an order, the outermost first."""
-    shape = problem.shape(problem.produces)
-    return Call(choose(problem, engine), shape, strides_of(shape, order), dtype, COMPUTED.get(dtype, dtype))
+    plan, shape = choose(problem, engine), problem.shape(problem.produces)
+    axes = None if list(order) == sorted(order) else tuple(np.argsort(order).tolist())
+    generated = plan.engine is direct.ENGINE and not problem.complex
+    kind = numpy_dtype(dtype)
+    small = problem.bytes_of(problem.produces) < LARGE
+    lying = tuple(shape[axis] for axis in order)
+    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, small, generated)
 
 
 @lru_cache(maxsize=KEPT_CALLS)
 def ready(
-    operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, pattern: Pattern, text: str, order: Shape
+    produces: Role, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, pattern: Pattern, text: str, order: Shape
 ) -> Call:
     """The call that an operator's arguments mean."""
     groups = pattern if isinstance(pattern, int) else np.frombuffer(pattern[1], np.bool_).reshape(pattern[0])
-    problem = problem_of(operation, a, b, dtype, sizes, groups, text)
-    return call_of(problem, read(text)["engine"], dtype, order)
+    problem = problem_of(name_of(produces), a, b, dtype, sizes, groups, text)
+    return call_of(problem, read(text).get("engine", AUTO), dtype, order)
 
 
 def best_order(produces: Role, rank: int, banked: bool, first: list[int]) -> list[int]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
 
-
-def order_of(tensor: Tensor) -> list[int]:
-    """The axes of a tensor as they lie in memory, the outermost first; as written where it repeats itself.
+def order_of(shape: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """The axes of a tensor of such steps as they lie in memory, the outermost first; as written where it repeats itself.
 
     Of axes with the same step the longer is the outer one: an axis of length one may have any step.
     """
-    shape, steps = tensor.shape, tensor.stride()
     axes = list(range(len(shape)))
     if 0 in steps:
         return axes

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
@@ -46,23 +47,24 @@ def order_for(produces: Role, a: Tensor, sizes: Sizes, order: list[int] | None) 
     if order is not None:
         return order
     banked = produces is Role.WEIGHT and sizes[1] is not None
-    return engines.best_order(produces, a.ndim - 2, banked, order_of(a))
-
-
-def _tuple(size: Any) -> Any:
-    return None if size is None else tuple(size)
+    return engines.best_order(produces, a.ndim - 2, banked, order_of(a.shape, a.stride()))
 
 
 # What is computed.
 
 
-def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-    """By the engines."""
+def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
+    """The call of an engine."""
     *sizes, groups, graph, text, order = rest
-    sizes = tuple(map(_tuple, sizes))
+    sizes = tuple([None if size is None else tuple(size) for size in sizes])
     order = tuple(order_for(produces, a, sizes, order))
     pattern = groups if graph is None else (tuple(graph.shape), graph.numpy().tobytes())
-    return engines.ready(name_of(produces), a.shape, b.shape, a.dtype, sizes, pattern, text, order).run(a, b)
+    return engines.ready(produces, a.shape, b.shape, a.dtype, sizes, pattern, text, order)
+
+
+def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """By the engines."""
+    return ready(produces, a, b, *rest).run(a, b)
 
 
 def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
@@ -91,36 +93,25 @@ def _empty(problem: Problem, like: Tensor, order: list[int]) -> Tensor:
 # What the derivatives are.
 
 
-def derivative(x: Role, arrays: dict[Role, Tensor], ctx: Any) -> Tensor:
-    """The operation that produces a role, on two that are there, with the sizes and the memory order of its own."""
-    shape, order = ctx.looks[x]
-    rank = ctx.rank
-    sizes: Sizes = ()
-    if x is Role.VISIBLE:
-        sizes = (shape[2:],)
-    elif x is Role.WEIGHT:
-        sizes = (shape[len(shape) - rank :], shape[:rank] if len(shape) > 2 + rank else None)
-    one, two = (arrays[role] for role in OPERANDS[x])
-    result: Tensor = OPERATORS[x](one, two, *sizes, *ctx.shared, order)
-    return result
-
-
 class Form(_SingleLevelFunction):
-    """One level of differentiation of the trilinear form, forward and backward: no numbers of its own."""
+    """One level of differentiation of the trilinear form, backward and forward: no numbers of its own."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    def forward(ctx: Any, way: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+        """The result by a call made ready, or by the operator below this level, whose keys `way` is then."""
         *sizes, groups, graph, text, order = rest
         order = order_for(produces, a, sizes, order)
-        # Deeper levels of differentiation are no business of this one, which must not turn them off.
-        with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
-            out: Tensor = OPERATORS[produces].redispatch(
-                keys & torch._C._after_autograd_keyset, a, b, *sizes, groups, graph, text, order
-            )
+        if isinstance(way, engines.Call):
+            out = way.run(a, b)
+        else:
+            # Deeper levels of differentiation are no business of this one, which must not turn them off.
+            with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
+                out = OPERATORS[produces].redispatch(
+                    way & torch._C._after_autograd_keyset, a, b, *sizes, groups, graph, text, order
+                )
         ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, (groups, graph, text)
-        ctx.looks = {
-            role: (x.shape, order_of(x)) for role, x in zip(OPERANDS[produces], (a, b), strict=True)
-        } | {produces: (out.shape, order)}
+        one, two = OPERANDS[produces]
+        ctx.looks = {one: (a.shape, a.stride()), two: (b.shape, b.stride()), produces: (out.shape, out.stride())}
         needs_a, needs_b = ctx.needs_input_grad[2:4]
         ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
         ctx.save_for_forward(a, b)
@@ -135,7 +126,7 @@ class Form(_SingleLevelFunction):
             for number, other in enumerate(reversed(ctx.saved_tensors)):
                 if ctx.needs_input_grad[2 + number]:
                     arrays = {ctx.produces: cotangent, operands[1 - number]: other.conj()}
-                    gradients[number] = derivative(operands[number], arrays, ctx)
+                    gradients[number] = _derivative(operands[number], arrays, ctx)
         return (None, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 4))
 
     @staticmethod
@@ -145,9 +136,62 @@ class Form(_SingleLevelFunction):
         arrays = dict(zip(operands, ctx.saved_tensors, strict=True))
         for role, tangent in zip(operands, tangents[2:4], strict=True):
             if tangent is not None:
-                term = derivative(ctx.produces, {**arrays, role: tangent}, ctx)
+                term = _derivative(ctx.produces, {**arrays, role: tangent}, ctx)
                 total = term if total is None else total + term
         return total
+
+
+def _derivative(x: Role, arrays: dict[Role, Tensor], ctx: Any) -> Tensor:
+    """The operation that produces a role, on two that are there, with the sizes and the memory order of its own."""
+    shape, steps = ctx.looks[x]
+    sizes: Sizes = ()
+    if x is Role.VISIBLE:
+        sizes = (shape[2:],)
+    elif x is Role.WEIGHT:
+        sizes = (shape[len(shape) - ctx.rank :], shape[: ctx.rank] if len(shape) > 2 + ctx.rank else None)
+    one, two = (arrays[role] for role in OPERANDS[x])
+    return straight(x, one, two, *sizes, *ctx.shared, order_of(shape, steps))
+
+
+def straight(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """The operator, past all that PyTorch may do about it if it would do nothing."""
+    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+        result: Tensor = OPERATORS[produces](a, b, *rest)
+        return result
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return Form.apply(ready(produces, a, b, *rest), produces, a, b, *rest)
+    return ready(produces, a, b, *rest).run(a, b)
+
+
+def bare(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers on the processor, in PyTorch's own classes, with at most a gradient wanted."""
+    return (
+        type(tensor) in BARE
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
+
+
+BARE = frozenset((Tensor, torch.nn.Parameter))
+
+
+_ORDINARY = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
+_QUIET = frozenset(
+    keys.raw_repr()
+    for keys in (_ORDINARY, _ORDINARY | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
+)
+"""What PyTorch does to every tensor in inference mode, and out of it: nothing of interest."""
+
+
+def nobody_watches() -> bool:
+    """Whether no transform, mode or tracer is active that would have to know of a call."""
+    return (
+        torch._C._dispatch_tls_local_include_set().raw_repr() in _QUIET
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def differentiable(keys: Any, produces: Role, *arguments: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The arguments that all operations share, as a text: what an operator of PyTorch can carry, and a cache can find."""
+"""The arguments of a call as a text: what an operator of PyTorch can carry, and a cache can find."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ DEFAULTS: dict[str, Any] = {
     "precision": "default",
     "engine": "auto",
 }
+"""What the three operations take where nothing is said."""
 
 
-def written(values: Mapping[str, Any]) -> str:
-    """The values that are not the defaults, as Python writes a dict; torch.compile can trace it."""
-    return repr({name: _plain(value) for name, value in values.items() if value is not DEFAULTS[name]})
+def written(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The values that are not the defaults, as Python writes a dict; torch.compile can trace this."""
+    return repr({name: plain(value) for name, value in values.items() if value is not defaults[name]})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python's own numbers for whatever counts, tuples for whatever lists them."""
     if isinstance(value, list | tuple):
-        return tuple([_plain(one) for one in value])
+        return tuple([plain(one) for one in value])
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
 
 @lru_cache(maxsize=1024)
 def read(text: str) -> dict[str, Any]:
     """The values that a text says."""
-    return {**DEFAULTS, **literal_eval(text)}
+    values: dict[str, Any] = literal_eval(text)
+    return values
 
 
 @lru_cache(maxsize=1024)
 def with_first_axis(text: str, rank: int) -> str:
     """The same on one more axis, the first, along which positions are apart: a kernel of one, and no padding."""
-    values = read(text)
+    values = {**DEFAULTS, **read(text)}
     padding = values["padding"]
-    return written(
-        {
-            **values,
-            "stride": (1, *per_axis("stride", values["stride"], rank)),
-            "dilation": (1, *per_axis("dilation", values["dilation"], rank)),
-            # What a word means for a kernel of one is no padding.
-            "padding": padding if isinstance(padding, str) else ((0, 0), *padding_per_axis(padding, rank)),
-            "border": ("zero", *border_per_axis(values["border"], rank)),
-        }
-    )
+    moved = {
+        "stride": (1, *per_axis("stride", values["stride"], rank)),
+        "dilation": (1, *per_axis("dilation", values["dilation"], rank)),
+        # What a word means for a kernel of one is no padding.
+        "padding": padding if isinstance(padding, str) else ((0, 0), *padding_per_axis(padding, rank)),
+        "border": ("zero", *border_per_axis(values["border"], rank)),
+    }
+    return written({**values, **moved}, DEFAULTS)
