@@ -12,10 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
-from torch.autograd.function import _SingleLevelFunction
 
 from ..arguments import Groups
 from ..form import OPERANDS, Problem, Role, name_of
@@ -23,6 +19,7 @@ from . import engines, portable
 from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
+from .registry import SingleLevelFunction, bare, below, library, nobody_watches, register, wanted
 
 SIZES = {
     Role.HIDDEN: "",
@@ -32,8 +29,6 @@ SIZES = {
 SHARED = "SymInt groups, Tensor? graph, str options, int[]? order"
 """A channel graph is a tensor on the processor; `options` is a text (see `options`); `order` names the result's axes as
 they lie in memory, the outermost first: without it, as `engines.best_order` says."""
-
-library = torch.library.Library("triconv", "DEF")
 
 OPERATORS: dict[Role, Any] = {}
 
@@ -93,7 +88,7 @@ def _empty(problem: Problem, like: Tensor, order: list[int]) -> Tensor:
 # What the derivatives are.
 
 
-class Form(_SingleLevelFunction):
+class Form(SingleLevelFunction):
     """One level of differentiation of the trilinear form, backward and forward: no numbers of its own."""
 
     @staticmethod
@@ -104,11 +99,7 @@ class Form(_SingleLevelFunction):
         if isinstance(way, engines.Call):
             out = way.run(a, b)
         else:
-            # Deeper levels of differentiation are no business of this one, which must not turn them off.
-            with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
-                out = OPERATORS[produces].redispatch(
-                    way & torch._C._after_autograd_keyset, a, b, *sizes, groups, graph, text, order
-                )
+            out = below(OPERATORS[produces], way, a, b, *sizes, groups, graph, text, order)
         ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, (groups, graph, text)
         one, two = OPERANDS[produces]
         ctx.looks = {one: (a.shape, a.stride()), two: (b.shape, b.stride()), produces: (out.shape, out.stride())}
@@ -158,45 +149,12 @@ def straight(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
         result: Tensor = OPERATORS[produces](a, b, *rest)
         return result
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        return Form.apply(ready(produces, a, b, *rest), produces, a, b, *rest)
-    return ready(produces, a, b, *rest).run(a, b)
+    call = ready(produces, a, b, *rest)
+    return Form.apply(call, produces, a, b, *rest) if wanted(a, b) else call.run(a, b)
 
 
-def bare(tensor: Tensor) -> bool:
-    """Whether a tensor is numbers on the processor, in PyTorch's own classes, with at most a gradient wanted."""
-    return (
-        type(tensor) in BARE
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-    )
-
-
-BARE = frozenset((Tensor, torch.nn.Parameter))
-
-
-_ORDINARY = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
-_QUIET = frozenset(
-    keys.raw_repr()
-    for keys in (_ORDINARY, _ORDINARY | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
-)
-"""What PyTorch does to every tensor in inference mode, and out of it: nothing of interest."""
-
-
-def nobody_watches() -> bool:
-    """Whether no transform, mode or tracer is active that would have to know of a call."""
-    return (
-        torch._C._dispatch_tls_local_include_set().raw_repr() in _QUIET
-        and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def differentiable(keys: Any, produces: Role, *arguments: Any) -> Tensor:
-    with enable_single_level_autograd_function():
-        result: Tensor = Form.apply(keys, produces, *arguments)
+def level(produces: Role, keys: Any, *arguments: Any) -> Tensor:
+    result: Tensor = Form.apply(keys, produces, *arguments)
     return result
 
 
@@ -211,23 +169,16 @@ def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest:
     return result
 
 
-def _register(produces: Role) -> None:
-    name = name_of(produces)
-    one, two = (role.value for role in OPERANDS[produces])
-    library.define(
-        f"{name}(Tensor {one}, Tensor {two}, {SIZES[produces]}{SHARED}) -> Tensor",
-        tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
+for _role, (_one, _two) in OPERANDS.items():
+    OPERATORS[_role] = register(
+        name_of(_role),
+        f"(Tensor {_one.value}, Tensor {_two.value}, {SIZES[_role]}{SHARED}) -> Tensor",
+        on_processor=partial(on_processor, _role),
+        elsewhere=partial(elsewhere, _role),
+        nowhere=partial(nowhere, _role),
+        batched=partial(batched, partial(straight, _role), _role),
+        level=partial(level, _role),
     )
-    operator = OPERATORS[produces] = getattr(torch.ops.triconv, name).default
-    library.impl(name, partial(on_processor, produces), "CPU")
-    library.impl(name, partial(elsewhere, produces), "CompositeExplicitAutograd")
-    library.impl(name, lambda keys, *arguments: differentiable(keys, produces, *arguments), "Autograd", with_keyset=True)
-    for device in ("CPU", "CUDA"):
-        key = getattr(torch._C.DispatchKey, f"Autocast{device}")
-        library.impl(name, partial(autocast, produces, key, device.lower()), f"Autocast{device}")
-    torch.library.register_fake(f"triconv::{name}", partial(nowhere, produces), lib=library)
-    torch.library.register_vmap(f"triconv::{name}", partial(batched, operator, produces), lib=library)
-
-
-for _role in OPERANDS:
-    _register(_role)
+    for _device in ("CPU", "CUDA"):
+        _key = getattr(torch._C.DispatchKey, f"Autocast{_device}")
+        library.impl(name_of(_role), partial(autocast, _role, _key, _device.lower()), f"Autocast{_device}")
