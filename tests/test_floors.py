@@ -44,6 +44,14 @@ ROOMS: dict[str, list[list[str]]] = {
     ],
     "engines": [["im2row", "matrix", "reference", "direct", "winograd", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
+    "torch": [
+        ["layout", "options", "registry"],
+        ["batching", "engines", "portable"],
+        ["operands", "operators"],
+        ["calls", "pooling"],
+        ["functions"],
+        [""],
+    ],
     "benchmark": [
         ["machine", "memory", "timing", "workload"],
         ["row", "way"],

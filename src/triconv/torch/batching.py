@@ -45,13 +45,15 @@ class Batch:
         """Let an index take the batch, which is the first axis: in each group, once for each of the batch."""
         axis, parts = self.place(role, index)
         width = tensor.shape[axis + 1] // parts
-        return tensor.unflatten(axis + 1, (parts, width)).movedim(0, axis + 1).flatten(axis, axis + 2)
+        split: Tensor = tensor.unflatten(axis + 1, (parts, width))
+        return split.movedim(0, axis + 1).flatten(axis, axis + 2)
 
     def unfold(self, tensor: Tensor, role: Role, index: int) -> Tensor:
         """Give the batch back."""
         axis, parts = self.place(role, index)
         width = tensor.shape[axis] // (parts * self.size)
-        return tensor.unflatten(axis, (parts, self.size, width)).movedim(axis + 1, 0).flatten(axis + 1, axis + 2)
+        split: Tensor = tensor.unflatten(axis, (parts, self.size, width))
+        return split.movedim(axis + 1, 0).flatten(axis + 1, axis + 2)
 
     def lay(self, tensor: Tensor, role: Role) -> Tensor:
         """Let the batch be the first spatial axis, with a kernel of its own for each position: always a view."""
@@ -95,10 +97,8 @@ def batched(
         for role, tensor in zip(roles, (a, b), strict=True)
     }
     rank = a.ndim - 2 - (dims[roles[0]] is not None)
-    if produces is W:
-        banked = sizes[1] is not None
-    else:
-        banked = rank > 0 and given[W].ndim - (dims[W] is not None) > 2 + rank
+    weight_axes = 0 if produces is W else given[W].ndim - (dims[W] is not None)
+    banked = sizes[1] is not None if produces is W else weight_axes > 2 + rank
     batch = Batch(info.batch_size, rank, banked, groups)
     have = frozenset([produces, *(role for role in roles if dims[role] is not None)])
     if (index := INDEX.get(have)) is not None:

@@ -20,7 +20,7 @@ from ..problem import Options
 from .engines import KEPT_CALLS, Call, Shape, Sizes, best_order, call_of, numpy_dtype
 from .layout import order_of
 from .operands import check, check_devices, common_dtype, pattern, sizes_of
-from .operators import OPERATORS, Form
+from .operators import OPERATORS, level
 from .options import DEFAULTS, written
 from .registry import bare, nobody_watches, wanted
 
@@ -35,7 +35,7 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
     if wanted(a, b):
         if a.dtype is not b.dtype:
             return _operator(operation, a, b, sizes, groups, options)
-        return Form.apply(found, OPERATIONS[operation], a, b, *rest)
+        return level(OPERATIONS[operation], found, a, b, *rest)
     return found.run(a, b)
 
 
@@ -77,9 +77,7 @@ def _problem(
 _checked = lru_cache(maxsize=KEPT_CALLS)(_problem)
 
 
-def _operator(
-    operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]
-) -> Tensor:
+def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
     """The operator called, with arguments that it can carry."""
     produces = OPERATIONS[operation]
     for role, tensor in zip(OPERANDS[produces], (a, b), strict=True):

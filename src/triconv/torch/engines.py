@@ -33,6 +33,7 @@ DTYPES = {
 COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 """dtypes that are only stored, and what they are computed in."""
 
+
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """What NumPy calls the dtype that results of a dtype are computed in."""
     return np.dtype(DTYPES[COMPUTED.get(dtype, dtype)])
@@ -42,7 +43,7 @@ KEPT_CALLS = 1024
 """How many calls are kept ready; those made longest ago go first."""
 
 Shape = tuple[int, ...]
-Sizes = tuple[Any, ...]
+Sizes = Sequence[Any]
 """What an operation takes besides its operands: nothing, visible_size, or kernel_size and bank."""
 
 Pattern = int | tuple[Shape, bytes]
@@ -90,7 +91,9 @@ def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def problem_of(operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, groups: Groups, text: str) -> Problem:
+def problem_of(
+    operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, groups: Groups, text: str
+) -> Problem:
     """The problem of a call whose options are a text; `groups` is a number or a channel graph."""
     values = {name: value for name, value in read(text).items() if name != "engine"}
     return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
@@ -109,7 +112,7 @@ def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[i
 
 @lru_cache(maxsize=KEPT_CALLS)
 def ready(
-    produces: Role, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, pattern: Pattern, text: str, order: Shape
+    produces: Role, a: Shape, b: Shape, dtype: torch.dtype, sizes: Shape, pattern: Pattern, text: str, order: Shape
 ) -> Call:
     """The call that an operator's arguments mean."""
     groups = pattern if isinstance(pattern, int) else np.frombuffer(pattern[1], np.bool_).reshape(pattern[0])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ..arguments import Bank, Groups, Padding, PerAxis
@@ -39,7 +36,8 @@ def conv(
     groups
         An int, or a channel graph: a boolean (C_out, C_in) tensor or array, read on the processor.
     engine
-        As for `triconv.conv`, on processors; on other devices PyTorch's own operators compute, and only "auto" is taken.
+        As for `triconv.conv`, on processors; elsewhere PyTorch's own operators compute, and only
+        "auto" is taken.
 
     Returns
     -------

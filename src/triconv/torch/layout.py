@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 
 def order_of(shape: Sequence[int], steps: Sequence[int]) -> list[int]:
-    """The axes of a tensor of such steps as they lie in memory, the outermost first; as written where it repeats itself.
+    """The axes of a tensor of such steps as they lie in memory, the outermost first.
 
-    Of axes with the same step the longer is the outer one: an axis of length one may have any step.
+    They are as written where the tensor repeats itself. Of axes with the same step the longer is the outer one: an axis
+    of length one may have any step.
     """
     axes = list(range(len(shape)))
     if 0 in steps:

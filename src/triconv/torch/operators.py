@@ -51,10 +51,10 @@ def order_for(produces: Role, a: Tensor, sizes: Sizes, order: list[int] | None) 
 def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
     """The call of an engine."""
     *sizes, groups, graph, text, order = rest
-    sizes = tuple([None if size is None else tuple(size) for size in sizes])
     order = tuple(order_for(produces, a, sizes, order))
     pattern = groups if graph is None else (tuple(graph.shape), graph.numpy().tobytes())
-    return engines.ready(produces, a.shape, b.shape, a.dtype, sizes, pattern, text, order)
+    known = tuple([None if size is None else tuple(size) for size in sizes])
+    return engines.ready(produces, a.shape, b.shape, a.dtype, known, pattern, text, order)
 
 
 def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
@@ -150,11 +150,12 @@ def straight(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
         result: Tensor = OPERATORS[produces](a, b, *rest)
         return result
     call = ready(produces, a, b, *rest)
-    return Form.apply(call, produces, a, b, *rest) if wanted(a, b) else call.run(a, b)
+    return level(produces, call, a, b, *rest) if wanted(a, b) else call.run(a, b)
 
 
-def level(produces: Role, keys: Any, *arguments: Any) -> Tensor:
-    result: Tensor = Form.apply(keys, produces, *arguments)
+def level(produces: Role, way: Any, *arguments: Any) -> Tensor:
+    """The operation with one level of differentiation; `way` as for `Form`."""
+    result: Tensor = Form.apply(way, produces, *arguments)  # type: ignore[no-untyped-call]
     return result
 
 

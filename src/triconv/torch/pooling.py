@@ -162,7 +162,8 @@ def _computed(tensor: Tensor) -> Tensor:
 def _geometry(visible: Tensor, window: Sizes, text: str) -> Geometry:
     shape = (*visible.shape[:2], *(int(size) for size in visible.shape[2:]))
     values = {**DEFAULTS, **read(text)}
-    return pool._geometry(SimpleNamespace(shape=shape, ndim=len(shape)), list(map(int, window)), *values.values())
+    like: Any = SimpleNamespace(shape=shape, ndim=len(shape))
+    return pool._geometry(like, list(map(int, window)), *values.values())
 
 
 def _pool_on_processor(visible: Tensor, window: Sizes, text: str, order: Order) -> tuple[Tensor, Tensor]:
@@ -176,9 +177,9 @@ def _pool_elsewhere(visible: Tensor, window: Sizes, text: str, order: Order) -> 
     reads = geometry.reads
     # What the padding supplies is never the largest: the first position that a window has stands for it.
     first = np.take_along_axis(reads, np.argmax(reads != OUTSIDE, axis=1)[:, None], axis=1)
-    reads = torch.from_numpy(np.where(reads == OUTSIDE, first, reads)).to(visible.device)
-    values, taps = _pairs(visible.detach())[:, :, reads].max(dim=3)
-    indices = reads.expand(*taps.shape[:2], -1, -1).gather(3, taps.unsqueeze(3)).squeeze(3)
+    seen = torch.from_numpy(np.where(reads == OUTSIDE, first, reads)).to(visible.device)
+    values, taps = _pairs(visible.detach())[:, :, seen].max(dim=3)
+    indices = seen.expand(*taps.shape[:2], -1, -1).gather(3, taps.unsqueeze(3)).squeeze(3)
     order = _order(visible, order)
     shape = (*visible.shape[:2], *geometry.hidden)
     hidden, indices = values.reshape(shape), indices.reshape(shape)
@@ -216,7 +217,8 @@ def _fold(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
 
 
 def _unfold(tensor: Tensor, info: Any) -> Tensor:
-    return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+    split: Tensor = tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+    return split
 
 
 def _pool_batched(info: Any, in_dims: tuple[Any, ...], visible: Tensor, *rest: Any) -> Any:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..channels import Blocks
 from ..engines.im2row import table
 from ..form import Problem, Role
 from ..geometry import Axis, Geometry
@@ -119,7 +118,9 @@ def _tables(geometry: Geometry, device: torch.device) -> tuple[Tensor, Tensor, T
     """
     at = table(geometry)
     order = np.argsort(at.places, axis=None, kind="stable")[: prod(geometry.hidden)]
-    reads, places, back = (torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in (at.reads, at.places, order))
+    reads, places, back = (
+        torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in (at.reads, at.places, order)
+    )
     return reads, places, back
 
 
@@ -127,7 +128,7 @@ def _products(problem: Problem, a: Tensor, b: Tensor) -> Tensor:
     reads, places, back = _tables(problem.geometry, a.device)
     arrays = dict(zip(problem.operands, (a, b), strict=True))
     shape, channels = problem.shape(problem.produces), problem.channels
-    banks, turns, taps = reads.shape
+    banks, _, taps = reads.shape
     result = {
         Role.HIDDEN: (problem.batch, channels.hidden, len(back)),
         Role.VISIBLE: (problem.batch, channels.visible, prod(problem.geometry.visible) + 1),
@@ -136,9 +137,12 @@ def _products(problem: Problem, a: Tensor, b: Tensor) -> Tensor:
     out = a.new_zeros(result)
     given = {role: _gathered(role, array, reads, places, channels.weight) for role, array in arrays.items()}
     for stack in channels.blocks:
-        hidden, visible, columns = (torch.from_numpy(x).to(a.device) for x in (stack.hidden, stack.visible, stack.columns))
+        hidden, visible, columns = (
+            torch.from_numpy(x).to(a.device) for x in (stack.hidden, stack.visible, stack.columns)
+        )
         part = {
-            role: array[:, hidden[:, :, None], columns[:, None, :]] if role is Role.WEIGHT
+            role: array[:, hidden[:, :, None], columns[:, None, :]]
+            if role is Role.WEIGHT
             else array[:, visible if role is Role.VISIBLE else hidden]
             for role, array in given.items()
         }

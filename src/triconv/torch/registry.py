@@ -8,13 +8,17 @@ ones, call it once for each of them, with the operator below as what is differen
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+
+if TYPE_CHECKING:
+    from torch.autograd import Function as SingleLevelFunction
+else:
+    from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
 __all__ = ["SingleLevelFunction", "bare", "below", "nobody_watches", "register", "wanted"]
 
@@ -62,8 +66,7 @@ _CLASSES = frozenset((Tensor, torch.nn.Parameter))
 
 _BACKENDS = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
 _QUIET = frozenset(
-    keys.raw_repr()
-    for keys in (_BACKENDS, _BACKENDS | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
+    keys.raw_repr() for keys in (_BACKENDS, _BACKENDS | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
 )
 """What PyTorch does to every call, in inference mode and out of it: nothing of interest."""
 
