@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arguments import Groups
@@ -42,6 +43,7 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 KEPT_CALLS = 1024
 """How many calls are kept ready; those made longest ago go first."""
 
+Array = NDArray[Any]
 Shape = tuple[int, ...]
 Sizes = Sequence[Any]
 """What an operation takes besides its operands: nothing, visible_size, or kernel_size and bank."""
@@ -63,8 +65,8 @@ class Call:
     computed: torch.dtype
     kind: np.dtype[Any]
     """`computed`, as NumPy calls it."""
-    small: bool
-    """Whether the result is too small for a block of memory that is used again."""
+    allocate: Callable[[Shape, np.dtype[Any]], Array]
+    """What gives memory for the result: NumPy, or blocks that are used again if it is large."""
     generated: bool
     """Whether no NumPy code runs, which would warn of infinities and NaN: they are values here, not accidents."""
 
@@ -72,7 +74,7 @@ class Call:
         """The operation, in a new tensor of `dtype`."""
         computed, run = self.computed, self.plan.built
         one, two = _array(a, computed), _array(b, computed)
-        out = np.empty(self.shape, self.kind) if self.small else empty(self.shape, self.kind)
+        out = self.allocate(self.shape, self.kind)
         if self.axes is not None:
             out = out.transpose(self.axes)
         if self.generated:
@@ -105,9 +107,9 @@ def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[i
     axes = None if list(order) == sorted(order) else tuple(np.argsort(order).tolist())
     generated = plan.engine is direct.ENGINE and not problem.complex
     kind = numpy_dtype(dtype)
-    small = problem.bytes_of(problem.produces) < LARGE
+    allocate = empty if problem.bytes_of(problem.produces) >= LARGE else np.empty
     lying = tuple(shape[axis] for axis in order)
-    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, small, generated)
+    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate, generated)
 
 
 @lru_cache(maxsize=KEPT_CALLS)

@@ -78,5 +78,6 @@ def sizes_of(produces: Role, rank: int, b: Tensor, sizes: Sizes) -> Sizes:
 
 def each(value: Any, rank: int) -> list[Any]:
     """A value for every axis, or one per axis, as a list."""
-    value = plain(value)
-    return list(value) if isinstance(value, tuple) else [value] * rank
+    if not isinstance(value, int | list | tuple):
+        value = plain(value)
+    return list(value) if isinstance(value, list | tuple) else [value] * rank

@@ -19,7 +19,7 @@ from . import engines, portable
 from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
-from .registry import SingleLevelFunction, bare, below, library, nobody_watches, register, wanted
+from .registry import SingleLevelFunction, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
 
 SIZES = {
     Role.HIDDEN: "",
@@ -122,13 +122,14 @@ class Form(SingleLevelFunction):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        total = None
         operands = OPERANDS[ctx.produces]
-        arrays = dict(zip(operands, ctx.saved_tensors, strict=True))
-        for role, tangent in zip(operands, tangents[2:4], strict=True):
-            if tangent is not None:
-                term = _derivative(ctx.produces, {**arrays, role: tangent}, ctx)
-                total = term if total is None else total + term
+        total = None
+        with outer_levels():
+            arrays = {role: primal(x) for role, x in zip(operands, ctx.saved_tensors, strict=True)}
+            for role, tangent in zip(operands, tangents[2:4], strict=True):
+                if tangent is not None:
+                    term = _derivative(ctx.produces, {**arrays, role: tangent}, ctx)
+                    total = term if total is None else total + term
         return total
 
 

@@ -30,9 +30,11 @@ def plain(value: Any) -> Any:
     """Python's own numbers for whatever counts, tuples for whatever lists them."""
     if isinstance(value, list | tuple):
         return tuple([plain(one) for one in value])
+    if isinstance(value, int):  # asked first: torch.compile has numbers that it does not know yet, with no attributes
+        return value if isinstance(value, bool) else index(value)
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+    return index(value) if hasattr(value, "__index__") else value
 
 
 @lru_cache(maxsize=1024)

@@ -22,7 +22,7 @@ from .engines import COMPUTED
 from .layout import order_of, strides_of
 from .operands import check, each, short
 from .options import read, written
-from .registry import SingleLevelFunction, below, register
+from .registry import SingleLevelFunction, below, outer_levels, register
 
 DEFAULTS: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1, "ceil": False}
 
@@ -135,7 +135,7 @@ Sizes = list[int]
 
 def _pairs(tensor: Tensor) -> Tensor:
     """(N, C, *positions) with all positions on one axis."""
-    return tensor.flatten(2) if tensor.ndim > 2 else tensor.unsqueeze(2)
+    return tensor.reshape(*tensor.shape[:2], prod(tensor.shape[2:]))
 
 
 def pick(visible: Tensor, indices: Tensor) -> Tensor:
@@ -252,7 +252,8 @@ class Pool(SingleLevelFunction):
 
     @staticmethod
     def jvp(ctx: Any, _: None, tangent: Tensor | None, *__: None) -> Any:
-        return None if tangent is None else pick(tangent, *ctx.saved_tensors), None
+        with outer_levels():
+            return None if tangent is None else pick(tangent, *ctx.saved_tensors), None
 
 
 class Put(SingleLevelFunction):
@@ -275,7 +276,8 @@ class Put(SingleLevelFunction):
 
     @staticmethod
     def jvp(ctx: Any, _: None, tangent: Tensor | None, *__: None) -> Any:
-        return None if tangent is None else PUT(tangent, *ctx.saved_tensors, ctx.size, ctx.order)
+        with outer_levels():
+            return None if tangent is None else PUT(tangent, *ctx.saved_tensors, ctx.size, ctx.order)
 
 
 POOL = register(

@@ -8,6 +8,7 @@ ones, call it once for each of them, with the operator below as what is differen
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 else:
     from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
-__all__ = ["SingleLevelFunction", "bare", "below", "nobody_watches", "register", "wanted"]
+__all__ = ["SingleLevelFunction", "bare", "below", "nobody_watches", "outer_levels", "primal", "register", "wanted"]
 
 library = torch.library.Library("triconv", "DEF")
 
@@ -56,8 +57,20 @@ def register(
 
 def below(operator: Any, keys: Any, *arguments: Any) -> Any:
     """An operator without this level of differentiation; deeper ones are no business of it, and stay as they are."""
-    with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+    with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), outer_levels():
         return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+
+
+def outer_levels() -> AbstractContextManager[None]:
+    """Let what a forward derivative calls be differentiated by the levels outside: PyTorch turns that off, for all."""
+    switched: AbstractContextManager[None] = forward_ad._set_fwd_grad_enabled(True)
+    return switched
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """A tensor without its tangent at this level."""
+    value: Tensor = forward_ad.unpack_dual(tensor).primal
+    return value
 
 
 # A call that none of this would change goes past it.
