@@ -21,12 +21,12 @@ def check(name: str, tensor: Any) -> None:
         raise TypeError(f"{name} of type {type(tensor).__name__}: expected a torch.Tensor")
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} of layout {tensor.layout}: expected a dense tensor; use {name}.to_dense()")
-    if tensor.is_quantized:
-        raise TypeError(f"{name} of dtype {short(tensor.dtype)}: expected numbers; use {name}.dequantize()")
     check_dtype(name, tensor.dtype)
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:
+    if short(dtype).startswith("q"):
+        raise TypeError(f"{name} of dtype {short(dtype)}: expected numbers; use {name}.dequantize()")
     if dtype not in DTYPES:
         cast = "complex128" if dtype.is_complex else "float64"
         expected = f"expected {', '.join(DTYPES.values())}"
