@@ -30,6 +30,7 @@ def nothing_compiled() -> Iterator[None]:
 
 
 GRAPH = np.random.default_rng(0).random((6, 4)) > 0.4
+LISTED = GRAPH.tolist()
 V, W, H = torch.randn(2, 4, 7, 6), torch.randn(6, 2, 3, 3), torch.randn(2, 6, 5, 4)
 DENSE, BANK = torch.randn(6, 4, 3, 3), torch.randn(3, 2, 6, 2, 3, 3)
 
@@ -48,7 +49,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "graph as a tensor": (lambda v, w: tt.conv(v, w, groups=torch.from_numpy(GRAPH), padding=((1, 2), (0, 1))),
                           (V, DENSE)),
     "graph as an array": (lambda v, w: tt.conv(v, w, groups=GRAPH, border="reflect", padding=2), (V, DENSE)),
-    "graph as a list": (lambda v, w: tt.conv(v, w, groups=GRAPH.tolist()), (V, DENSE)),
+    "graph as a list": (lambda v, w: tt.conv(v, w, groups=LISTED), (V, DENSE)),
     "bank": (lambda v, w: tt.conv(v, w, groups=2, border=("circular", "replicate"), padding=1), (V, BANK)),
     "weight": (lambda v, h: tt.conv_weight(v, h, 3, bank="local", groups=2), (V, H)),
     "smallest visible": (lambda h, w: tt.conv_transpose(h, w, groups=2, stride=2, padding="same"), (H, W)),
@@ -131,10 +132,10 @@ class Module(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(DENSE.clone())
-        self.register_buffer("graph", torch.from_numpy(GRAPH))
+        self.register_buffer("seen", torch.from_numpy(GRAPH))
 
     def forward(self, v: Tensor) -> Tensor:
-        h, indices = tt.max_pool(tt.conv(v, self.weight, groups=self.graph, padding=1), 2)
+        h, indices = tt.max_pool(tt.conv(v, self.weight, groups=self.seen, padding=1), 2)
         return tt.max_pool_transpose(h, indices, v.shape[2:])
 
 

@@ -13,6 +13,7 @@ from grid import BY_NAME, OPERATIONS, Row
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import triconv.torch as tt
@@ -161,15 +162,27 @@ def test_vmap_of_pooling(dims: tuple[int | None, int | None]) -> None:
 # PyTorch's own judge of operators.
 
 
+class Watching(TorchDispatchMode):
+    """What operators are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.name)
 def test_opcheck(row: Row, name: str) -> None:
     """With the arguments that the front end gives the operator, in either memory order."""
     operator = operators.OPERATORS[ROLES[name]]
     operands = [torch.from_numpy(row.operands()[role]) for role in OPERATIONS[name]]
-    graph = make_fx(function(row, name))(*operands)
-    (node,) = [node for node in graph.graph.nodes if node.target is operator]
-    *rest, _ = [getattr(graph, x.target) if isinstance(x, torch.fx.Node) else x for x in node.args[2:]]
+    with Watching() as watching:
+        function(row, name)(*operands)
+    ((_, _, *rest, _),) = [arguments for called, arguments in watching.calls if called is operator]
     for last in (False, True):
         lying = [x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x for x in operands]
         order = list(reversed(range(operator(*lying, *rest, None).ndim)))

@@ -1,7 +1,7 @@
 """Modules on PyTorch tensors: convolutions of any rank, sharing and channel pattern, in place of PyTorch's and beyond.
 
-`Conv1d` to `Conv3d` and `ConvTranspose1d` to `ConvTranspose3d` take the place of `torch.nn`'s by a change of the import,
-and `replace` puts them into a model that exists. `Conv`, `ConvTranspose`, `LocallyConnected`,
+`Conv1d` to `Conv3d` and `ConvTranspose1d` to `ConvTranspose3d` take the place of `torch.nn`'s by a change of the
+import, and `replace` puts them into a model that exists. `Conv`, `ConvTranspose`, `LocallyConnected`,
 `LocallyConnectedTranspose`, `Tiled` and `MaxPool` have any number of axes. Kernels are not flipped.
 """
 

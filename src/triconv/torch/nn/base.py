@@ -17,6 +17,7 @@ from ...arguments import LOCAL, axes_in, channels_of, group_count, padding_per_a
 from ...form import weight_order
 from ...geometry import Border
 from ..layout import strides_of
+from ..options import plain
 from ..registry import nobody_watches
 
 Bias = bool | Literal["channel", "bank"]
@@ -42,6 +43,9 @@ class Convolving(_ConvNd):
     visible_first: ClassVar[bool] = True
     """Whether what goes in is the visible, and not the hidden."""
 
+    groups: Any
+    padding_mode: Any
+    weight: Any
     bank: Any = None
     visible_size: tuple[int, ...] | None = None
 
@@ -80,7 +84,8 @@ class Convolving(_ConvNd):
         self.groups = _graph(groups) if group_count(_numpy(groups)) is None else per_axis("groups", groups, 1)[0]
         self.padding_mode = padding_mode
         _ = self.border
-        self.bank = None if bank is None else tuple(bank) if axes_in(bank) > 1 else (bank,) * rank
+        periods = plain(bank)
+        self.bank = None if bank is None else periods if isinstance(periods, tuple) else (periods,) * rank
         self.visible_size = None if visible_size is None else per_axis("visible_size", visible_size, rank)
         self._make(bias, device, dtype)
         self.reset_parameters()
@@ -161,8 +166,8 @@ class Convolving(_ConvNd):
     def reset_parameters(self) -> None:
         """Draw weight and bias as PyTorch's own modules do: the same numbers from the same seed.
 
-        Both are uniform in ±1/√(connections), where a module of PyTorch counts the connections along its weight's second
-        axis and over the taps; of a channel graph it is their mean. Kernels of a bank are drawn one after the other.
+        Both are uniform in ±1/√(connections), where PyTorch counts connections along the weight's second axis and over
+        the taps; in a channel graph it is their mean. Kernels of a bank are drawn one after the other.
         """
         if isinstance(self.weight, UninitializedParameter):
             return
@@ -237,7 +242,7 @@ def empty_weight(module: Convolving, shape: tuple[int, ...], **made: Any) -> Ten
 
 def _padding(padding: Any, rank: int) -> Any:
     """A word as it is; else one int per axis, or one pair per axis where they are not all alike on both sides."""
-    pads = padding_per_axis(padding, rank)
+    pads: Any = padding_per_axis(padding, rank)
     if isinstance(padding, str):
         return padding
     return tuple(before for before, _ in pads) if all(before == after for before, after in pads) else pads

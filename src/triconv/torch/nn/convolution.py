@@ -22,8 +22,8 @@ class Conv(Convolving):
         h[n, o, c] = b[o] + Σ_{i,k}  w[c mod t, o, i, k] · v[n, i, s∘c + e∘k − p]
 
     `torch.nn.Conv1d`, `Conv2d` and `Conv3d` with more axes, banks of kernels and channel graphs. Arguments, attributes,
-    text, initial values from a seed and state_dict keys are theirs. A bank of kernels has its hidden channels innermost in
-    memory, as engines like it; what wants contiguous parameters (LBFGS, safetensors) wants `contiguous()` of it.
+    text, initial values from a seed and state_dict keys are theirs. A bank of kernels lies in memory with its hidden
+    channels innermost, as engines like it; what wants contiguous tensors (LBFGS, safetensors) needs a copy of it.
 
     Parameters
     ----------
@@ -225,9 +225,10 @@ class ConvTranspose(Convolving):
             return (given[len(given) - rank :] if rank < len(given) <= rank + 2 else given), self.padding
         if self.visible_size is not None or not any(self.output_padding):
             return self.visible_size, self.padding
-        sizes, pads = [], []
+        sizes: list[int] = []
+        pads: list[tuple[int, int]] = []
         steps = zip(hidden, self.kernel_size, self.stride, self.dilation, strict=True)
-        both = padding_per_axis(self.padding, rank)
+        both: Any = padding_per_axis(self.padding, rank)
         for step, more, (before, after) in zip(steps, self.output_padding, both, strict=True):
             axis = Axis(1, *step)
             sizes.append(axis.reach - before - after + more)
@@ -246,7 +247,7 @@ def why_no_output_padding(module: Any) -> str:
         return ""
     if isinstance(module.padding, str) or getattr(module, "visible_size", None) is not None:
         return "expected 0 where the padding is a word or a visible_size is given; output_size says it too"
-    pads = padding_per_axis(module.padding, len(module.kernel_size))
+    pads: Any = padding_per_axis(module.padding, len(module.kernel_size))
     for axis, (more, stride, (_, after)) in enumerate(zip(module.output_padding, module.stride, pads, strict=True)):
         if _beyond(more, stride) > after:
             return f"expected at most {stride - 1 + after}, one less than stride and padding together, on axis {axis}"

@@ -25,7 +25,7 @@ class Waiting(LazyModuleMixin, Convolving):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        if not self.has_uninitialized_params():  # type: ignore[misc]
+        if not self.has_uninitialized_params():
             self._initialize_hook.remove()
             self._load_hook.remove()
             del self._initialize_hook, self._load_hook
@@ -34,8 +34,8 @@ class Waiting(LazyModuleMixin, Convolving):
         return self.visible_size is None
 
     def _replicate_for_data_parallel(self) -> Any:
-        if self.has_uninitialized_params():  # type: ignore[misc]
-            return LazyModuleMixin._replicate_for_data_parallel(self)  # type: ignore[misc]
+        if self.has_uninitialized_params():
+            return LazyModuleMixin._replicate_for_data_parallel(self)
         return torch.nn.Module._replicate_for_data_parallel(self)
 
     def _materialize(self, visible_size: tuple[int, ...]) -> None:
@@ -52,10 +52,10 @@ class Waiting(LazyModuleMixin, Convolving):
             )
         if waiting:
             made = {"device": self.weight.device, "dtype": self.weight.dtype}
-            self.weight.materialize(shape)  # type: ignore[operator]
+            self.weight.materialize(shape)
             self.weight.data = empty_weight(self, shape, **made)
             if "bias" in waiting:
-                self.bias.materialize((*self._bias_periods(), self.out_channels))  # type: ignore[operator, union-attr]
+                self.bias.materialize((*self._bias_periods(), self.out_channels))
             self.reset_parameters()
 
 
@@ -132,7 +132,7 @@ class LocallyConnected(Waiting, Conv):
             visible_size=visible_size,
         )
 
-    def initialize_parameters(self, input: Tensor) -> None:  # type: ignore[override]  # noqa: A002 (PyTorch's name)
+    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002 (PyTorch's name)
         """Make what waits for the size of the first input."""
         if self.visible_size is None:
             self._materialize(tuple(self._examples(input)[0].shape[2:]))
@@ -147,13 +147,15 @@ class LocallyConnectedTranspose(Waiting, ConvTranspose):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation, padding_mode, device, dtype
+    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation, padding_mode
         As for `ConvTranspose`.
     bias
         True or "bank" is one number per position and channel of the output; "channel" one per channel; False is none.
     visible_size
         X, the size of the output. None: as the first call says, by its input and its output_size; until then the
         parameters wait, as in `LocallyConnected`.
+    device, dtype
+        Of the parameters.
 
     Shapes
     ------
@@ -213,7 +215,7 @@ class LocallyConnectedTranspose(Waiting, ConvTranspose):
             visible_size=visible_size,
         )
 
-    def initialize_parameters(  # type: ignore[override]
+    def initialize_parameters(
         self,
         input: Tensor,  # noqa: A002 (PyTorch's name)
         output_size: Sequence[int] | None = None,

@@ -38,7 +38,7 @@ class Report:
 
 
 def replace(model: Module) -> Report:
-    """Let a model's convolutions be computed by triconv, in place: outputs stay the same to rounding. Nothing is flipped.
+    """Let triconv compute a model's convolutions, in place; outputs are the same to rounding. No kernel is flipped.
 
     `torch.nn.Conv1d` to `Conv3d` and `ConvTranspose1d` to `ConvTranspose3d`, wherever they are in the model, change
     their class and nothing else: parameters are the same objects, and hooks, buffers, attributes and the training mode
@@ -88,7 +88,7 @@ def replace(model: Module) -> Report:
 
 
 def restore(model: Module) -> Report:
-    """Give the modules that `replace` changed their classes back: the exact inverse. Nothing is flipped.
+    """Give the modules that `replace` changed their classes back: the exact inverse. No kernel is flipped.
 
     Parameters
     ----------
