@@ -50,6 +50,11 @@ ROOMS: dict[str, list[list[str]]] = {
         ["operands", "operators"],
         ["calls", "pooling"],
         ["functions"],
+        ["nn.base", "nn.pooling"],
+        ["nn.convolution"],
+        ["nn.autoencoder", "nn.local", "nn.swap"],
+        ["nn.keras"],
+        ["nn"],
         [""],
     ],
     "benchmark": [

@@ -46,6 +46,7 @@ class Convolving(_ConvNd):
     groups: Any
     padding_mode: Any
     weight: Any
+    bias: Any
     bank: Any = None
     visible_size: tuple[int, ...] | None = None
 
