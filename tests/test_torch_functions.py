@@ -80,7 +80,7 @@ def test_pytorchs_own_operators(row: Row, name: str, device: str) -> None:
     """What other devices run, on any device."""
     operands = tensors(row, device)
     plan = triconv.explain(name, row.visible, row.weight, dtype=row.dtype, **row.options)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = portable.compute(plan.problem, *(operands[role] for role in OPERATIONS[name])).cpu().numpy()
     allowed = 4 * row.allowed(name, row.operands())  # theirs may sum in any order, of several parts
     oracle.assert_close(found, row.expected(name, row.operands()), allowed)
@@ -257,6 +257,55 @@ def test_bad_input_is_refused_as_for_arrays(bad: str, grad: bool) -> None:
         getattr(tt, name)(a.requires_grad_(grad) if a.is_leaf else a, b, **options)
     assert str(found.value) == str(expected.value)
     assert "\n" not in str(found.value)
+
+
+BAD_POOLING: dict[str, tuple[str, tuple[Array, ...], dict[str, Any]]] = {
+    "window": ("max_pool", (V,), {"window": 0}),
+    "window of a float": ("max_pool", (V,), {"window": 2.5}),
+    "window per axis": ("max_pool", (V,), {"window": (2, 2, 2)}),
+    "window too large": ("max_pool", (V,), {"window": 7}),
+    "stride": ("max_pool", (V,), {"window": 2, "stride": True}),
+    "padding": ("max_pool", (V,), {"window": 2, "padding": 2}),
+    "no positions": ("max_pool", (V[..., :0],), {"window": 2}),
+    "complex": ("max_pool", (V + 0j,), {"window": 2}),
+    "visible size": ("max_pool_transpose", (H, H.astype(int)), {"visible_size": 1.5}),
+    "visible size too small": ("max_pool_transpose", (H, 9 * H.astype(int)), {"visible_size": (2, 2)}),
+    "indices": ("max_pool_transpose", (H, H.astype(int)[:1]), {"visible_size": 6}),
+    "indices of a float": ("max_pool_transpose", (H, H), {"visible_size": 6}),
+    "negative indices": ("max_pool_transpose", (H, -H.astype(int)), {"visible_size": 6}),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("bad", BAD_POOLING)
+def test_bad_pooling_is_refused_as_for_arrays(bad: str, grad: bool) -> None:
+    name, arrays, options = BAD_POOLING[bad]
+    with pytest.raises((ValueError, TypeError)) as expected:
+        getattr(triconv, name)(*arrays, **options)
+    first, *others = (torch.from_numpy(x.copy()) for x in arrays)
+    with pytest.raises(expected.type) as found:
+        getattr(tt, name)(first.requires_grad_(grad), *others, **options)
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    "graph", [torch.ones(6, 4), torch.ones(6, 3, dtype=torch.bool), torch.ones(4, dtype=torch.bool)]
+)
+def test_a_graph_that_is_none_is_refused_as_for_arrays(graph: Tensor) -> None:
+    """With numbers and without, on tensors that are there and on fake ones."""
+    v, w = torch.from_numpy(V), torch.ones(6, 4, 3, 3, dtype=torch.float64)
+    with pytest.raises((ValueError, TypeError)) as expected:
+        triconv.conv(V, w.numpy(), groups=graph.numpy())
+    for device, grad in (("cpu", False), ("cpu", True), ("meta", False)):
+        with pytest.raises(expected.type) as found:
+            tt.conv(v.to(device), w.clone().to(device).requires_grad_(grad), groups=graph)
+        assert str(found.value).replace("float32", "float64") == str(expected.value).replace("float32", "float64")
+
+
+def test_other_devices_have_no_engines() -> None:
+    arguments = torch.from_numpy(V), torch.from_numpy(W), 2, None, "{'engine': 'direct'}", None
+    with pytest.raises(ValueError, match=r"^engine='direct': expected \"auto\" for tensors on cpu$"):
+        operators.elsewhere(ROLES["conv"], *arguments)
 
 
 def quantized() -> Tensor:

@@ -19,7 +19,7 @@ from ..ops import _plain as hashable
 from ..problem import Options
 from .engines import KEPT_CALLS, Call, Shape, Sizes, best_order, call_of, numpy_dtype
 from .layout import order_of
-from .operands import check, check_devices, common_dtype, pattern, sizes_of
+from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
 from .operators import OPERATORS, level
 from .options import DEFAULTS, written
 from .registry import bare, nobody_watches, wanted
@@ -84,7 +84,7 @@ def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups
         check(role.value, tensor)
     check_devices(produces, a, b)
     dtype = common_dtype(produces, a.dtype, b.dtype)
-    if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and _known(a) and _known(b):
+    if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and known(a) and known(b):
         find = _checked if hashable((*sizes, groups, *options)) else _problem
         find(operation, a.shape, b.shape, dtype, sizes, groups, options)
     number, graph = pattern(groups)
@@ -92,8 +92,3 @@ def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups
     sizes = sizes_of(produces, a.ndim - 2, b, sizes)
     result: Tensor = OPERATORS[produces](a.to(dtype), b.to(dtype), *sizes, number, graph, text, None)
     return result
-
-
-def _known(tensor: Tensor) -> bool:
-    """Whether the shape is numbers, not symbols."""
-    return all(type(size) is int for size in tensor.shape)

@@ -48,8 +48,8 @@ Shape = tuple[int, ...]
 Sizes = Sequence[Any]
 """What an operation takes besides its operands: nothing, visible_size, or kernel_size and bank."""
 
-Pattern = int | tuple[Shape, bytes]
-"""A number of groups, or the shape and the bytes of a channel graph: what a cache can find."""
+Pattern = int | tuple[Shape, str, bytes]
+"""A number of groups, or the shape, dtype and bytes of a channel graph: what a cache can find."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +112,20 @@ def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[i
     return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate, generated)
 
 
+def pattern_of(graph: Array) -> Pattern:
+    """A channel graph as what a cache can find."""
+    return graph.shape, graph.dtype.str, graph.tobytes()
+
+
 @lru_cache(maxsize=KEPT_CALLS)
 def ready(
     produces: Role, a: Shape, b: Shape, dtype: torch.dtype, sizes: Shape, pattern: Pattern, text: str, order: Shape
 ) -> Call:
     """The call that an operator's arguments mean."""
-    groups = pattern if isinstance(pattern, int) else np.frombuffer(pattern[1], np.bool_).reshape(pattern[0])
+    groups: Groups = pattern
+    if isinstance(pattern, tuple):
+        shape, kind, numbers = pattern
+        groups = np.frombuffer(numbers, kind).reshape(shape)
     problem = problem_of(name_of(produces), a, b, dtype, sizes, groups, text)
     return call_of(problem, read(text).get("engine", AUTO), dtype, order)
 

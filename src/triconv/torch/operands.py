@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arguments import LOCAL, Groups
 from ..form import OPERANDS, Role
 from .engines import DTYPES, Sizes
-from .options import plain
+from .options import plain, short
 
 
 def check(name: str, tensor: Any) -> None:
@@ -31,11 +31,6 @@ def check_dtype(name: str, dtype: torch.dtype) -> None:
         cast = "complex128" if dtype.is_complex else "float64"
         expected = f"expected {', '.join(DTYPES.values())}"
         raise TypeError(f"{name} of dtype {short(dtype)}: {expected}; cast it, for example with .to(torch.{cast})")
-
-
-def short(dtype: torch.dtype) -> str:
-    """The name of a dtype, as NumPy has it too."""
-    return str(dtype).removeprefix("torch.")
 
 
 def common_dtype(produces: Role, one: torch.dtype, two: torch.dtype) -> torch.dtype:
@@ -81,3 +76,8 @@ def each(value: Any, rank: int) -> list[Any]:
     if not isinstance(value, int | list | tuple):
         value = plain(value)
     return list(value) if isinstance(value, list | tuple) else [value] * rank
+
+
+def known(tensor: Tensor) -> bool:
+    """Whether the shape is numbers, not symbols."""
+    return all(type(size) is int for size in tensor.shape)

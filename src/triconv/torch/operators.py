@@ -10,15 +10,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..arguments import Groups
+from ..dispatch import AUTO
 from ..form import OPERANDS, Problem, Role, name_of
 from . import engines, portable
 from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
+from .options import read, short
 from .registry import SingleLevelFunction, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
 
 SIZES = {
@@ -52,7 +55,7 @@ def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
     """The call of an engine."""
     *sizes, groups, graph, text, order = rest
     order = tuple(order_for(produces, a, sizes, order))
-    pattern = groups if graph is None else (tuple(graph.shape), graph.numpy().tobytes())
+    pattern = groups if graph is None else engines.pattern_of(graph.numpy())
     known = tuple([None if size is None else tuple(size) for size in sizes])
     return engines.ready(produces, a.shape, b.shape, a.dtype, known, pattern, text, order)
 
@@ -65,6 +68,8 @@ def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
 def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     """By PyTorch's own operators."""
     *sizes, groups, graph, text, order = rest
+    if (engine := read(text).get("engine", AUTO)) != AUTO:
+        raise ValueError(f'engine={engine!r}: expected "{AUTO}" for tensors on {a.device}')
     problem = problem_of(produces, a, b, sizes, groups if graph is None else graph.cpu().numpy(), text)
     out = _empty(problem, a, order_for(produces, a, sizes, order))
     return out.copy_(portable.compute(problem, a, b))
@@ -73,10 +78,9 @@ def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
 def nowhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     """The shape, dtype and memory order alone, for tensors without numbers."""
     *sizes, groups, graph, text, order = rest
+    if graph is not None:
+        groups = np.ones(tuple(graph.shape), short(graph.dtype))
     problem = problem_of(produces, a, b, sizes, groups, text)
-    if graph is not None and tuple(graph.shape) != problem.channels.weight:
-        shape = f"(hidden, visible channels) = {problem.channels.weight}"
-        raise ValueError(f"groups: expected a channel graph of shape {shape}, got {tuple(graph.shape)}")
     return _empty(problem, a, order_for(produces, a, sizes, order))
 
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 from operator import index
 from typing import Any
 
+import torch
+
 from ..arguments import border_per_axis, padding_per_axis, per_axis
 
 DEFAULTS: dict[str, Any] = {
@@ -57,3 +59,8 @@ def with_first_axis(text: str, rank: int) -> str:
         "border": ("zero", *border_per_axis(values["border"], rank)),
     }
     return written({**values, **moved}, DEFAULTS)
+
+
+def short(dtype: torch.dtype) -> str:
+    """The name of a dtype, as NumPy has it too."""
+    return str(dtype).removeprefix("torch.")

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from .. import pool
-from ..arguments import Padding, PerAxis
+from ..arguments import Padding, PerAxis, per_axis
 from ..geometry import OUTSIDE, Geometry
 from .engines import COMPUTED
 from .layout import order_of, strides_of
-from .operands import check, each, short
-from .options import read, written
-from .registry import SingleLevelFunction, below, outer_levels, register
+from .operands import check, each, known
+from .options import read, short, written
+from .registry import SingleLevelFunction, below, outer_levels, register, watched
 
 DEFAULTS: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1, "ceil": False}
 
@@ -78,8 +78,11 @@ def max_pool(
         raise TypeError(
             f"visible of dtype {short_dtype}: complex numbers have no largest; pool their real part or modulus"
         )
-    text = written({"stride": stride, "padding": padding, "dilation": dilation, "ceil": bool(ceil)}, DEFAULTS)
-    hidden, indices = POOL(visible, each(window, visible.ndim - 2), text, None)
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil": bool(ceil)}
+    if not torch.compiler.is_compiling() and known(visible):
+        pool._geometry(_like(visible), window, **options)
+    way = POOL if watched(visible) else _pool_on_processor
+    hidden, indices = way(visible, each(window, visible.ndim - 2), written(options, DEFAULTS), None)
     return hidden, indices
 
 
@@ -125,7 +128,10 @@ def max_pool_transpose(hidden: Tensor, indices: Tensor, visible_size: PerAxis) -
         raise TypeError(f"indices of type {type(indices).__name__}: expected a torch.Tensor")
     if indices.is_floating_point() or indices.is_complex() or indices.dtype is torch.bool:
         raise TypeError(f"indices of dtype {short(indices.dtype)}: expected integers, as max_pool returns them")
-    result: Tensor = PUT(hidden, indices, each(visible_size, hidden.ndim - 2), None)
+    if not torch.compiler.is_compiling() and known(hidden) and hidden.ndim >= 2:
+        per_axis("visible_size", visible_size, hidden.ndim - 2)
+    way = PUT if watched(hidden) or watched(indices) else _put_on_processor
+    result: Tensor = way(hidden, indices, each(visible_size, hidden.ndim - 2), None)
     return result
 
 
@@ -159,11 +165,14 @@ def _computed(tensor: Tensor) -> Tensor:
     return tensor.detach().to(COMPUTED.get(tensor.dtype, tensor.dtype))
 
 
-def _geometry(visible: Tensor, window: Sizes, text: str) -> Geometry:
+def _like(visible: Tensor) -> Any:
+    """What the pooling of arrays asks of one, its positions counted."""
     shape = (*visible.shape[:2], *(int(size) for size in visible.shape[2:]))
-    values = {**DEFAULTS, **read(text)}
-    like: Any = SimpleNamespace(shape=shape, ndim=len(shape))
-    return pool._geometry(like, list(map(int, window)), *values.values())
+    return SimpleNamespace(shape=shape, ndim=len(shape))
+
+
+def _geometry(visible: Tensor, window: Sizes, text: str) -> Geometry:
+    return pool._geometry(_like(visible), list(map(int, window)), **{**DEFAULTS, **read(text)})
 
 
 def _pool_on_processor(visible: Tensor, window: Sizes, text: str, order: Order) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 else:
     from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
-__all__ = ["SingleLevelFunction", "bare", "below", "nobody_watches", "outer_levels", "primal", "register", "wanted"]
+__all__ = [
+    "SingleLevelFunction",
+    "bare",
+    "below",
+    "nobody_watches",
+    "outer_levels",
+    "primal",
+    "register",
+    "wanted",
+    "watched",
+]
 
 library = torch.library.Library("triconv", "DEF")
 
@@ -107,3 +117,8 @@ def nobody_watches() -> bool:
 def wanted(a: Tensor, b: Tensor) -> bool:
     """Whether a gradient is wanted of what comes out of two tensors."""
     return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+
+
+def watched(tensor: Tensor) -> bool:
+    """Whether PyTorch has anything to do about a call with a tensor besides the call."""
+    return torch.compiler.is_compiling() or not bare(tensor) or not nobody_watches() or wanted(tensor, tensor)
