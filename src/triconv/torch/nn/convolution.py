@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import Groups, Padding, PerAxis, padding_per_axis
+from ...arguments import Groups, Padding, PerAxis
 from ...geometry import Axis
 from ..functions import conv, conv_transpose
 from .base import Bias, Convolving
@@ -228,12 +228,16 @@ class ConvTranspose(Convolving):
         sizes: list[int] = []
         pads: list[tuple[int, int]] = []
         steps = zip(hidden, self.kernel_size, self.stride, self.dilation, strict=True)
-        both: Any = padding_per_axis(self.padding, rank)
-        for step, more, (before, after) in zip(steps, self.output_padding, both, strict=True):
+        for step, more, (before, after) in zip(steps, self.output_padding, _pairs(self), strict=True):
             axis = Axis(1, *step)
             sizes.append(axis.reach - before - after + more)
             pads.append((before, after - _beyond(more, axis.stride)))
         return tuple(sizes), tuple(pads)
+
+
+def _pairs(module: Any) -> list[tuple[int, int]]:
+    """The padding before and after each axis, where it is no word; torch.compile can trace this."""
+    return [(pad, pad) if isinstance(pad, int) else pad for pad in module.padding]
 
 
 def _beyond(more: int, stride: int) -> int:
@@ -247,8 +251,8 @@ def why_no_output_padding(module: Any) -> str:
         return ""
     if isinstance(module.padding, str) or getattr(module, "visible_size", None) is not None:
         return "expected 0 where the padding is a word or a visible_size is given; output_size says it too"
-    pads: Any = padding_per_axis(module.padding, len(module.kernel_size))
-    for axis, (more, stride, (_, after)) in enumerate(zip(module.output_padding, module.stride, pads, strict=True)):
+    steps = zip(module.output_padding, module.stride, _pairs(module), strict=True)
+    for axis, (more, stride, (_, after)) in enumerate(steps):
         if _beyond(more, stride) > after:
             return f"expected at most {stride - 1 + after}, one less than stride and padding together, on axis {axis}"
     return ""

@@ -50,12 +50,13 @@ class Waiting(LazyModuleMixin, Convolving):
                 f"weight of shape {tuple(self.weight.shape)}, as it was loaded: "
                 f"expected {shape} for visible size {visible_size}{missing}"
             )
+        for name in waiting:
+            parameter = getattr(self, name)
+            parameter.materialize(shape if name == "weight" else (*self._bias_periods(), self.out_channels))
+        made = {"device": self.weight.device, "dtype": self.weight.dtype}
+        laid = empty_weight(self, shape, **made)
+        self.weight.data = laid if waiting else laid.copy_(self.weight.data)
         if waiting:
-            made = {"device": self.weight.device, "dtype": self.weight.dtype}
-            self.weight.materialize(shape)
-            self.weight.data = empty_weight(self, shape, **made)
-            if "bias" in waiting:
-                self.bias.materialize((*self._bias_periods(), self.out_channels))
             self.reset_parameters()
 
 

@@ -75,7 +75,7 @@ class MaxPool(_MaxPoolNd):
     def forward(self, input: Tensor) -> Any:  # noqa: A002 (PyTorch's name)
         rank = self.rank
         if rank is None:
-            rank = input.ndim - 2 if isinstance(self.kernel_size, int) else axes_in(self.kernel_size)
+            rank = input.ndim - 2 if isinstance(self.kernel_size, int) else len(self.kernel_size)
         if input.ndim not in (rank + 1, rank + 2):
             raise ValueError(
                 f"input of shape {tuple(input.shape)}: expected (examples, channels, *positions) "

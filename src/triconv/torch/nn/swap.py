@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from ..engines import DTYPES
-from ..operands import short
+from ..options import short
 from . import convolution
 from .base import Convolving
 
@@ -76,7 +76,7 @@ def replace(model: Module) -> Report:
     """
     changed, left = [], {}
     for name, module in _modules(model):
-        if not isinstance(module, _ConvNd) or type(module).__module__.startswith(convolution.__name__):
+        if not isinstance(module, _ConvNd) or isinstance(module, Convolving):
             continue
         if why := _why_not(module):
             left[name] = why
