@@ -150,6 +150,16 @@ def test_dual_numbers(name: str) -> None:
             torch.testing.assert_close(found, torch.autograd.grad((f(one, b) + f(a, two)).sum(), (a, b)))
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_dual_numbers_of_which_no_gradient_is_wanted(name: str) -> None:
+    f = function(MIXED, name)
+    a, b = leaves(MIXED, name, wanted=(False, False))
+    da = torch.randn_like(a)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(f(forward_ad.make_dual(a, da), b)).tangent
+        torch.testing.assert_close(tangent, f(da, b))
+
+
 def test_jacobians() -> None:
     row = BY_NAME["tiled"]
     f = function(row, "conv")

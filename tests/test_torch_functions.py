@@ -142,6 +142,11 @@ def test_memory_order_is_what_fake_tensors_promise(lying: str, shape: tuple[int,
             assert (meta.shape, meta.stride(), meta.dtype) == look, name
 
 
+def test_what_repeats_itself_has_no_memory_order() -> None:
+    v = torch.randn(4, 1, 1).expand(2, 4, 6, 5)
+    assert tt.conv(v, torch.randn(3, 4, 3, 3)).is_contiguous()
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_channels_last_stays(channels: int) -> None:
     v = torch.randn(2, 6, 5, channels).movedim(-1, 1)

@@ -131,6 +131,12 @@ def test_gradients_of_each_example() -> None:
     expected = torch.stack([grad(loss)(w, example) for example in v])
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(vmap(grad(loss), (None, 0), chunk_size=2)(w, v), expected)
+    # Each lies as its tensor does, the batch around them.
+    weights = torch.stack([w, 2 * w, -w, w, w])
+    assert all(g.is_contiguous() for g in vmap(grad(loss, (0, 1)))(weights, v))
+    last = v.to(memory_format=torch.channels_last)
+    (found,) = vmap(grad(loss, (1,)))(weights, last)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_hessian() -> None:
