@@ -244,3 +244,71 @@ def test_on_an_accelerator(name: str) -> None:
     oracle.assert_close(there(x.cuda()).detach().cpu(), module(x).detach(), allowed(module, x))
     for one, two in zip(gradients(there, x.cuda()), gradients(module, x), strict=True):
         assert torch.allclose(one.cpu(), two, rtol=1e-9, atol=1e-9)
+
+
+class Every(torch.nn.Module):
+    """Every kind of module, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            torch.nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Tiled(8, 8, (3, 3), 2, padding=1),
+            nn.Conv2d(8, 8, 1, groups=np.tril(np.ones((8, 8), dtype=bool))),
+            torch.nn.ReLU(),
+            nn.LocallyConnected(8, 8, (3, 3), padding=1, visible_size=(4, 4)),
+            nn.ConvTranspose2d(8, 4, 3, 2, 1, 1),
+            nn.LocallyConnectedTranspose(4, 3, (2, 2), visible_size=(9, 9)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers(x)
+        return result
+
+
+def close(one: Tensor, two: Tensor) -> bool:
+    """Compiled and plain calls do the same additions in the same order, but for those that a compiler merges."""
+    return torch.allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_compiles_once_for_all_batches() -> None:
+    """One graph for the first size, a second for any batch, and none after."""
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model = Every()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    counts = []
+    for examples in (2, 2, 3, 5, 7):
+        x = torch.randn(examples, 3, 8, 8)
+        assert close(compiled(x), model(x))
+        counts.append(len(graphs))
+    assert counts == [1, 1, 2, 2, 2]
+
+
+def test_a_model_exports_for_all_batches() -> None:
+    model = Every()
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    ).module()
+    for examples in (2, 5):
+        x = torch.randn(examples, 3, 8, 8)
+        assert close(program(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_model_through_the_default_compiler() -> None:
+    """Inductor, forward and backward."""
+    torch._dynamo.reset()
+    model, x = Every(), torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(model, fullgraph=True)
+    assert close(compiled(x), model(x))
+    for one, two in zip(gradients(compiled, x), gradients(model, x), strict=True):
+        assert torch.allclose(one, two, rtol=1e-3, atol=1e-3)

@@ -34,7 +34,8 @@ class Report:
 
     def __str__(self) -> str:
         kept = [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
-        return "\n".join([f"changed {len(self.changed)} convolutions", *kept])
+        count = len(self.changed)
+        return "\n".join([f"changed {count} convolution{'' if count == 1 else 's'}", *kept])
 
 
 def replace(model: Module) -> Report:
@@ -67,7 +68,7 @@ def replace(model: Module) -> Report:
     >>> from triconv.torch.nn import replace, restore
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.LazyConv2d(8, 3))
     >>> print(replace(model))
-    changed 1 convolutions
+    changed 1 convolution
     left 2: its parameters wait for a first input; call the model once before
     >>> type(model[0]).__module__, isinstance(model[0], torch.nn.Conv2d)
     ('triconv.torch.nn.convolution', True)
