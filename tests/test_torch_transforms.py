@@ -121,6 +121,14 @@ def test_a_batch_of_graphs_is_refused() -> None:
         vmap(lambda graph: tt.conv(v, w, groups=graph))(graphs)
 
 
+@pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)])
+def test_an_empty_batch_is_refused(dims: tuple[int | None, int | None]) -> None:
+    v, w = (torch.ones(2, 3, 5), torch.ones(4, 3, 2))
+    given = [x if dim is None else x.expand(0, *x.shape) for x, dim in zip((v, w), dims, strict=True)]
+    with pytest.raises(ValueError, match=r"^a batch of 0: expected at least 1 to map over$"):
+        vmap(tt.conv, dims)(*given)
+
+
 def test_gradients_of_each_example() -> None:
     v, w = torch.randn(5, 4, 6, 6, dtype=torch.float64), torch.randn(3, 4, 3, 3, dtype=torch.float64)
 

@@ -90,6 +90,8 @@ def batched(
     a, b, *sizes, groups, graph, text, order = arguments
     if in_dims[2 + len(sizes) + 1] is not None:
         raise NotImplementedError("groups: expected one channel graph for the whole batch, got a batch of them")
+    if info.batch_size == 0:
+        raise ValueError("a batch of 0: expected at least 1 to map over")
     roles = OPERANDS[produces]
     dims = dict(zip(roles, in_dims[:2], strict=True))
     given = {
