@@ -15,14 +15,14 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "channels", "files", "interruptions", "memory"],
+    ["geometry", "channels", "files", "interruptions", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
     ["engines"],
     ["dispatch"],
     ["ops", "pool", "architecture"],
     ["tape", "layers", "data", "plots", "recipe", "torch", "jax", "dask", "operator"],
-    ["testing", "autoencoder", "benchmark"],
+    ["testing", "autoencoder", "benchmark", "phases"],
     ["train"],
     ["report", ""],  # "" is the package itself, whose version the command reads
     ["cli"],
@@ -55,6 +55,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["nn.autoencoder", "nn.local", "nn.swap"],
         ["nn.keras"],
         ["nn"],
+        ["train"],
         [""],
     ],
     "benchmark": [
@@ -69,7 +70,7 @@ ROOMS: dict[str, list[list[str]]] = {
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 
-FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory"]
+FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory", "processes"]
 """These import no module of the package at all."""
 
 

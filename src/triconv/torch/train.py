@@ -6,8 +6,9 @@ gradients; a share counts as much as it is of the batch, so the sum is the whole
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -21,11 +22,14 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..kernels.threads import VARIABLE, available, threads
 from ..processes import this_process
-from .standin import part_of
+from .nn import Autoencoder
 
 Array = NDArray[Any]
 
-LOSSES = {"mean_squared_error": functional.mse_loss, "softmax_cross_entropy": functional.cross_entropy}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mean_squared_error": functional.mse_loss,
+    "softmax_cross_entropy": functional.cross_entropy,
+}
 """By the names of `triconv.layers.losses`."""
 MEMORIES = {"mean": "exp_avg", "square": "exp_avg_sq"}
 """What Adam remembers, under the names of `triconv.layers.Adam` and of PyTorch's."""
@@ -72,7 +76,11 @@ class Torch:
         except RuntimeError as error:  # what PyTorch raises when another process has ended
             reason = str(error).splitlines()[0]
             raise ConnectionError(f"process {self.process.rank} of {self.process.size}: {reason}") from error
+        else:
+            distributed.barrier()
         finally:
+            # What still holds the group would end it with the interpreter, whose threads it then waits for and aborts.
+            gc.collect()
             distributed.destroy_process_group()
 
     def share(self, array: Array) -> Tensor:
@@ -103,8 +111,12 @@ class Learner:
         self, framework: Torch, architecture: Architecture, part: int | str, arrays: Mapping[str, Array], loss: str
     ) -> None:
         self.framework, self.arrays, self.of = framework, arrays, LOSSES[loss]
-        self.module = part_of(architecture, part, arrays).to(framework.device)
-        self.parameters = dict(self.module.named_parameters())
+        dtype = torch.from_numpy(next(iter(arrays.values()))).dtype
+        whole = Autoencoder(architecture, device=framework.device, dtype=dtype)
+        self.module, self.parameters = _part(whole, part, arrays)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(torch.from_numpy(arrays[name]))
         self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
         self.restore({"steps": np.array(0)})
 
@@ -119,7 +131,7 @@ class Learner:
         """The loss of a batch; its gradients are kept for the step."""
         self.optimizer.zero_grad()
         loss = self._part_of_loss(self.shared, inputs, targets)
-        (loss * self.framework.process.size).backward()  # type: ignore[no-untyped-call]
+        (loss * self.framework.process.size).backward()
         return self.framework.total(loss.item())
 
     def step(self, rate: float) -> None:
@@ -167,3 +179,18 @@ class Learner:
                 own[theirs] = torch.zeros_like(parameter)
                 if int(state["steps"]):
                     own[theirs].copy_(torch.from_numpy(state[f"{memory}.{name}"]))
+
+
+def _part(
+    whole: Autoencoder, part: int | str, arrays: Mapping[str, Array]
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """The module that is trained, and its parameters under the names of the arrays."""
+    if part == "classifier":
+        head = arrays[f"{len(whole.architecture.stages) + 1}.bias"]  # after the stages and the flattening of their code
+        classifier = whole.classifier(len(head))
+        return classifier, dict(classifier.named_parameters())
+    module: nn.Module = whole
+    if isinstance(part, int):
+        module = nn.Sequential(whole.encoder[part], whole.up[part], whole.decoder[part], whole.down[part])
+    own = {id(parameter) for parameter in module.parameters()}
+    return module, {name: parameter for name, parameter in whole.named_parameters() if id(parameter) in own}
