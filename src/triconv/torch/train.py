@@ -73,11 +73,10 @@ class Torch:
             distributed.barrier()
             with nullcontext() if VARIABLE in os.environ else threads(max(available() // self.process.local_size, 1)):
                 yield
+            distributed.barrier()
         except RuntimeError as error:  # what PyTorch raises when another process has ended
             reason = str(error).splitlines()[0]
             raise ConnectionError(f"process {self.process.rank} of {self.process.size}: {reason}") from error
-        else:
-            distributed.barrier()
         finally:
             # What still holds the group would end it with the interpreter, whose threads it then waits for and aborts.
             gc.collect()
