@@ -59,6 +59,17 @@ def test_functional_call_and_vmap(name: str) -> None:
         assert torch.allclose(one, two, rtol=1e-9, atol=1e-9)
 
 
+def test_vmap_over_biases_alone(name: str) -> None:
+    """What they are added to has no room for a batch, so it cannot be done in place."""
+    module, x = MODULES[name](dtype=torch.float64), given(torch.float64)
+    biases = torch.randn(3, *module.bias.shape, dtype=torch.float64)
+    results = torch.vmap(lambda bias: torch.func.functional_call(module, {"bias": bias}, (x,)))(biases)
+    for bias, result in zip(biases, results, strict=True):
+        expected = torch.func.functional_call(module, {"bias": bias}, (x,))
+        module.bias.data.copy_(bias)
+        oracle.assert_close(result.detach(), expected.detach(), allowed(module, x))
+
+
 def test_compile_without_breaks(name: str) -> None:
     """The whole graph at once, the same numbers, and the same gradients."""
     module, x = MODULES[name](), given()

@@ -130,8 +130,10 @@ def test_waits_for_the_first_input(kind: str) -> None:
     assert torch.equal(y, told(x[0]))
     assert torch.equal(layer(x), told(x))
     assert repr(layer) == repr(told) != text
-    assert not layer._forward_pre_hooks
-    assert not layer._load_state_dict_pre_hooks
+    for one in (layer, told):
+        assert not one._forward_pre_hooks
+        assert not one._load_state_dict_pre_hooks
+        assert not hasattr(one, "_initialize_hook")
     assert type(layer) is type(told)
 
 
@@ -183,7 +185,7 @@ def test_transpose_waits_for_the_output_size() -> None:
         layer = MAKE["transpose"](**options)
         h = torch.randn(2, 4, 7, 8)
         assert layer(h, **call).shape[2:] == size
-        assert layer.visible_size == size
+        assert (layer.visible_size, layer.output_padding) == (size, (0, 0))
         assert layer.bias.shape == (*size, 6)
         assert layer(h).shape[2:] == size
 
