@@ -13,6 +13,7 @@ import pytest
 import torch
 from nn_bound import allowed
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 
 from triconv.torch import nn
@@ -311,6 +312,29 @@ def test_a_model_exports_for_all_batches() -> None:
     for examples in (2, 5):
         x = torch.randn(examples, 3, 8, 8)
         assert close(program(x), model(x))
+
+
+def test_fx_traces_modules_as_nodes() -> None:
+    """What torch.fx builds from a symbolic trace, as feature extractors do: no look at shapes gets in its way."""
+    model = Every()
+    traced = torch.fx.symbolic_trace(model)
+    for examples in (2, 5):
+        x = torch.randn(examples, 3, 8, 8)
+        assert torch.equal(traced(x), model(x))
+    assert torch.equal(deepcopy(traced)(x), model(x))
+
+
+def test_sizes_may_be_symbols() -> None:
+    """An output size is computed from symbols, not kept for them."""
+    module = nn.ConvTranspose2d(2, 2, 3, 2, 1, 1)
+
+    def call(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x,))
+
+    parameters = {name: one.detach() for name, one in module.named_parameters()}
+    graph = make_fx(call, tracing_mode="symbolic")(parameters, torch.randn(2, 2, 4, 5))
+    x = torch.randn(3, 2, 7, 6)
+    assert torch.equal(graph(parameters, x), module(x))
 
 
 @pytest.mark.slow

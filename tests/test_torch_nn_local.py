@@ -192,7 +192,7 @@ def test_transpose_waits_for_the_output_size() -> None:
 
 def test_other_sizes_are_refused(kind: str) -> None:
     layer = MAKE[kind](visible_size=SIZES[kind])
-    with pytest.raises(ValueError, match=r"expected \(examples, 4, 7, 8\)|comes from visible size") as raised:
+    with pytest.raises(ValueError, match=r"expected \(examples, channels, 7, 8\)|comes from visible size") as raised:
         layer(torch.zeros(1, 4, 9, 10))
     assert "\n" not in str(raised.value)
 

@@ -186,31 +186,6 @@ class Convolving(_ConvNd):
                 limit = 1 / sqrt(fan) if fan else 0.0
                 torch.nn.init.uniform_(self.bias, -limit, limit)
 
-    def _examples(self, given: Tensor) -> tuple[Tensor, bool]:
-        """The input with examples along its first axis, and whether it was a single one without that axis."""
-        rank = len(self.kernel_size)
-        if given.ndim == rank + 2:
-            return given, False
-        if given.ndim == rank + 1:
-            return given.unsqueeze(0), True
-        raise ValueError(
-            f"input of shape {tuple(given.shape)}: expected (examples, channels, *positions) "
-            f"or (channels, *positions) with {rank} spatial axes"
-        )
-
-    def _with_bias(self, produced: Tensor, bias: Tensor | None) -> Tensor:
-        """Add the bias: one number a channel, or a bank of them that repeats over positions."""
-        if bias is None:
-            return produced
-        for axis, (period, size) in enumerate(zip(bias.shape[:-1], produced.shape[2:], strict=False)):
-            if period not in (1, size):
-                bias = bias.index_select(axis, torch.arange(size, device=bias.device) % period)
-        bias = bias.movedim(-1, 0) if bias.ndim > 1 else bias.view(-1, *(1,) * len(self.kernel_size))
-        bias = bias.to(produced.dtype)  # under autocast it is the lower one
-        if not torch.compiler.is_compiling() and nobody_watches():
-            return produced.add_(bias)  # the result is ours alone
-        return produced + bias
-
     def extra_repr(self) -> str:
         """As PyTorch's own modules write it, and what they have not."""
         rank = len(self.kernel_size)
@@ -228,6 +203,36 @@ class Convolving(_ConvNd):
         ]
         always = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         return ", ".join([always, *(f"{name}={value}" for name, value, default in said if value != default)])
+
+
+def examples(given: Tensor, rank: int) -> tuple[Tensor, bool]:
+    """The input with examples along its first axis, and whether it was a single one without that axis."""
+    if given.ndim == rank + 2:
+        return given, False
+    if given.ndim == rank + 1:
+        return given.unsqueeze(0), True
+    raise ValueError(
+        f"input of shape {tuple(given.shape)}: expected (examples, channels, *positions) "
+        f"or (channels, *positions) with {rank} spatial axes"
+    )
+
+
+def with_bias(produced: Tensor, bias: Tensor | None) -> Tensor:
+    """Add the bias: one number a channel, or a bank of them that repeats over positions."""
+    if bias is None:
+        return produced
+    if bias.ndim == 1:
+        bias = bias.view(-1, *(1,) * (produced.ndim - 2))
+    else:
+        for axis, (period, size) in enumerate(zip(bias.shape[:-1], produced.shape[2:], strict=True)):
+            if period not in (1, size):
+                bias = bias.index_select(axis, torch.arange(size, device=bias.device) % period)
+        bias = bias.movedim(-1, 0)
+    if bias.dtype is not produced.dtype:
+        bias = bias.to(produced.dtype)  # under autocast it is the lower one
+    if not torch.compiler.is_compiling() and nobody_watches():
+        return produced.add_(bias)  # the result is ours alone
+    return produced + bias
 
 
 def empty_weight(module: Convolving, shape: tuple[int, ...], **made: Any) -> Tensor:

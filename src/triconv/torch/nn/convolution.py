@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from ...arguments import Groups, Padding, PerAxis
 from ...geometry import Axis
 from ..functions import conv, conv_transpose
-from .base import Bias, Convolving
+from .base import Bias, Convolving, examples, with_bias
 
 
 class Conv(Convolving):
@@ -112,12 +114,7 @@ class Conv(Convolving):
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        visible, single = self._examples(input)
-        if self.visible_size is not None and tuple(visible.shape[2:]) != self.visible_size:
-            sizes = ", ".join(map(str, (self.in_channels, *self.visible_size)))
-            raise ValueError(f"input of shape {tuple(input.shape)}: expected (examples, {sizes})")
-        produced = self._with_bias(conv(visible, weight, **self.options), bias)
-        return produced.squeeze(0) if single else produced
+        return convolved(input, weight, bias, self.visible_size, self.options)
 
 
 class ConvTranspose(Convolving):
@@ -211,33 +208,75 @@ class ConvTranspose(Convolving):
             raise ValueError(f"output_padding={self.output_padding}: {why}")
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 (PyTorch's name)
-        hidden, single = self._examples(input)
-        size, padding = self._sizes(hidden.shape[2:], output_size)
-        visible = conv_transpose(hidden, self.weight, visible_size=size, **{**self.options, "padding": padding})
-        produced = self._with_bias(visible, self.bias)
-        return produced.squeeze(0) if single else produced
-
-    def _sizes(self, hidden: Sequence[int], output_size: Sequence[int] | None) -> tuple[Any, Any]:
-        """The visible size, None being the smallest, and the padding."""
-        rank = len(self.kernel_size)
-        if output_size is not None:
-            given = tuple(output_size)
-            return (given[len(given) - rank :] if rank < len(given) <= rank + 2 else given), self.padding
-        if self.visible_size is not None or not any(self.output_padding):
-            return self.visible_size, self.padding
-        sizes: list[int] = []
-        pads: list[tuple[int, int]] = []
-        steps = zip(hidden, self.kernel_size, self.stride, self.dilation, strict=True)
-        for step, more, (before, after) in zip(steps, self.output_padding, _pairs(self), strict=True):
-            axis = Axis(1, *step)
-            sizes.append(axis.reach - before - after + more)
-            pads.append((before, after - _beyond(more, axis.stride)))
-        return tuple(sizes), tuple(pads)
+        steps = self.kernel_size, self.output_padding, self.visible_size
+        return transposed(input, self.weight, self.bias, output_size, steps, self.options)
 
 
-def _pairs(module: Any) -> list[tuple[int, int]]:
+# What the modules compute, from plain data: each is one node of a graph that torch.fx traces, as PyTorch's modules are.
+
+
+@torch.fx.wrap
+def convolved(
+    given: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...] | None, options: dict[str, Any]
+) -> Tensor:
+    """`Conv` of an input, which has the size, if there is one."""
+    visible, single = examples(given, len(options["stride"]))
+    if size is not None and tuple(visible.shape[2:]) != size:
+        sizes = ", ".join(map(str, size))
+        raise ValueError(f"input of shape {tuple(given.shape)}: expected (examples, channels, {sizes})")
+    produced = with_bias(conv(visible, weight, **options), bias)
+    return produced.squeeze(0) if single else produced
+
+
+@torch.fx.wrap
+def transposed(
+    given: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output_size: Sequence[int] | None,
+    steps: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Tensor:
+    """`ConvTranspose` of an input; `steps` are kernel_size, output_padding and visible_size."""
+    hidden, single = examples(given, len(options["stride"]))
+    size, padding = visible_sizes(hidden.shape[2:], output_size, steps, options)
+    produced = with_bias(conv_transpose(hidden, weight, visible_size=size, **{**options, "padding": padding}), bias)
+    return produced.squeeze(0) if single else produced
+
+
+def visible_sizes(
+    hidden: Sequence[int], output_size: Sequence[int] | None, steps: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The visible size of a transpose, None being the smallest, and the padding."""
+    rank = len(hidden)
+    kernel_size, output_padding, visible_size = steps
+    if output_size is not None:
+        given = tuple(output_size)
+        return (given[len(given) - rank :] if rank < len(given) <= rank + 2 else given), options["padding"]
+    if visible_size is not None or not any(output_padding):
+        return visible_size, options["padding"]
+    known = not torch.compiler.is_compiling() and all(type(size) is int for size in hidden)  # numbers, not symbols
+    find = _kept_larger if known else _larger
+    pads = _pairs(options["padding"])
+    return find(tuple(hidden), kernel_size, output_padding, options["stride"], options["dilation"], pads)
+
+
+def _larger(hidden: Any, kernel: Any, more: Any, stride: Any, dilation: Any, pads: Any) -> tuple[Any, Any]:
+    """The visible size that is so much more than the smallest, and the padding that it has."""
+    sizes: list[int] = []
+    padding: list[tuple[int, int]] = []
+    for y, k, s, e, extra, (before, after) in zip(hidden, kernel, stride, dilation, more, pads, strict=True):
+        sizes.append(Axis(1, y, k, s, e).reach - before - after + extra)
+        padding.append((before, after - _beyond(extra, s)))
+    return tuple(sizes), tuple(padding)
+
+
+_kept_larger = lru_cache(maxsize=256)(_larger)
+
+
+def _pairs(padding: Any) -> tuple[tuple[int, int], ...]:
     """The padding before and after each axis, where it is no word; torch.compile can trace this."""
-    return [(pad, pad) if isinstance(pad, int) else pad for pad in module.padding]
+    return tuple([(pad, pad) if isinstance(pad, int) else pad for pad in padding])
 
 
 def _beyond(more: int, stride: int) -> int:
@@ -251,7 +290,7 @@ def why_no_output_padding(module: Any) -> str:
         return ""
     if isinstance(module.padding, str) or getattr(module, "visible_size", None) is not None:
         return "expected 0 where the padding is a word or a visible_size is given; output_size says it too"
-    steps = zip(module.output_padding, module.stride, _pairs(module), strict=True)
+    steps = zip(module.output_padding, module.stride, _pairs(module.padding), strict=True)
     for axis, (more, stride, (_, after)) in enumerate(steps):
         if _beyond(more, stride) > after:
             return f"expected at most {stride - 1 + after}, one less than stride and padding together, on axis {axis}"

@@ -13,8 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from ...arguments import LOCAL, Groups, Padding, PerAxis
 from ...problem import Options, problem_visible
-from .base import Bias, Convolving, empty_weight
-from .convolution import Conv, ConvTranspose
+from .base import Bias, Convolving, empty_weight, examples
+from .convolution import Conv, ConvTranspose, visible_sizes
 
 
 class Waiting(LazyModuleMixin, Convolving):
@@ -136,7 +136,7 @@ class LocallyConnected(Waiting, Conv):
     def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002 (PyTorch's name)
         """Make what waits for the size of the first input."""
         if self.visible_size is None:
-            self._materialize(tuple(self._examples(input)[0].shape[2:]))
+            self._materialize(tuple(examples(input, len(self.kernel_size))[0].shape[2:]))
 
 
 class LocallyConnectedTranspose(Waiting, ConvTranspose):
@@ -224,8 +224,9 @@ class LocallyConnectedTranspose(Waiting, ConvTranspose):
         """Make what waits for the sizes of the first call."""
         if self.visible_size is not None:
             return
-        hidden = tuple(self._examples(input)[0].shape)
-        size, padding = self._sizes(hidden[2:], output_size)
+        hidden = tuple(examples(input, len(self.kernel_size))[0].shape)
+        steps = self.kernel_size, self.output_padding, None
+        size, padding = visible_sizes(hidden[2:], output_size, steps, self.options)
         spec = self.convolution()
         options = Options(**{**spec.options, "padding": padding})
         problem = problem_visible(hidden, spec.shared_shape, size, np.dtype("float32"), options)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor
 from torch.nn.modules.pooling import _MaxPoolNd
 
 from ...arguments import Padding, PerAxis, axes_in, padding_per_axis, per_axis
 from ..pooling import max_pool
+from .base import examples
 
 
 class MaxPool(_MaxPoolNd):
@@ -74,20 +76,20 @@ class MaxPool(_MaxPoolNd):
 
     def forward(self, input: Tensor) -> Any:  # noqa: A002 (PyTorch's name)
         rank = self.rank
-        if rank is None:
-            rank = input.ndim - 2 if isinstance(self.kernel_size, int) else len(self.kernel_size)
-        if input.ndim not in (rank + 1, rank + 2):
-            raise ValueError(
-                f"input of shape {tuple(input.shape)}: expected (examples, channels, *positions) "
-                f"or (channels, *positions) with {rank} spatial axes"
-            )
-        single = input.ndim == rank + 1
-        visible = input.unsqueeze(0) if single else input
+        if rank is None and not isinstance(self.kernel_size, int):
+            rank = len(self.kernel_size)
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        hidden, indices = max_pool(visible, self.kernel_size, ceil=self.ceil_mode, **options)
-        if single:
-            hidden, indices = hidden.squeeze(0), indices.squeeze(0)
-        return (hidden, indices) if self.return_indices else hidden
+        return pooled(input, rank, self.kernel_size, {**options, "ceil": self.ceil_mode}, self.return_indices)
+
+
+@torch.fx.wrap
+def pooled(given: Tensor, rank: int | None, window: Any, options: dict[str, Any], with_indices: bool) -> Any:
+    """`MaxPool` of an input, from plain data: one node of a graph that torch.fx traces."""
+    visible, single = examples(given, given.ndim - 2 if rank is None else rank)
+    hidden, indices = max_pool(visible, window, **options)
+    if single:
+        hidden, indices = hidden.squeeze(0), indices.squeeze(0)
+    return (hidden, indices) if with_indices else hidden
 
 
 class MaxPool1d(MaxPool, torch.nn.MaxPool1d):
