@@ -87,6 +87,21 @@ def test_training_writes_all_its_files_and_a_table(here: Path) -> None:
     assert re.search(r"autoencoder epoch 2/2 loss \d+\.\d+ unseen \d+\.\d+ [\d,]+ images/s \d+ s left", result.output)
 
 
+def test_torch_trains_to_the_same_files(trained: Path, here: Path) -> None:
+    """The numbers are compared in test_torch_train."""
+    result = run("train", *QUICK, "--framework", "torch", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert {file.name for file in (here / "run").iterdir()} == set(FILES)
+    numpys, torchs = (checkpoint.load(folder / MODEL)[0] for folder in (trained, here / "run"))
+    assert {name: array.shape for name, array in torchs.items()} == {name: one.shape for name, one in numpys.items()}
+    for other in ("numpy", "torch"):
+        again = run("train", "--resume", "run", "--framework", other)
+        assert again.exit_code == 0, again.output
+    unknown = run("train", "--framework", "jax")
+    assert unknown.exit_code == 2
+    assert "'jax'" in unknown.stderr
+
+
 def test_a_second_run_gets_a_folder_of_its_own(here: Path) -> None:
     for _ in range(2):
         assert run("train", *QUICK).exit_code == 0

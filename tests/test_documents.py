@@ -29,10 +29,12 @@ def test_start_is_one_block_of_two_lines() -> None:
     ]
 
 
-def test_the_readmes_example_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert "conv_transpose, float64" in run("-c", code)
-    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 10
+def test_the_readmes_examples_run() -> None:
+    in_numpy, in_torch = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert "conv_transpose, float64" in run("-c", in_numpy)
+    assert run("-c", in_torch) == "torch.Size([4, 3, 33, 33])\nchanged 1 convolution\n"
+    for code in (in_numpy, in_torch):
+        assert len([line for line in code.splitlines() if line and not line.startswith(("import", "from"))]) <= 10
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

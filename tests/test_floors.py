@@ -15,14 +15,14 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "channels", "files", "interruptions", "memory"],
+    ["geometry", "channels", "files", "interruptions", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
     ["engines"],
     ["dispatch"],
     ["ops", "pool", "architecture"],
     ["tape", "layers", "data", "plots", "recipe", "torch", "jax", "dask", "operator"],
-    ["testing", "autoencoder", "benchmark"],
+    ["testing", "autoencoder", "benchmark", "phases"],
     ["train"],
     ["report", ""],  # "" is the package itself, whose version the command reads
     ["cli"],
@@ -45,6 +45,20 @@ ROOMS: dict[str, list[list[str]]] = {
     ],
     "engines": [["im2row", "matrix", "reference", "direct", "winograd", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
+    "torch": [
+        ["layout", "options", "registry"],
+        ["batching", "engines", "portable"],
+        ["operands", "operators"],
+        ["calls", "pooling"],
+        ["functions"],
+        ["nn.base"],
+        ["nn.convolution", "nn.pooling"],
+        ["nn.autoencoder", "nn.local", "nn.swap"],
+        ["nn.keras"],
+        ["nn"],
+        ["train"],
+        [""],
+    ],
     "benchmark": [
         ["machine", "memory", "timing", "workload"],
         ["row", "way"],
@@ -57,7 +71,7 @@ ROOMS: dict[str, list[list[str]]] = {
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 
-FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory"]
+FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory", "processes"]
 """These import no module of the package at all."""
 
 

@@ -25,8 +25,8 @@ from .autoencoder import Autoencoder, load_parameters
 from .data import Dataset
 from .files import remove_leftovers, replace_file
 from .interruptions import interruptions
-from .layers import Adam, Layer, Parameter, Sequential, backprop, in_batches, mean_squared_error, softmax_cross_entropy
-from .layers.base import Loss
+from .layers import Layer, Sequential, in_batches, mean_squared_error, softmax_cross_entropy
+from .phases import Framework, Learner, NumPy, Part, Phase
 from .recipe import Recipe, corrupt, decay
 
 Array = NDArray[Any]
@@ -62,29 +62,15 @@ class Progress:
     """The line of metrics.jsonl, when the step ended an epoch."""
 
 
-@dataclass(frozen=True, eq=False)
-class Phase:
-    """One model trained with one optimiser on one data set: a stage of greedy training, the whole, the classifier."""
-
-    name: str
-    epochs: int
-    rate: float
-    model: Layer
-    parameters: dict[str, Parameter]
-    loss: Loss
-    inputs: Array
-    targets: Array
-    unseen_inputs: Array
-    unseen_targets: Array
-    amount: float
-
-
 class Stopped(Exception):  # noqa: N818 (not an error)
     """The user stopped the run; it is saved."""
 
 
 class Run:
-    """A training run: a data set, an architecture and a recipe, in a folder."""
+    """A training run: a data set, an architecture and a recipe, in a folder.
+
+    Several processes that train together each have such a run; all do the same, and one of them writes the files.
+    """
 
     def __init__(
         self,
@@ -93,6 +79,7 @@ class Run:
         architecture: Architecture,
         recipe: Recipe,
         source: dict[str, Any] | None = None,
+        framework: Framework | None = None,
     ) -> None:
         if dataset.images.shape[1:] != (architecture.channels, *architecture.size):
             raise ValueError(
@@ -106,12 +93,12 @@ class Run:
         if dataset.labels is not None and len(np.unique(dataset.labels)) < 2:
             raise ValueError("labels of a single class: expected at least two classes, or no labels")
         self.folder, self.dataset, self.architecture, self.recipe = folder, dataset, architecture, recipe
-        self.source = source or {}
+        self.source, self.framework = source or {}, framework or NumPy()
         self.seen, self.unseen = dataset.split()
         self.model = Autoencoder(architecture, seed=recipe.seed)
         self.place = Place()
         self.metrics: list[dict[str, Any]] = []
-        self._optimizer: Adam | None = None
+        self._learner: Learner | None = None
         self._saved_at = monotonic()
 
     @cached_property
@@ -140,6 +127,7 @@ class Run:
             assert self.unseen.labels is not None
             return Phase(
                 name,
+                "classifier",
                 recipe.tune_epochs,
                 recipe.tune_rate,
                 self.classifier,
@@ -153,12 +141,14 @@ class Run:
             )
         model: Layer = self.model
         parameters = self.model.parameters
+        part: Part = "autoencoder"
         if recipe.greedy:
+            part = number
             seen, unseen = (in_batches(self.encoder(number), images) for images in (seen, unseen))
             model, parameters = self.model.stage(number), self.model.stage_parameters(number)
         loss = mean_squared_error
         return Phase(
-            name, recipe.epochs, recipe.rate, model, parameters, loss, seen, seen, unseen, unseen, recipe.amount
+            name, part, recipe.epochs, recipe.rate, model, parameters, loss, seen, seen, unseen, unseen, recipe.amount
         )
 
     def encoder(self, stages: int) -> Sequential:
@@ -167,18 +157,20 @@ class Run:
 
     def train(self, progress: Callable[[Progress], None] = lambda _: None) -> None:
         """Train from where the run is to its end. Raises Stopped, with everything saved, when the user interrupts."""
-        with interruptions() as interrupted, np.errstate(over="ignore", invalid="ignore"):  # checked where it counts
+        quiet = np.errstate(over="ignore", invalid="ignore")  # checked where it counts
+        with self.framework.together(), interruptions() as interrupted, quiet:
             while not self.finished:
                 phase = self.phase(self.place.phase)
-                if self._optimizer is None:
-                    self._optimizer = Adam(phase.parameters, phase.rate)
-                self._train_phase(phase, self._optimizer, progress, interrupted)
-                self.place, self._optimizer = Place(self.place.phase + 1), None
+                if self._learner is None:
+                    self._learner = self.framework.learner(self.architecture, phase)
+                self._train_phase(phase, self._learner, progress, interrupted)
+                self._learner.store()
+                self.place, self._learner = Place(self.place.phase + 1), None
                 self.save()
         self.save_model()
 
     def _train_phase(
-        self, phase: Phase, optimizer: Adam, progress: Callable[[Progress], None], interrupted: Callable[[], bool]
+        self, phase: Phase, learner: Learner, progress: Callable[[Progress], None], interrupted: Callable[[], bool]
     ) -> None:
         number, count = self.place.phase, len(phase.inputs)
         steps = ceil(count / self.recipe.batch)
@@ -186,27 +178,22 @@ class Run:
             order = np.random.default_rng([self.recipe.seed, number, epoch]).permutation(count)
             for step in range(self.place.step, steps):
                 chosen = order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
-                optimizer.rate = phase.rate * decay((epoch * steps + step) / (phase.epochs * steps))
-                loss = self._step(phase, optimizer, chosen, [self.recipe.seed, number, epoch, step])
+                inputs, targets = phase.inputs[chosen], phase.targets[chosen]
+                rng = np.random.default_rng([self.recipe.seed, number, epoch, step])
+                loss = learner.gradients(corrupt(inputs, self.recipe.noise, phase.amount, rng), targets)
+                self._check_loss(phase, "loss", loss)
+                learner.step(phase.rate * decay((epoch * steps + step) / (phase.epochs * steps)))
                 total = self.place.total + loss * len(chosen)
                 done = epoch * count + step * self.recipe.batch + len(chosen)
                 self.place = Place(number, epoch, step + 1, total)
-                line = self._end_epoch(phase) if step + 1 == steps else None
+                line = self._end_epoch(phase, learner) if step + 1 == steps else None
                 average = total / (step * self.recipe.batch + len(chosen))
                 progress(Progress(phase.name, epoch + 1, phase.epochs, average, done, phase.epochs * count, line))
-                if interrupted():
+                if self.framework.any(interrupted()):
                     self.save()
                     raise Stopped
                 if monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                     self.save()
-
-    def _step(self, phase: Phase, optimizer: Adam, chosen: Array, seed: list[int]) -> float:
-        inputs, targets = phase.inputs[chosen], phase.targets[chosen]
-        inputs = corrupt(inputs, self.recipe.noise, phase.amount, np.random.default_rng(seed))
-        loss = backprop([phase.model], inputs, targets, phase.loss)
-        self._check_loss(phase, "loss", loss)
-        optimizer.step()
-        return loss
 
     def _check_loss(self, phase: Phase, name: str, loss: float) -> None:
         if not isfinite(loss):
@@ -215,8 +202,8 @@ class Run:
                 f"a learning rate below {phase.rate} may help"
             )
 
-    def _end_epoch(self, phase: Phase) -> dict[str, Any]:
-        unseen = phase.loss(in_batches(phase.model, phase.unseen_inputs), phase.unseen_targets)[0]
+    def _end_epoch(self, phase: Phase, learner: Learner) -> dict[str, Any]:
+        unseen = learner.loss(phase.unseen_inputs, phase.unseen_targets)
         self._check_loss(phase, "unseen loss", unseen)
         epoch, loss = self.place.epoch + 1, self.place.total / len(phase.inputs)
         line = {"phase": phase.name, "epoch": epoch, "loss": loss, "unseen": unseen}
@@ -226,9 +213,14 @@ class Run:
 
     def save(self) -> None:
         """Write checkpoint and metrics; each is whole or the one before."""
+        self._saved_at = monotonic()
+        if not self.framework.leads:
+            return
+        if self._learner is not None:
+            self._learner.store()
         arrays = self._weights(self.classifier if "classifier" in self.__dict__ else None)
-        if self._optimizer is not None:
-            arrays |= {f"optimizer.{name}": array for name, array in self._optimizer.state.items()}
+        if self._learner is not None:
+            arrays |= {f"optimizer.{name}": array for name, array in self._learner.state.items()}
         checkpoint.save(self.folder / CHECKPOINT, arrays, self._description() | {"place": asdict(self.place)})
         with replace_file(self.folder / METRICS) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in self.metrics), encoding="utf-8")
@@ -236,7 +228,8 @@ class Run:
 
     def save_model(self) -> None:
         """Write the weights and the architecture that rebuilds them."""
-        checkpoint.save(self.folder / MODEL, self._weights(self.classifier), self._description())
+        if self.framework.leads:
+            checkpoint.save(self.folder / MODEL, self._weights(self.classifier), self._description())
 
     def _weights(self, classifier: Sequential | None) -> dict[str, Array]:
         """All parameters by name; refused after divergence, so that no file with finite ones is replaced."""
@@ -260,8 +253,11 @@ class Run:
         }
 
     @classmethod
-    def resume(cls, folder: Path, load: Callable[[dict[str, Any]], Dataset]) -> Run:
-        """The run in a folder, where its checkpoint left it; `load` finds the data again by the source it came from."""
+    def resume(cls, folder: Path, load: Callable[[dict[str, Any]], Dataset], framework: Framework | None = None) -> Run:
+        """The run in a folder, where its checkpoint left it; `load` finds the data again by the source it came from.
+
+        It may go on in another framework than it began in.
+        """
         arrays, description = checkpoint.load(folder / CHECKPOINT)
         try:
             architecture = Architecture.from_json(description["architecture"])
@@ -272,9 +268,9 @@ class Run:
         dataset = load(source)
         if dataset.fingerprint != fingerprint:
             raise ValueError(f"{dataset.name}: expected the images that {folder} was trained on, but they have changed")
-        run = cls(folder, dataset, architecture, recipe, source)
+        run = cls(folder, dataset, architecture, recipe, source, framework)
         run.place, run.metrics = place, metrics
-        for name in FILES:
+        for name in FILES if run.framework.leads else ():
             remove_leftovers(folder / name)
         try:
             run._restore(arrays)
@@ -287,6 +283,5 @@ class Run:
         if (tuned := checkpoint.part(arrays, "classifier.")) and self.classifier is not None:
             load_parameters(self.classifier.parameters, tuned)
         if state := checkpoint.part(arrays, "optimizer."):
-            phase = self.phase(self.place.phase)
-            self._optimizer = Adam(phase.parameters, phase.rate)
-            self._optimizer.restore(state)
+            self._learner = self.framework.learner(self.architecture, self.phase(self.place.phase))
+            self._learner.restore(state)

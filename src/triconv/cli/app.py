@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from .. import __version__
+from ..processes import leads
 
-console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False)
-"""Prints text as it is: a path may hold brackets and colons."""
+console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False, quiet=not leads())
+"""Prints text as it is: a path may hold brackets and colons. Of several processes that work together, one speaks."""
 
 FAILED, INTERRUPTED = 1, 130
 """Exit status of a command that failed, and the shell's own for one stopped by Ctrl-C."""
@@ -44,8 +45,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(message: str, status: int = FAILED) -> None:
-    """Print one line to the error stream and leave."""
-    print(f"triconv: {message}", file=sys.stderr)
+    """Print one line to the error stream and leave; of several processes one says it."""
+    if leads():
+        print(f"triconv: {message}", file=sys.stderr)
     raise typer.Exit(status)
 
 

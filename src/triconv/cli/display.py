@@ -19,6 +19,9 @@ Show = Callable[[Progress], None]
 @contextmanager
 def progress_display() -> Iterator[Show]:
     """What to call after every step."""
+    if console.quiet:
+        yield lambda _: None
+        return
     if not console.is_terminal:
         yield _Lines()
         return

@@ -17,6 +17,7 @@ from ..autoencoder import Autoencoder
 from ..data import Dataset, load, save_pictures
 from ..files import make_directory, replace_file
 from ..layers import Sequential, in_batches
+from ..phases import Framework, FrameworkName, framework_of
 from ..recipe import Noise, Recipe
 from ..report import report
 from ..train import CHECKPOINT, FILES, MODEL, Run, Stopped
@@ -62,6 +63,9 @@ def train(
     tune_rate: Annotated[float, typer.Option(help="Learning rate of the fine-tuning.")] = Recipe.tune_rate,
     tune_amount: Annotated[float, typer.Option(help="Noise while fine-tuning.")] = Recipe.tune_amount,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
+    framework: Annotated[
+        FrameworkName, typer.Option(help="What computes; torch, under torchrun, shares every batch among processes.")
+    ] = "numpy",
     out: Annotated[Path | None, typer.Option(help="The run's folder; it must be new.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder; IMAGES: where they are now.")
@@ -71,9 +75,10 @@ def train(
 
     With labels a classifier is fine-tuned from it too; both are compared with simpler ways to do the same.
     """
+    computes = framework_of(framework)
     if resume is not None:
         _refuse_others(context)
-        run = _resumed(resume, images, size)
+        run = _resumed(resume, images, size, computes)
     else:
         dataset = load(images, size=size)
         channels, *shape = dataset.images.shape[1:]
@@ -81,12 +86,16 @@ def train(
         output = output or default_output(dataset.images)
         architecture = Architecture(channels, tuple(shape), stages, tied, inner, code, output)
         recipe = Recipe(epochs, batch, rate, greedy, noise, amount, tune_epochs, tune_rate, tune_amount, seed)
-        run = Run(_new_folder(out, dataset.name), dataset, architecture, recipe, _source(images, size))
-        _make_writable(run.folder)  # last, so that a refusal leaves nothing behind
-    _train(run)
+        folder = _new_folder(out, dataset.name) if computes.leads else Path()
+        run = Run(folder, dataset, architecture, recipe, _source(images, size), computes)
+        if computes.leads:
+            _make_writable(run.folder)  # last, so that a refusal leaves nothing behind
+    _train(run, "" if framework == "numpy" else f" --framework {framework}")
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, options: str) -> None:
+    """Train and report; `options` are to be given again to continue in the same way."""
+    again = f"triconv train --resume {run.folder}{options}"
     seen, unseen = len(run.seen.images), len(run.unseen.images)
     console.print(f"{run.dataset.name}: {seen} images to learn, {unseen} unseen", soft_wrap=True)
     shapes = " → ".join(str(shape) for shape in run.architecture.shapes)
@@ -94,13 +103,15 @@ def _train(run: Run) -> None:
     try:
         with progress_display() as show:
             run.train(show)
+        if not run.framework.leads:
+            return
         rows = report(run).rows()
     except Stopped:
-        fail(f"stopped and saved; to continue: triconv train --resume {run.folder}", INTERRUPTED)
+        fail(f"stopped and saved; to continue: {again}", INTERRUPTED)
     except KeyboardInterrupt:
         if not (run.folder / CHECKPOINT).exists():
             raise
-        fail(f"interrupted; to continue from the last checkpoint: triconv train --resume {run.folder}", INTERRUPTED)
+        fail(f"interrupted; to continue from the last checkpoint: {again}", INTERRUPTED)
     table = Table(title=f"on {unseen} unseen images", show_header=False, box=SIMPLE_HEAD)
     table.add_column()
     table.add_column(justify="right")
@@ -113,15 +124,19 @@ def _train(run: Run) -> None:
 def _refuse_others(context: typer.Context) -> None:
     """A resumed run takes its options from its checkpoint; others would be ignored, so they are refused.
 
-    Where the images are may change: that they are the same is checked.
+    Where the images are may change: that they are the same is checked. So may what computes.
     """
     for name in context.params:
         origin = context.get_parameter_source(name)
-        if name not in ("resume", "images", "size") and origin is not None and origin.name == "COMMANDLINE":
+        if (
+            name not in ("resume", "images", "size", "framework")
+            and origin is not None
+            and origin.name == "COMMANDLINE"
+        ):
             raise ValueError(f"--resume with {name}: a resumed run keeps the options it was started with")
 
 
-def _resumed(folder: Path, images: Path | None, size: int | None) -> Run:
+def _resumed(folder: Path, images: Path | None, size: int | None, framework: Framework) -> Run:
     given = {name: value for name, value in _source(images, size).items() if value is not None}
 
     def load_source(source: dict[str, Any]) -> Dataset:
@@ -133,7 +148,7 @@ def _resumed(folder: Path, images: Path | None, size: int | None) -> Run:
             )
         return load(source["images"], size=source["size"])
 
-    return Run.resume(folder, load_source)
+    return Run.resume(folder, load_source, framework)
 
 
 def _source(images: Path | None, size: int | None) -> dict[str, Any]:

@@ -1,0 +1,18 @@
+"""The operations on PyTorch tensors: differentiable, under every transform, on every device. The kernel is not flipped.
+
+`conv`, `conv_transpose`, `conv_weight` and `max_pool` take the arguments of `triconv`'s own. On processors the engines
+compute on the tensors' memory, elsewhere PyTorch's own operators do; derivatives of every order are the same operations
+again.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError("triconv.torch needs PyTorch: pip install 'triconv[torch]'") from None
+
+from .functions import conv, conv_transpose, conv_weight
+from .pooling import max_pool, max_pool_transpose
+
+__all__ = ["conv", "conv_transpose", "conv_weight", "max_pool", "max_pool_transpose"]

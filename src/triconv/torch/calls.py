@@ -1,0 +1,94 @@
+"""A call of one of the three operations: what is asked of its operands, and the way it takes.
+
+While nothing watches (no gradient is wanted, no transform, mode or tracer is active) a call on processors goes straight
+to its engine; all others go to the operators, which PyTorch leads wherever they have to go.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import Groups
+from ..form import OPERANDS, OPERATIONS, Problem, Role
+from ..ops import PROBLEMS
+from ..ops import _plain as hashable
+from ..problem import Options
+from .engines import KEPT_CALLS, Call, Shape, Sizes, best_order, call_of, numpy_dtype
+from .layout import order_of
+from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
+from .operators import OPERATORS, level
+from .options import DEFAULTS, written
+from .registry import bare, nobody_watches, wanted
+
+
+def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
+    """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them."""
+    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+        return _operator(operation, a, b, sizes, groups, options)
+    if not hashable((*sizes, groups, *options)):
+        return _operator(operation, a, b, sizes, groups, options)
+    found, rest = _ready(operation, a.shape, a.stride(), a.dtype, b.shape, b.dtype, sizes, groups, options)
+    if wanted(a, b):
+        if a.dtype is not b.dtype:
+            return _operator(operation, a, b, sizes, groups, options)
+        return level(OPERATIONS[operation], found, a, b, *rest)
+    return found.run(a, b)
+
+
+@lru_cache(maxsize=KEPT_CALLS)
+def _ready(
+    operation: str,
+    a: Shape,
+    steps: Shape,
+    one: torch.dtype,
+    b: Shape,
+    two: torch.dtype,
+    sizes: Sizes,
+    groups: Any,
+    options: tuple[Any, ...],
+) -> tuple[Call, tuple[Any, ...]]:
+    """The call that these arguments mean, and what the operator takes besides the operands."""
+    dtype = common_dtype(OPERATIONS[operation], one, two)
+    problem = _problem(operation, a, b, dtype, sizes, groups, options)
+    geometry, produces = problem.geometry, problem.produces
+    order = best_order(produces, geometry.rank, geometry.banked, order_of(a, steps))
+    values = dict(zip(DEFAULTS, options, strict=True))
+    named = {
+        Role.HIDDEN: (),
+        Role.VISIBLE: (geometry.visible,),
+        Role.WEIGHT: (geometry.kernel, geometry.bank if geometry.banked else None),
+    }
+    rest = *named[produces], problem.channels.groups, None, written(values, DEFAULTS), order
+    return call_of(problem, values["engine"], dtype, order), rest
+
+
+def _problem(
+    operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, groups: Groups, options: tuple[Any, ...]
+) -> Problem:
+    values = dict(zip(DEFAULTS, options, strict=True))
+    del values["engine"]
+    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
+
+
+_checked = lru_cache(maxsize=KEPT_CALLS)(_problem)
+
+
+def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
+    """The operator called, with arguments that it can carry."""
+    produces = OPERATIONS[operation]
+    for role, tensor in zip(OPERANDS[produces], (a, b), strict=True):
+        check(role.value, tensor)
+    check_devices(produces, a, b)
+    dtype = common_dtype(produces, a.dtype, b.dtype)
+    if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and known(a) and known(b):
+        find = _checked if hashable((*sizes, groups, *options)) else _problem
+        find(operation, a.shape, b.shape, dtype, sizes, groups, options)
+    number, graph = pattern(groups)
+    text = written(dict(zip(DEFAULTS, options, strict=True)), DEFAULTS)
+    sizes = sizes_of(produces, a.ndim - 2, b, sizes)
+    result: Tensor = OPERATORS[produces](a.to(dtype), b.to(dtype), *sizes, number, graph, text, None)
+    return result

@@ -1,0 +1,135 @@
+"""Calls of the engines: views of the tensors' memory go in, and the result is written into a new tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..arguments import Groups
+from ..dispatch import AUTO, Plan, choose
+from ..engines import direct
+from ..form import Problem, Role, name_of, weight_order
+from ..memory import LARGE, empty
+from ..ops import PROBLEMS
+from ..problem import Options
+from .options import read
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.complex64: "complex64",
+    torch.complex128: "complex128",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+"""The dtypes that operations take, by NumPy's names."""
+
+COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+"""dtypes that are only stored, and what they are computed in."""
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """What NumPy calls the dtype that results of a dtype are computed in."""
+    return np.dtype(DTYPES[COMPUTED.get(dtype, dtype)])
+
+
+KEPT_CALLS = 1024
+"""How many calls are kept ready; those made longest ago go first."""
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Sizes = Sequence[Any]
+"""What an operation takes besides its operands: nothing, visible_size, or kernel_size and bank."""
+
+Pattern = int | tuple[Shape, str, bytes]
+"""A number of groups, or the shape, dtype and bytes of a channel graph: what a cache can find."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An operation at one size, with an engine for it, on tensors of one dtype."""
+
+    plan: Plan
+    shape: Shape
+    """As the result lies in memory, outermost first."""
+    axes: Shape | None
+    """Where the axes of the result are in it; None: in their places."""
+    dtype: torch.dtype
+    computed: torch.dtype
+    kind: np.dtype[Any]
+    """`computed`, as NumPy calls it."""
+    allocate: Callable[[Shape, np.dtype[Any]], Array]
+    """What gives memory for the result: NumPy, or blocks that are used again if it is large."""
+    generated: bool
+    """Whether no NumPy code runs, which would warn of infinities and NaN: they are values here, not accidents."""
+
+    def run(self, a: Tensor, b: Tensor) -> Tensor:
+        """The operation, in a new tensor of `dtype`."""
+        computed, run = self.computed, self.plan.built
+        one, two = _array(a, computed), _array(b, computed)
+        out = self.allocate(self.shape, self.kind)
+        if self.axes is not None:
+            out = out.transpose(self.axes)
+        if self.generated:
+            run(one, two, out)
+        else:
+            with np.errstate(all="ignore"):
+                run(one, two, out)
+        result = torch.from_numpy(out)
+        return result if computed is self.dtype else result.to(self.dtype)
+
+
+def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
+    """The numbers of a tensor as an array: a view, if they have the dtype."""
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+
+
+def problem_of(
+    operation: str, a: Shape, b: Shape, dtype: torch.dtype, sizes: Sizes, groups: Groups, text: str
+) -> Problem:
+    """The problem of a call whose options are a text; `groups` is a number or a channel graph."""
+    values = {name: value for name, value in read(text).items() if name != "engine"}
+    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
+
+
+def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[int]) -> Call:
+    """A call with an engine chosen; the result's axes lie in an order, the outermost first."""
+    plan, shape = choose(problem, engine), problem.shape(problem.produces)
+    axes = None if list(order) == sorted(order) else tuple(np.argsort(order).tolist())
+    generated = plan.engine is direct.ENGINE and not problem.complex
+    kind = numpy_dtype(dtype)
+    allocate = empty if problem.bytes_of(problem.produces) >= LARGE else np.empty
+    lying = tuple(shape[axis] for axis in order)
+    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate, generated)
+
+
+def pattern_of(graph: Array) -> Pattern:
+    """A channel graph as what a cache can find."""
+    return graph.shape, graph.dtype.str, graph.tobytes()
+
+
+@lru_cache(maxsize=KEPT_CALLS)
+def ready(
+    produces: Role, a: Shape, b: Shape, dtype: torch.dtype, sizes: Shape, pattern: Pattern, text: str, order: Shape
+) -> Call:
+    """The call that an operator's arguments mean."""
+    groups: Groups = pattern
+    if isinstance(pattern, tuple):
+        shape, kind, numbers = pattern
+        groups = np.frombuffer(numbers, kind).reshape(shape)
+    problem = problem_of(name_of(produces), a, b, dtype, sizes, groups, text)
+    return call_of(problem, read(text).get("engine", AUTO), dtype, order)
+
+
+def best_order(produces: Role, rank: int, banked: bool, first: list[int]) -> list[int]:
+    """The order of a result that nobody asked for: that of the first operand, a weight's as engines like it."""
+    return list(weight_order(rank, banked)) if produces is Role.WEIGHT else first

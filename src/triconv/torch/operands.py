@@ -1,0 +1,83 @@
+"""What is asked of the tensors and sizes of a call, in one line for people."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..arguments import LOCAL, Groups
+from ..form import OPERANDS, Role
+from .engines import DTYPES, Sizes
+from .options import plain, short
+
+
+def check(name: str, tensor: Any) -> None:
+    """Raise what a tensor is not that it has to be."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} of type {type(tensor).__name__}: expected a torch.Tensor")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} of layout {tensor.layout}: expected a dense tensor; use {name}.to_dense()")
+    check_dtype(name, tensor.dtype)
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    if short(dtype).startswith("q"):
+        raise TypeError(f"{name} of dtype {short(dtype)}: expected numbers; use {name}.dequantize()")
+    if dtype not in DTYPES:
+        cast = "complex128" if dtype.is_complex else "float64"
+        expected = f"expected {', '.join(DTYPES.values())}"
+        raise TypeError(f"{name} of dtype {short(dtype)}: {expected}; cast it, for example with .to(torch.{cast})")
+
+
+def common_dtype(produces: Role, one: torch.dtype, two: torch.dtype) -> torch.dtype:
+    """The dtype of a result: NumPy's promotion."""
+    if one is two and one in DTYPES:
+        return one
+    for role, dtype in zip(OPERANDS[produces], (one, two), strict=True):
+        check_dtype(role.value, dtype)
+    if {one, two} == {torch.float16, torch.bfloat16}:
+        names = f"{short(one)} and {short(two)}"
+        raise TypeError(f"dtypes {names}: NumPy has no common type for them; cast one, for example to float32")
+    return torch.promote_types(one, two)
+
+
+def check_devices(produces: Role, a: Tensor, b: Tensor) -> None:
+    if a.device != b.device:
+        one, two = OPERANDS[produces]
+        raise ValueError(f"{two.value} on device {b.device}: expected {a.device}, as {one.value}")
+
+
+def pattern(groups: Groups) -> tuple[int, Tensor | None]:
+    """The number of groups, and the channel graph as a tensor on the processor."""
+    if isinstance(groups, np.ndarray) and not torch.compiler.is_compiling():
+        groups = np.ascontiguousarray(groups) if groups.ndim else groups.item()
+    if isinstance(groups, Tensor | np.ndarray | list | tuple):
+        return 1, torch.as_tensor(groups, device="cpu")
+    return index(groups), None
+
+
+def sizes_of(produces: Role, rank: int, b: Tensor, sizes: Sizes) -> Sizes:
+    """The sizes of an operation as lists of one per axis."""
+    if produces is Role.WEIGHT:
+        kernel, bank = sizes
+        if bank is not None:
+            given = zip(each(bank, rank), b.shape[2:], strict=True)
+            bank = [size if isinstance(period, str) and period == LOCAL else period for period, size in given]
+        return each(kernel, rank), bank
+    return tuple([None if size is None else each(size, rank) for size in sizes])
+
+
+def each(value: Any, rank: int) -> list[Any]:
+    """A value for every axis, or one per axis, as a list."""
+    if not isinstance(value, int | list | tuple):
+        value = plain(value)
+    return list(value) if isinstance(value, list | tuple) else [value] * rank
+
+
+def known(tensor: Tensor) -> bool:
+    """Whether the shape is numbers, not symbols."""
+    return all(type(size) is int for size in tensor.shape)

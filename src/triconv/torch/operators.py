@@ -1,0 +1,190 @@
+"""The three operations as operators of PyTorch: `triconv::conv`, `triconv::conv_transpose`, `triconv::conv_weight`.
+
+Whatever PyTorch does to tensors it does by calling an operator's kernel for it. So all there is to say is said here,
+for the three at once: what they compute (on processors by the engines, elsewhere by PyTorch's own operators), what
+results look like, what the derivatives are (form.OPERANDS), how a batch passes (`batching`), and autocast.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..arguments import Groups
+from ..dispatch import AUTO
+from ..form import OPERANDS, Problem, Role, name_of
+from . import engines, portable
+from .batching import batched
+from .engines import Sizes
+from .layout import order_of, strides_of
+from .options import read, short
+from .registry import SingleLevelFunction, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
+
+SIZES = {
+    Role.HIDDEN: "",
+    Role.VISIBLE: "SymInt[]? visible_size, ",
+    Role.WEIGHT: "SymInt[] kernel_size, SymInt[]? bank, ",
+}
+SHARED = "SymInt groups, Tensor? graph, str options, int[]? order"
+"""A channel graph is a tensor on the processor; `options` is a text (see `options`); `order` names the result's axes as
+they lie in memory, the outermost first: without it, as `engines.best_order` says."""
+
+OPERATORS: dict[Role, Any] = {}
+
+
+def problem_of(produces: Role, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, text: str) -> Problem:
+    return engines.problem_of(name_of(produces), tuple(a.shape), tuple(b.shape), a.dtype, sizes, groups, text)
+
+
+def order_for(produces: Role, a: Tensor, sizes: Sizes, order: list[int] | None) -> list[int]:
+    """The order of a result, which is the first operand's or as engines like it if none is asked for."""
+    if order is not None:
+        return order
+    banked = produces is Role.WEIGHT and sizes[1] is not None
+    return engines.best_order(produces, a.ndim - 2, banked, order_of(a.shape, a.stride()))
+
+
+# What is computed.
+
+
+def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
+    """The call of an engine."""
+    *sizes, groups, graph, text, order = rest
+    order = tuple(order_for(produces, a, sizes, order))
+    pattern = groups if graph is None else engines.pattern_of(graph.numpy())
+    known = tuple([None if size is None else tuple(size) for size in sizes])
+    return engines.ready(produces, a.shape, b.shape, a.dtype, known, pattern, text, order)
+
+
+def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """By the engines."""
+    return ready(produces, a, b, *rest).run(a, b)
+
+
+def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """By PyTorch's own operators."""
+    *sizes, groups, graph, text, order = rest
+    if (engine := read(text).get("engine", AUTO)) != AUTO:
+        raise ValueError(f'engine={engine!r}: expected "{AUTO}" for tensors on {a.device}')
+    problem = problem_of(produces, a, b, sizes, groups if graph is None else graph.cpu().numpy(), text)
+    out = _empty(problem, a, order_for(produces, a, sizes, order))
+    return out.copy_(portable.compute(problem, a, b))
+
+
+def nowhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """The shape, dtype and memory order alone, for tensors without numbers."""
+    *sizes, groups, graph, text, order = rest
+    if graph is not None:
+        groups = np.ones(tuple(graph.shape), short(graph.dtype))
+    problem = problem_of(produces, a, b, sizes, groups, text)
+    return _empty(problem, a, order_for(produces, a, sizes, order))
+
+
+def _empty(problem: Problem, like: Tensor, order: list[int]) -> Tensor:
+    shape = problem.shape(problem.produces)
+    return like.new_empty_strided(shape, strides_of(shape, order))
+
+
+# What the derivatives are.
+
+
+class Form(SingleLevelFunction):
+    """One level of differentiation of the trilinear form, backward and forward: no numbers of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+        """The result by a call made ready, or by the operator below this level, whose keys `way` is then."""
+        *sizes, groups, graph, text, order = rest
+        order = order_for(produces, a, sizes, order)
+        if isinstance(way, engines.Call):
+            out = way.run(a, b)
+        else:
+            out = below(OPERATORS[produces], way, a, b, *sizes, groups, graph, text, order)
+        ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, (groups, graph, text)
+        one, two = OPERANDS[produces]
+        ctx.looks = {one: (a.shape, a.stride()), two: (b.shape, b.stride()), produces: (out.shape, out.stride())}
+        needs_a, needs_b = ctx.needs_input_grad[2:4]
+        ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
+        ctx.save_for_forward(a, b)
+        ctx.set_materialize_grads(False)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor | None) -> Any:
+        gradients: list[Tensor | None] = [None, None]
+        if cotangent is not None:
+            operands = OPERANDS[ctx.produces]
+            for number, other in enumerate(reversed(ctx.saved_tensors)):
+                if ctx.needs_input_grad[2 + number]:
+                    arrays = {ctx.produces: cotangent, operands[1 - number]: other.conj()}
+                    gradients[number] = _derivative(operands[number], arrays, ctx)
+        return (None, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 4))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
+        operands = OPERANDS[ctx.produces]
+        total = None
+        with outer_levels():
+            arrays = {role: primal(x) for role, x in zip(operands, ctx.saved_tensors, strict=True)}
+            for role, tangent in zip(operands, tangents[2:4], strict=True):
+                if tangent is not None:
+                    term = _derivative(ctx.produces, {**arrays, role: tangent}, ctx)
+                    total = term if total is None else total + term
+        return total
+
+
+def _derivative(x: Role, arrays: dict[Role, Tensor], ctx: Any) -> Tensor:
+    """The operation that produces a role, on two that are there, with the sizes and the memory order of its own."""
+    shape, steps = ctx.looks[x]
+    sizes: Sizes = ()
+    if x is Role.VISIBLE:
+        sizes = (shape[2:],)
+    elif x is Role.WEIGHT:
+        sizes = (shape[len(shape) - ctx.rank :], shape[: ctx.rank] if len(shape) > 2 + ctx.rank else None)
+    one, two = (arrays[role] for role in OPERANDS[x])
+    return straight(x, one, two, *sizes, *ctx.shared, order_of(shape, steps))
+
+
+def straight(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    """The operator, past all that PyTorch may do about it if it would do nothing."""
+    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+        result: Tensor = OPERATORS[produces](a, b, *rest)
+        return result
+    call = ready(produces, a, b, *rest)
+    return level(produces, call, a, b, *rest) if wanted(a, b) else call.run(a, b)
+
+
+def level(produces: Role, way: Any, *arguments: Any) -> Tensor:
+    """The operation with one level of differentiation; `way` as for `Form`."""
+    result: Tensor = Form.apply(way, produces, *arguments)  # type: ignore[no-untyped-call]
+    return result
+
+
+# What autocast does: PyTorch's own convolutions are computed in the lower precision, and so are these.
+
+
+def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    dtype = torch.get_autocast_dtype(device)
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+        a, b = (x.to(dtype) if x.is_floating_point() and x.dtype is not torch.float64 else x for x in (a, b))
+        result: Tensor = OPERATORS[produces](a, b, *rest)
+    return result
+
+
+for _role, (_one, _two) in OPERANDS.items():
+    OPERATORS[_role] = register(
+        name_of(_role),
+        f"(Tensor {_one.value}, Tensor {_two.value}, {SIZES[_role]}{SHARED}) -> Tensor",
+        on_processor=partial(on_processor, _role),
+        elsewhere=partial(elsewhere, _role),
+        nowhere=partial(nowhere, _role),
+        batched=partial(batched, partial(straight, _role), _role),
+        level=partial(level, _role),
+    )
+    for _device in ("CPU", "CUDA"):
+        _key = getattr(torch._C.DispatchKey, f"Autocast{_device}")
+        library.impl(name_of(_role), partial(autocast, _role, _key, _device.lower()), f"Autocast{_device}")
