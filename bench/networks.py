@@ -110,6 +110,8 @@ class Network:
     batch: int
     ours: Callable[[nn.Module], object] = replace
     """Done to the model in place."""
+    learns: bool = True
+    """Whether a step of SGD is part of what is measured."""
     theirs: Callable[[nn.Module], nn.Module] = nn.Identity().forward
 
     @property
@@ -120,14 +122,20 @@ class Network:
 NETWORKS = {
     "ResNet-18 @224, replace": Network(resnet18, (3, 224, 224), 8),
     "U-Net @128, replace": Network(UNet, (1, 128, 128), 8),
-    "local 3×3 16→32→32 @28": Network(lambda: local(28, (16, 32, 32)), (16, 28, 28), 32, lambda _: None, unfolded),
-    "local 3×3 64→64→64 @28": Network(lambda: local(28, (64, 64, 64)), (64, 28, 28), 8, lambda _: None, unfolded),
-    "local 3×3 32→32→32 @14": Network(lambda: local(14, (32, 32, 32)), (32, 14, 14), 64, lambda _: None, unfolded),
+    "local 3×3 16→32→32 @28": Network(
+        lambda: local(28, (16, 32, 32)), (16, 28, 28), 32, lambda _: None, False, unfolded
+    ),
+    "local 3×3 64→64→64 @28": Network(
+        lambda: local(28, (64, 64, 64)), (64, 28, 28), 8, lambda _: None, False, unfolded
+    ),
+    "local 3×3 32→32→32 @14": Network(
+        lambda: local(14, (32, 32, 32)), (32, 14, 14), 64, lambda _: None, False, unfolded
+    ),
 }
 
 
 class Step:
-    """One step of training: forward, the mean square of the output as loss, backward, SGD."""
+    """One step of training: forward, the mean square of the output as loss, backward, and SGD where it learns."""
 
     def __init__(self, network: Network, ours: bool, last: bool, batch: int) -> None:
         torch.manual_seed(0)
@@ -139,6 +147,7 @@ class Step:
         self.format = torch.channels_last if last else torch.contiguous_format
         self.model = model if any(one.ndim > 4 for one in model.parameters()) else model.to(memory_format=self.format)
         self.visible = torch.randn(batch, *network.visible).contiguous(memory_format=self.format)
+        self.learns = network.learns
         self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-3)
 
     def once(self) -> list[Tensor]:
@@ -146,5 +155,6 @@ class Step:
         self.optimizer.zero_grad()
         loss = self.model(self.visible).square().mean()
         loss.backward()
-        self.optimizer.step()
+        if self.learns:
+            self.optimizer.step()
         return [loss.detach()]

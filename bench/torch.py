@@ -133,7 +133,8 @@ def measure_derivative(name: str, derivative: str, threads: int, rounds: int, se
 def measure_network(name: str, threads: int, rounds: int, seconds: float, quick: bool) -> Row:
     """A row of one network's training step: its memory too, where it is of interest."""
     network = NETWORKS[name]
-    row = Row(name, "training step", threads, network.sizes, "float32")
+    operation = "training step" if network.learns else "forward and backward"
+    row = Row(name, operation, threads, network.sizes, "float32")
     steps: dict[str, Step] = {}
     for library in (OURS, LIBRARY):
         for last in (True, False):
@@ -221,7 +222,8 @@ def main(given: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False, emoji=False, highlight=False)
     console.print(table(rows))
     for kind in DERIVATIVES:
-        ratios = [ratio for row in rows if row.operation == kind and (ratio := row.ratio()) is not None]
+        own = [row for row in rows if row.operation == kind and row.workload in WORKLOADS]
+        ratios = [ratio for row in own if (ratio := row.ratio()) is not None]
         if ratios:
             console.print(f"{kind}: geometric mean {exp(fmean(map(log, ratios))):.2f}, least {min(ratios):.2f}")
     for line in busy(load):

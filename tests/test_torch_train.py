@@ -147,8 +147,8 @@ UNEQUAL = replace(RECIPE, batch=79, greedy=True)
 """Of 80 examples: shares of 40 and 39, and in the other batch of 1 and none."""
 
 
-def together(*command: str | Path) -> subprocess.Popen[str]:
-    """A command in two processes."""
+def together(folder: Path, *command: str | Path) -> subprocess.Popen[str]:
+    """A command in two processes, whose working directory is a folder."""
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), *filter(None, (str(tests.parent / "src"), os.environ.get("PYTHONPATH")))])
     kept = {name: text for name, text in os.environ.items() if name not in VARIABLES}
@@ -157,6 +157,7 @@ def together(*command: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=folder,
         env={**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
 
@@ -169,7 +170,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
         f"make(Path({str(tmp_path / 'two')!r}), 'torch', UNEQUAL).train()\n"
     )
     (tmp_path / "two").mkdir()
-    process = together(tmp_path / "script.py")
+    process = together(tmp_path, tmp_path / "script.py")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     one = make(tmp_path / "one", "torch", UNEQUAL)
@@ -185,12 +186,13 @@ def test_two_processes_write_and_speak_as_one(tmp_path: Path) -> None:
     few = load().images[:90]
     np.save(tmp_path / "few.npy", few)
     arguments = ("train", str(tmp_path / "few.npy"), *QUICK[:-2], "--framework", "torch", "--out")
-    process = together("-m", "triconv", *arguments, tmp_path / "two")
+    process = together(tmp_path, "-m", "triconv", *arguments, tmp_path / "two")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert output.count("images to learn") == output.count("wrote ") == output.count("ratio to PCA") == 1
     assert output.count("autoencoder epoch 1/2") == 1
     assert {file.name for file in (tmp_path / "two").iterdir()} == set(FILES)
+    assert {file.name for file in tmp_path.iterdir()} == {"few.npy", "two"}
     one = CliRunner().invoke(app, [*arguments, str(tmp_path / "one")])
     assert one.exit_code == 0, one.output
     assert_same_losses(metrics(tmp_path / "two"), metrics(tmp_path / "one"), 1e-6)
@@ -201,7 +203,7 @@ def test_two_processes_write_and_speak_as_one(tmp_path: Path) -> None:
 def test_two_processes_stop_together_and_go_on_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ("-m", "triconv", "train", *QUICK[:4], "--epochs", "100000", "--framework", "torch", "--out", folder)
-    process = together(*command)
+    process = together(tmp_path, *command)
     assert process.stdout is not None
     for line in process.stdout:
         if "epoch 2/" in line:
