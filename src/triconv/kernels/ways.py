@@ -159,8 +159,8 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
             None if parts is None or role is Role.WEIGHT else _apart(parts, role),
         )
         lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
-        if _local(problem) and role is not Role.WEIGHT and role is not produces and vector in ("hidden", "visible"):
-            lies_well = lies_well and steps[0] < steps[2]
+        if role not in (Role.WEIGHT, produces) and vector in ("hidden", "visible"):
+            lies_well = lies_well and _near(problem, role, steps)
         changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
         same = buffer.shape == shape and not changed
         as_it_is = same and lies_well and not (role is produces and folds(problem))
@@ -181,6 +181,14 @@ def _apart(parts: Parts, role: Role) -> Apart:
     """Where parts of the first axis begin in an array."""
     side = ROLES.index(role)
     return Apart(2, parts.count, parts.first[side], parts.step[side])
+
+
+def _near(problem: Problem, role: Role, steps: Strides) -> bool:
+    """Whether the channels of a position lie together, and where positions have own kernels those of all examples."""
+    if _local(problem) and steps[0] >= steps[2]:
+        return False
+    few = problem.bytes_of(role) <= cache_bytes()[0] // 2
+    return few or problem.shape(role)[1] == 1 or steps[1] == 1
 
 
 def filling(problem: Problem) -> int:
