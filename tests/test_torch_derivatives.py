@@ -213,6 +213,24 @@ def test_only_what_is_asked_for_is_computed(
     assert calls == [name, *asked]
 
 
+@pytest.mark.parametrize("named", [0, 1])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_only_what_is_named_is_computed(name: str, named: int, calls: list[str]) -> None:
+    """Both want gradients, and one is named; also where it is no leaf, and in the second order."""
+    role_of = {role: operation for operation, role in RESULT.items()}
+    asked, other = (role_of[OPERATIONS[name][which]] for which in (named, 1 - named))
+    operands = leaves(MIXED, name)
+    (first,) = torch.autograd.grad(function(MIXED, name)(*operands).square().sum(), operands[named], create_graph=True)
+    assert calls == [name, asked]
+    calls.clear()
+    torch.autograd.grad(first.square().sum(), operands[1 - named])
+    assert sorted(calls) == sorted([other, name, other])  # of the gradient itself, and by way of what it began with
+    calls.clear()
+    inner = [operand * 1 for operand in operands]
+    torch.autograd.grad(function(MIXED, name)(*inner).sum(), inner[named])
+    assert calls == [name, asked]
+
+
 def test_nothing_is_kept_that_no_gradient_needs() -> None:
     a, b = leaves(MIXED, "conv", wanted=(False, True))
     saved: list[Tensor] = []

@@ -22,7 +22,7 @@ from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
 from .options import read, short
-from .registry import SingleLevelFunction, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
+from .registry import SingleLevelFunction, asked_for, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
 
 SIZES = {
     Role.HIDDEN: "",
@@ -119,7 +119,7 @@ class Form(SingleLevelFunction):
         if cotangent is not None:
             operands = OPERANDS[ctx.produces]
             for number, other in enumerate(reversed(ctx.saved_tensors)):
-                if ctx.needs_input_grad[2 + number]:
+                if ctx.needs_input_grad[2 + number] and asked_for(ctx, number):
                     arrays = {ctx.produces: cotangent, operands[1 - number]: other.conj()}
                     gradients[number] = _derivative(operands[number], arrays, ctx)
         return (None, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 4))

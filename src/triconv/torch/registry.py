@@ -83,6 +83,19 @@ def primal(tensor: Tensor) -> Tensor:
     return value
 
 
+def asked_for(node: Any, number: int) -> bool:
+    """Whether the backward pass that is running wants the gradient of a node's so many-th tensor.
+
+    `needs_input_grad` says whether it could be wanted; torch.autograd.grad names the few that are.
+    """
+    following, _ = node.next_functions[number]
+    try:
+        wants: bool = torch._C._will_engine_execute_node(following)
+    except RuntimeError:  # no pass of PyTorch's engine is running; or a leaf that is named itself, which it refuses
+        return True
+    return wants
+
+
 # A call that none of this would change goes past it.
 
 _CLASSES = frozenset((Tensor, torch.nn.Parameter))
