@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import direct
 from triconv.form import Problem, Role
-from triconv.kernels import prepared, ways
+from triconv.kernels import loops, prepared, ways
 from triconv.kernels import threads as kernel_threads
 from triconv.kernels.target import NAMED, lacking
 
@@ -417,6 +417,30 @@ def test_channels_that_would_share_few_places_in_the_cache() -> None:
     near = np.stack([visible[..., :-1], visible[..., 1:]], -1).astype(np.float64)
     expected, size = (np.einsum("noc,nick->oik", of(hidden[..., 1:]), of(near)) for of in (np.float64, np.abs))
     oracle.assert_close(weight, expected, oracle.bound(8, size, weight.dtype))
+
+
+def test_groups_with_a_large_weight() -> None:
+    """Panels are of all channels, so groups have none."""
+    random = np.random.default_rng(0)
+    for hidden, visible, groups in ((256, 256, 2), (288, 288, 3), (96, 1024, 2)):
+        v = random.standard_normal((1, visible, 6, 6), dtype=np.float32)
+        w = random.standard_normal((hidden, visible // groups, 3, 3), dtype=np.float32)
+        assert w.nbytes > loops.LARGE
+        h = triconv.conv(v, w, padding=1, groups=groups, engine="direct")
+        expected = triconv.conv(v.astype("float64"), w.astype("float64"), padding=1, groups=groups, engine="im2row")
+        size = triconv.conv(np.abs(v), np.abs(w), padding=1, groups=groups, engine="im2row")
+        oracle.assert_close(h, expected, oracle.bound(9 * visible // groups, size, h.dtype))
+        back = triconv.conv_transpose(h, w, padding=1, groups=groups, engine="direct")
+        expected = triconv.conv_transpose(h.astype("float64"), w, padding=1, groups=groups, engine="im2row")
+        size = triconv.conv_transpose(np.abs(h), np.abs(w), padding=1, groups=groups, engine="im2row")
+        oracle.assert_close(back, expected, oracle.bound(9 * hidden // groups, size, h.dtype))
+
+
+def test_choosing_does_not_take_longer_for_long_strides_and_kernels() -> None:
+    """A problem of such sizes has no list of its residues, or of its taps squared, anywhere."""
+    visible = np.broadcast_to(np.float32(2), (1, 8, 2**40))
+    result = triconv.conv(visible, np.ones((8, 8, 3), "float32"), stride=2**38, engine="direct")
+    np.testing.assert_array_equal(result, np.full((1, 8, 4), 48))
 
 
 def test_broadcast_operands_beyond_two_to_the_31() -> None:

@@ -36,6 +36,18 @@ def axis_of(x: int, k: int, s: int, e: int, pads: Any, border: Any = "zero") -> 
     return forward(x, k, s, e, pads, border, " on axis 7")
 
 
+def test_every_window_sees_what_is_there() -> None:
+    """Where it is said, it is so; and it is said wherever a kernel steps over no more than there is."""
+    said = 0
+    for (x, k, s, e), pads in product(SMALL, [(0, 0), (1, 1), (0, 3), (4, 2), (9, 9)]):
+        axis = axis_of(x, k, s, e, pads)
+        if axis is not None:
+            seen = all(any(0 <= s * c + e * tap - pads[0] < x for tap in range(k)) for c in range(axis.hidden))
+            assert axis.every_window_sees == (seen and e <= x)
+            said += axis.every_window_sees
+    assert said > 1000
+
+
 @pytest.mark.parametrize("pads", [(0, 0), (1, 1), (0, 3), (4, 2), "valid", "same", "full"])
 def test_hidden_size_counts_the_windows(pads: Any) -> None:
     fitting = 0

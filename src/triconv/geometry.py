@@ -243,6 +243,12 @@ class Axis:
                     strands.append(Strand(phase.first + self.stride * first, first, 0, (run,), met))
         return tuple(strands)
 
+    @property
+    def every_window_sees(self) -> bool:
+        """Whether every hidden position meets a visible one: the taps step over no more than is there, and reach it."""
+        first, last = -self.before, self.stride * (self.hidden - 1) - self.before
+        return self.dilation <= self.visible and first + self.span > 0 and last < self.visible
+
     def parts(self, count: int, transposed: bool) -> Parts:
         """Parts of the positions of the result, or of the hidden ones if that is a kernel; none of them has a border.
 

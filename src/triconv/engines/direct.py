@@ -201,11 +201,15 @@ def cost(problem: Problem) -> float:
 
 def workspace(problem: Problem) -> int:
     """Padded copies of operands, the result in another order, tables while they are made; of complex numbers, pairs."""
+    from ..kernels.ways import folds
+
     inner = _some(problem)
     copied = max(_expected(inner, well).copied for well in (True, False))
     pairs = 3 * inner.bytes if problem.complex else 0
     edges = prod(_packed(inner)[0]) * inner.itemsize if inner.channels.mask is not None else 0
-    return copied + pairs + edges + 3 * tables(problem)
+    visible = _expected(inner, True).buffers[0]
+    folded = visible.size * inner.itemsize if visible is not None and folds(inner) else 0
+    return copied + pairs + edges + folded + 3 * tables(problem)
 
 
 def tables(problem: Problem) -> int:

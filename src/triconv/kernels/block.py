@@ -168,6 +168,8 @@ def written_out(
     best = Block((), float("inf"))
     for tall, many in product(_patches(rows, registers), _patches(columns, registers)):
         height, width = prod(tall), prod(many)
+        if height * width > min(SUMS, WRITTEN_IN_ALL // len(steps)):
+            continue
         a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
         b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))
         for vectors in range(1, min(every, WHOLE) + 1):
@@ -179,7 +181,7 @@ def written_out(
             else:
                 live, shared = height * width * vectors, ceil(width * len(steps) / b)
                 loads = vectors * b * vector_loads[1] + height * a
-            if products > WRITTEN_IN_ALL or live + shared + 2 > registers:
+            if products > WRITTEN_IN_ALL or height * width * vectors > SUMS or live + shared + 2 > registers:
                 continue
             cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
             cycles *= alone * _tiles(rows, tall) * _tiles(columns, many) * ceil(every / vectors)
@@ -194,6 +196,9 @@ def written_out(
 
 WRITTEN, WRITTEN_IN_ALL = 64, 256
 """Products of a sum, and of a tile, that are few enough to be written out."""
+
+SUMS = 16
+"""As many of them in a tile, for more take longer to compile and run no faster."""
 
 
 def _patches(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:

@@ -61,11 +61,14 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
 class Program:
     """The compiled contractions of one operation at one memory order.
 
-    Every number of the result belongs to one tile, or to tiles that compute it alike, and tiles are split between
-    threads the same way in every contraction: the result has the same bits for any number of threads.
+    Every number of the result belongs to one tile, or to tiles that compute it alike, or to tiles that add to it and
+    lie in the same piece of each table. Tables are split between threads by pieces, and the same way in every
+    contraction: so the result has the same bits for any number of threads.
     """
 
     def __init__(self, tiled: Sequence[Tiled], flops: int) -> None:
+        spread = {one.apart for one in tiled if one.apart != max(1, len(one.tiles))}
+        assert len(spread) <= 1, f"tables that add to the same numbers in {spread} pieces: expected as many in each"
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
         self.adds = any(one.contraction.add for one in tiled)
         self.tables = [(one.tiles, one.taps) for one in tiled]

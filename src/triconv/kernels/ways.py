@@ -199,10 +199,10 @@ def filling(problem: Problem) -> int:
     lanes = target().lanes(problem.itemsize)
     count = lanes // gcd(lanes, problem.batch)
     for axis in problem.geometry.axes[:1]:
-        taps = any(phase.taps for phase in axis.phases)
+        size = axis.visible if problem.produces is Role.VISIBLE else axis.hidden
         even = problem.produces is not Role.WEIGHT or axis.hidden % count == 0
-        if axis.border == "zero" and axis.bank == 1 and taps and even and not folds(problem):
-            return count
+        if axis.border == "zero" and axis.bank == 1 and count <= size and even and not folds(problem):
+            return count if problem.produces is not Role.VISIBLE or any(phase.taps for phase in axis.phases) else 1
     return 1
 
 
@@ -211,7 +211,8 @@ def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
     wide = PANEL * target().lanes(problem.itemsize)
     other = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
     large = role is Role.WEIGHT and vector == other and problem.bytes_of(role) > LARGE
-    return wide if large and not problem.geometry.banked and channels % wide == 0 and channels > wide else 0
+    one = problem.channels.groups == 1 and not problem.geometry.banked
+    return wide if large and one and channels % wide == 0 and channels > wide else 0
 
 
 def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> int:
@@ -283,8 +284,13 @@ def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Wa
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
     ways = [best, *(way(problem, best.vector, strides, exact) for exact in others)]
     if finite and over_data(best.vector) and (count := filling(problem)) > 1:
-        ways.append(way(problem, "example", strides, (False,) * rank, count))
+        cut_up, whole = (way(problem, "example", strides, (False,) * rank, parts) for parts in (count, 1))
+        ways += [cut_up] if cut_up.copied <= OVERLAP * whole.copied else []
     return min(ways, key=Way.seconds)
+
+
+OVERLAP = 1.2
+"""How much more memory parts that overlap may take than copies that do not."""
 
 
 def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
@@ -298,7 +304,7 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
     lines = prod(axis.visible if problem.produces is Role.VISIBLE else axis.hidden for axis in axes[:-1])
     found = [(*able[:-1], False)] if axes and lines <= MANY_LINES else []
     few = prod(problem.geometry.kernel) <= FEW_TAPS
-    if problem.produces is Role.WEIGHT:  # what lies at every edge is a nest of its own
+    if few and problem.produces is Role.WEIGHT:  # what lies at every edge is a nest of its own
         few = vector == "channel" and prod(len(axis.forward(True)) for axis in axes) <= FEW_NESTS
     if few and all(able) and vector in ("hidden", "visible", "channel"):
         found.append(tuple(able))
@@ -319,8 +325,7 @@ def _reads_beyond(problem: Problem, axis: Axis) -> bool:
     """Whether zeros beyond the edges of an axis are read."""
     if problem.produces is Role.VISIBLE:
         return any(axis.overhang)
-    inside = problem.produces is Role.HIDDEN or all(strand.taps for strand in axis.forward(True))
-    return axis.padded != (0, axis.visible) and inside
+    return axis.padded != (0, axis.visible) and (problem.produces is Role.HIDDEN or axis.every_window_sees)
 
 
 def folds(problem: Problem) -> bool:

@@ -22,7 +22,18 @@ from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
 from .options import read, short
-from .registry import SingleLevelFunction, asked_for, bare, below, library, nobody_watches, outer_levels, primal, register, wanted
+from .registry import (
+    SingleLevelFunction,
+    asked_for,
+    bare,
+    below,
+    library,
+    nobody_watches,
+    outer_levels,
+    primal,
+    register,
+    wanted,
+)
 
 SIZES = {
     Role.HIDDEN: "",
