@@ -12,7 +12,8 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("triconv.torch needs PyTorch: pip install 'triconv[torch]'") from None
 
+from . import nn
 from .functions import conv, conv_transpose, conv_weight
 from .pooling import max_pool, max_pool_transpose
 
-__all__ = ["conv", "conv_transpose", "conv_weight", "max_pool", "max_pool_transpose"]
+__all__ = ["conv", "conv_transpose", "conv_weight", "max_pool", "max_pool_transpose", "nn"]
