@@ -21,8 +21,9 @@ LINE = 64
 """Bytes of a cache line, on which every block begins: vectors that begin on one do not lie across two."""
 
 PAGE = 4096
-"""Bytes in which processors compare addresses: a load waits for a store just before it that has the same place in a
-page. Others' large arrays begin where a page does, so blocks begin in the middle of one."""
+"""Bytes apart, numbers meet in one place of the first-level cache; and in which processors compare addresses: a load
+waits for a store just before it that has the same place in a page. Others' large arrays begin where a page does, so
+blocks begin in the middle of one."""
 
 LARGE = 1 << 20
 """Bytes from which on an array is worth a block."""

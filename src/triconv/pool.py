@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .arguments import Padding, PerAxis, padding_per_axis, per_axis
 from .arrays import allocate, compute_dtype, operand
 from .geometry import OUTSIDE, Axis, Geometry, pooled
+from .memory import address
 
 Array = NDArray[Any]
 
@@ -274,7 +275,7 @@ def _run(
     from .kernels.threads import run_all, thread_count
 
     run, within = function(kernel), bounds(*arrays)
-    addresses = [array.ctypes.data for array in arrays]
+    addresses = [address(array) for array in arrays]
     parts = min(thread_count(), total) if work >= WORTH_THREADS else 1
     cuts = [total * part // parts for part in range(parts + 1)]
     run_all([partial(run, *addresses, *numbers(*cut), **within) for cut in pairwise(cuts)])

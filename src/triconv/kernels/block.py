@@ -83,9 +83,9 @@ def best_block(
     A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
     must fit the registers, and enough multiplications must be under way to hide how long one takes.
     """
-    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
-    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
-    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    rows = [loop.count if loop.row else 1 for loop in results]
+    columns = [loop.count if loop.column else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.alone)
     heights = [(prod(tall), tall, max(tall, default=1), _tiles(rows, tall)) for tall in _sizes(tuple(rows), registers)]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
@@ -115,12 +115,14 @@ def best_block(
                 each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
                 total = each * tiles * tiles_down
                 if total < best.cycles * (1 - 1e-9):
-                    taken = (
-                        min(vectors * lanes, vector.count) if loop.vector else m * c
-                        for loop, m, c in zip(results, tall, many, strict=True)
-                    )
-                    best = Block(tuple(taken), total)
+                    best = Block(_taken(results, tall, many, vectors * lanes), total)
     return best
+
+
+def _taken(results: Sequence[Index], tall: Sequence[int], many: Sequence[int], numbers: int) -> tuple[int, ...]:
+    """What a tile takes of each index: so many rows and columns, and at most so many numbers of the vector."""
+    each = zip(results, tall, many, strict=True)
+    return tuple(min(numbers, loop.count) if loop.vector else m * c for loop, m, c in each)
 
 
 def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
@@ -160,9 +162,9 @@ def written_out(
 ) -> Block:
     """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once."""
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
-    rows = [loop.count if loop.b == 0 and not loop.vector else 1 for loop in results]
-    columns = [loop.count if loop.a == 0 and loop.b != 0 and not loop.vector else 1 for loop in results]
-    alone = prod(loop.count for loop in results if loop.a != 0 != loop.b and not loop.vector)
+    rows = [loop.count if loop.row else 1 for loop in results]
+    columns = [loop.count if loop.column else 1 for loop in results]
+    alone = prod(loop.count for loop in results if loop.alone)
     every = ceil(vector.count / lanes)
     steps_a, steps_b = zip(*steps, strict=True)
     best = Block((), float("inf"))
@@ -186,11 +188,7 @@ def written_out(
             cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
             cycles *= alone * _tiles(rows, tall) * _tiles(columns, many) * ceil(every / vectors)
             if cycles < best.cycles * (1 - 1e-9):
-                taken = (
-                    min(vectors * lanes, vector.count) if loop.vector else m * c
-                    for loop, m, c in zip(results, tall, many, strict=True)
-                )
-                best = Block(tuple(taken), cycles)
+                best = Block(_taken(results, tall, many, vectors * lanes), cycles)
     return best
 
 
@@ -227,8 +225,8 @@ def together(results: Sequence[Index], depth: Index, block: Block, lanes: int, r
     Those of B are used up while they are there, so all numbers of A that they meet have to stay in registers.
     """
     sizes = list(zip(results, block.sizes, strict=True))
-    tall = [(size, loop.a) for loop, size in sizes if loop.b == 0 and not loop.vector and size > 1]
-    many = [(size, loop.b) for loop, size in sizes if loop.a == 0 and loop.b != 0 and not loop.vector and size > 1]
+    tall = [(size, loop.a) for loop, size in sizes if loop.row and size > 1]
+    many = [(size, loop.b) for loop, size in sizes if loop.column and size > 1]
     vectors = next((ceil(size / lanes) for loop, size in sizes if loop.vector), 1)
     height, width = prod(size for size, _ in tall), vectors * prod(size for size, _ in many)
     if depth.vector:

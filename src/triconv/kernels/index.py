@@ -22,6 +22,21 @@ class Index:
     c: int
     vector: bool = False
 
+    @property
+    def row(self) -> bool:
+        """Whether its turns are rows of a tile: they leave B alone."""
+        return self.b == 0 and not self.vector
+
+    @property
+    def column(self) -> bool:
+        """Whether its turns are columns of a tile: they leave A alone."""
+        return self.a == 0 and self.b != 0 and not self.vector
+
+    @property
+    def alone(self) -> bool:
+        """Whether its turns share nothing, and each has tiles of its own."""
+        return self.a != 0 and self.b != 0 and not self.vector
+
     def around(self, inner: Index) -> bool:
         """Whether this loop around another one is one longer loop."""
         steps = ((self.a, inner.a), (self.b, inner.b), (self.c, inner.c))

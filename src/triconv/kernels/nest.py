@@ -132,12 +132,12 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
         longest = int(taps.max(initial=1)) * around
         parts = max(1, min(ceil(nest.reread / room), longest, int(steps) // LONG))
         results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
-    block = _block(nest, results, depth, others, steps, machine, lanes)
+    loads = _vector_loads([*results, depth, *others], nest, lanes)
+    block = _block(nest, results, depth, others, steps, machine, loads, lanes)
     made = Cut(nest, results, len(outer), depth, others, block, parts)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
     if made.parts == 1 and not nest.spread and (written := _steps(nest)):
-        loads = _vector_loads([*results, depth, *others], nest, lanes)
         other = written_out(results, written, lanes, machine.registers, loads)
         if other.cycles * len(corners) < block.cycles:
             other = replace(other, cycles=other.cycles * len(corners))
@@ -152,10 +152,10 @@ def _block(
     others: Sequence[Index],
     steps: float,
     machine: Target,
+    loads: tuple[int, int],
     lanes: int,
 ) -> Block:
     """The best block for sums in loops, with the cycles of all corners."""
-    loads = _vector_loads([*results, depth, *others], nest, lanes)
     scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A

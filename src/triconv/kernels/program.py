@@ -11,16 +11,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..memory import LINE, address
+from ..memory import LINE, PAGE, address
 from .compile import bounds, function
 from .contract import TILE, Column, Contraction
 from .index import Index, Table, outer_sum
 from .nest import Cut
 from .threads import in_parts
 from .words import BYTES
-
-PAGE = 1 << 12
-"""Bytes apart, numbers meet in one place of the first-level cache."""
 
 AHEAD, NEARER = 2048, 256
 """Numbers that are on the way from memory while others are multiplied: where they are one long run; and where each tap
@@ -130,8 +127,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     depth = cut.depth
     taken = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     vector = next((loop for loop in taken if loop.vector), Index(lanes, 0, 1, 0, True))
-    rows = [loop for loop in taken if loop.b == 0 and not loop.vector]
-    columns = [loop for loop in taken if loop.b != 0 and loop.count > 1 and not loop.vector]
+    rows, columns = [loop for loop in taken if loop.row], [loop for loop in taken if loop.column]
     places = range(0, vector.count, lanes)
     ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
     return Contraction(
@@ -161,7 +157,7 @@ def _onward(cut: Cut, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:
 
     They are if the depth goes along them, and unless they would meet in few places of the cache.
     """
-    rows = [(loop, size) for loop, size in zip(cut.results, sizes, strict=True) if not (loop.b or loop.vector)]
+    rows = [(loop, size) for loop, size in zip(cut.results, sizes, strict=True) if loop.row]
     several = [(loop, size) for loop, size in rows if size > 1]
     line = LINE // itemsize
     if len(several) != 1 or cut.depth.vector or cut.depth.a != 1 or cut.depth.count < line or cut.nest.once == "A":

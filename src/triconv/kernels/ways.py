@@ -284,7 +284,8 @@ def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Wa
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
     ways = [best, *(way(problem, best.vector, strides, exact) for exact in others)]
     if finite and over_data(best.vector) and (count := filling(problem)) > 1:
-        cut_up, whole = (way(problem, "example", strides, (False,) * rank, parts) for parts in (count, 1))
+        cut_up = way(problem, "example", strides, always, count)
+        whole = next(one for one in found if one.vector == "example")
         ways += [cut_up] if cut_up.copied <= OVERLAP * whole.copied else []
     return min(ways, key=Way.seconds)
 
