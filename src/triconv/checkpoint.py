@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: expected a checkpoint, but it is truncated or damaged ({reason})") from None
     return arrays, description
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Say in one line, with the file's name, what of it does not fit together."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: weights and architecture do not belong together: {error}") from None
 
 
 def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

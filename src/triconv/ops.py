@@ -365,7 +365,7 @@ def _call(
 ) -> Array:
     """Find the call ready, or make it ready, and run it."""
     key = None
-    if type(a) is type(b) is np.ndarray and _plain((sizes, written, engine)):
+    if type(a) is type(b) is np.ndarray and plain((sizes, written, engine)):
         key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
         if (ready := _ready.get(key)) is not None:
             return ready.run(a, b)
@@ -388,7 +388,7 @@ _SIMPLE = frozenset((int, str, type(None)))
 _PLAIN = _SIMPLE | {tuple}
 
 
-def _plain(values: tuple[Any, ...]) -> bool:
+def plain(values: tuple[Any, ...]) -> bool:
     """Whether whatever equals these means the same, as True, 1.0 and an array do not that equal 1."""
     kinds = set(map(type, values))
-    return kinds <= _SIMPLE or (kinds <= _PLAIN and all(_plain(value) for value in values if type(value) is tuple))
+    return kinds <= _SIMPLE or (kinds <= _PLAIN and all(plain(value) for value in values if type(value) is tuple))

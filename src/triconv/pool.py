@@ -77,7 +77,7 @@ def max_pool(
     v = operand("visible", visible)
     if v.dtype.kind == "c":
         raise TypeError(f"visible of dtype {v.dtype}: complex numbers have no largest; pool their real part or modulus")
-    geometry = _geometry(v, window, stride, padding, dilation, ceil)
+    geometry = geometry_of(v, window, stride, padding, dilation, ceil)
     hidden = allocate("max_pool", (*v.shape[:2], *geometry.hidden), v.dtype, v)
     indices = allocate("max_pool", hidden.shape, np.int64, hidden)
     last, dtype = _is_channels_last(v), _native(v.dtype)
@@ -150,7 +150,8 @@ def max_pool_transpose(hidden: ArrayLike, indices: ArrayLike, visible_size: PerA
 _axis = lru_cache(maxsize=256)(pooled)
 
 
-def _geometry(v: Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Geometry:
+def geometry_of(v: Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Geometry:
+    """What the arguments of a pooling mean for an array."""
     if v.ndim < 2 or 0 in v.shape[1:]:
         raise ValueError(f"visible of shape {v.shape}: expected (examples, channels, *positions), none of them zero")
     rank = v.ndim - 2

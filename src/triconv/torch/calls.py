@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..arguments import Groups
 from ..form import OPERANDS, OPERATIONS, Problem, Role
-from ..ops import PROBLEMS
-from ..ops import _plain as hashable
+from ..ops import PROBLEMS, plain
 from ..problem import Options
 from .engines import KEPT_CALLS, Call, Shape, Sizes, best_order, call_of, numpy_dtype
 from .layout import order_of
@@ -29,7 +28,7 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
     """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them."""
     if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
         return _operator(operation, a, b, sizes, groups, options)
-    if not hashable((*sizes, groups, *options)):
+    if not plain((*sizes, groups, *options)):
         return _operator(operation, a, b, sizes, groups, options)
     found, rest = _ready(operation, a.shape, a.stride(), a.dtype, b.shape, b.dtype, sizes, groups, options)
     if wanted(a, b):
@@ -85,7 +84,7 @@ def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups
     check_devices(produces, a, b)
     dtype = common_dtype(produces, a.dtype, b.dtype)
     if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and known(a) and known(b):
-        find = _checked if hashable((*sizes, groups, *options)) else _problem
+        find = _checked if plain((*sizes, groups, *options)) else _problem
         find(operation, a.shape, b.shape, dtype, sizes, groups, options)
     number, graph = pattern(groups)
     text = written(dict(zip(DEFAULTS, options, strict=True)), DEFAULTS)

@@ -80,7 +80,7 @@ def max_pool(
         )
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil": bool(ceil)}
     if not torch.compiler.is_compiling() and known(visible):
-        pool._geometry(_like(visible), window, **options)
+        pool.geometry_of(_like(visible), window, **options)
     way = POOL if watched(visible) else _pool_on_processor
     hidden, indices = way(visible, each(window, visible.ndim - 2), written(options, DEFAULTS), None)
     return hidden, indices
@@ -172,7 +172,7 @@ def _like(visible: Tensor) -> Any:
 
 
 def _geometry(visible: Tensor, window: Sizes, text: str) -> Geometry:
-    return pool._geometry(_like(visible), list(map(int, window)), **{**DEFAULTS, **read(text)})
+    return pool.geometry_of(_like(visible), list(map(int, window)), **{**DEFAULTS, **read(text)})
 
 
 def _pool_on_processor(visible: Tensor, window: Sizes, text: str, order: Order) -> tuple[Tensor, Tensor]:

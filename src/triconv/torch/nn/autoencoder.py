@@ -131,11 +131,9 @@ class Autoencoder(Module):
     def open(cls, path: Path) -> Autoencoder:
         """The autoencoder in a file that a training run or `save` wrote."""
         arrays, description = checkpoint.load(path)
-        try:
+        with checkpoint.fitting(path):
             model = cls(Architecture.from_json(description["architecture"]))
             model.load(checkpoint.part(arrays, "model."))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: weights and architecture do not belong together: {error}") from None
         return model
 
 
@@ -144,13 +142,11 @@ def open_classifier(path: Path) -> Sequential:
     arrays, description = checkpoint.load(path)
     if not (tuned := checkpoint.part(arrays, "classifier.")):
         raise ValueError(f"{path}: expected a classifier, but it was written without one")
-    try:
+    with checkpoint.fitting(path):
         architecture = Architecture.from_json(description["architecture"])
         head = tuned[f"{len(architecture.stages) + 1}.bias"]  # after the stages and the flattening of their code
         model = Autoencoder(architecture).classifier(len(head))
         _load(model, tuned)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: weights and architecture do not belong together: {error}") from None
     return model
 
 
