@@ -419,6 +419,28 @@ def test_channels_that_would_share_few_places_in_the_cache() -> None:
     oracle.assert_close(weight, expected, oracle.bound(8, size, weight.dtype))
 
 
+def test_channels_planes_apart_are_copied_together() -> None:
+    """Also where the edges need no padding; but not what is small enough to be read anywhere."""
+    for size, copied in ((64, True), (4, False)):
+        problem = triconv.explain("conv", (8, 128, size, size), (64, 128, 3, 3), padding=1, engine="direct").problem
+        if not copied:
+            problem = replace(problem, batch=1)
+        strides = tuple(np.empty(problem.shape(role), np.int8).strides for role in ways.ROLES)
+        way = ways.way(problem, "hidden", strides, (True, True))
+        assert (way.buffers[ways.ROLES.index(Role.VISIBLE)] is not None) == copied
+
+
+def test_taps_of_a_transpose_are_in_the_order_of_memory() -> None:
+    """What comes from memory is then read last, when the rest of the sum is there."""
+    problem = triconv.explain("conv_transpose", (8, 64, 28, 28), (64, 64, 3, 3), padding=1, engine="direct").problem
+    way = direct._expected(problem, True)
+    assert all(way.exact)
+    for cut in way.cuts():
+        corners, taps = cut.tables()
+        for first, last in corners[:, 3:]:
+            assert (np.diff(taps[first:last, 0]) > 0).all()
+
+
 def test_groups_with_a_large_weight() -> None:
     """Panels are of all channels, so groups have none."""
     random = np.random.default_rng(0)
