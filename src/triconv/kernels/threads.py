@@ -11,8 +11,8 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from math import ceil
@@ -194,6 +194,12 @@ def _processor_asker() -> Callable[[], int | None]:
 _processor = _processor_asker()
 
 
+def _bind(thread: int, processors: set[int]) -> None:
+    """Let a thread, 0 for this one, run on these processors only, if the system allows it."""
+    with suppress(OSError):
+        os.sched_setaffinity(thread, processors)
+
+
 class _Pool:
     """Threads that wait for jobs: as many as a job could use so far, started when first needed."""
 
@@ -206,32 +212,40 @@ class _Pool:
         self.kept_off: tuple[int, int] | None = None
         """The processor that workers keep off, and how many of them do."""
 
-    def make_way(self) -> None:
-        """Keep workers off the processor of this thread, which is about to work.
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Keep this thread on its processor while it works, and workers off it.
 
-        A thread that wakes another is followed by it to its own processor, and there the other would wait until this
-        one is done, whatever else is idle.
+        A thread that wakes another is followed by it to its own processor, and a system that spares processors moves
+        a thread to where another one runs: there one would wait until the other is done, whatever else is idle.
         """
         here = _processor()
-        if here is None or self.kept_off == (here, len(self.workers)):
+        may_use: set[int] = set() if here is None else os.sched_getaffinity(0)
+        elsewhere = may_use - {here}
+        if here is None or not elsewhere:
+            yield
             return
-        self.kept_off = here, len(self.workers)
-        if elsewhere := os.sched_getaffinity(0) - {here}:
+        if self.kept_off != (here, len(self.workers)):
+            self.kept_off = here, len(self.workers)
             for worker in self.workers[:]:
-                with suppress(OSError):
-                    os.sched_setaffinity(worker, elsewhere)
+                _bind(worker, elsewhere)
+        _bind(0, {here})
+        try:
+            yield
+        finally:
+            _bind(0, may_use)
 
     def run(self, calls: Sequence[Callable[[], Any]], helpers: int) -> None:
         job = _Job(calls)
         if self.size < helpers:
             self.grow(helpers)
-        self.make_way()
-        try:
-            for _ in range(min(helpers, self.size)):
-                self.jobs.put(job)
-            job.work()
-        finally:
-            job.wait()
+        with self.apart():
+            try:
+                for _ in range(min(helpers, self.size)):
+                    self.jobs.put(job)
+                job.work()
+            finally:
+                job.wait()
         if job.failures:
             (_, _, first), *others = sorted(job.failures, key=lambda failure: failure[:2])
             for *_, other in others:
