@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from triconv.kernels.copy import Dim, Move
-from triconv.kernels.threads import run_all
+from triconv.kernels.team import run_all
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -77,7 +76,7 @@ def check(names: tuple[str, ...], sizes: Shape, source: Any, target: Any, dtype:
 
     dims = [Dim(*each) for each in zip(segments, source_steps, target_steps, strict=True)]  # type: ignore[arg-type]
     move = Move.of(dims, dtype)
-    run_all([partial(move.run, given, result, part, parts) for part in range(parts)])
+    run_all([move.calls(given, result, part, parts) for part in range(parts)])
     np.testing.assert_array_equal(buffer, expected_buffer)
 
 

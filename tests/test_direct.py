@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import direct
 from triconv.form import Problem, Role
-from triconv.kernels import loops, prepared, ways
-from triconv.kernels import threads as kernel_threads
+from triconv.kernels import loops, prepared, team, ways
 from triconv.kernels.target import NAMED, lacking
 
 Array = NDArray[Any]
@@ -269,14 +268,14 @@ def built() -> list[Built]:
 def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Work of any size is shared between threads; how often between how many."""
     split: Counter[int] = Counter()
-    run_all = kernel_threads.run_all
+    run_all = team.run_all
 
-    def counted(calls: Any, helpers: int) -> None:
+    def counted(parts: Any, helpers: int = 0) -> None:
         split[helpers + 1] += 1
-        run_all(calls, helpers)
+        run_all(parts, helpers)
 
-    monkeypatch.setattr(kernel_threads, "NUMBERS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(kernel_threads, "run_all", counted)
+    monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(team, "run_all", counted)
     return split
 
 

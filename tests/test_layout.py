@@ -41,7 +41,7 @@ def read(flat: Array, buffer: Buffer) -> Array:
 
 def filled(buffer: Buffer, array: Array, axes: tuple[Axis | None, ...]) -> Array:
     flat = np.full(buffer.size, np.nan, array.dtype)
-    buffer.fill(array.shape, steps(array), axes, array.dtype.name).run(array, flat, 0, 1)
+    buffer.fill(array.shape, steps(array), axes, array.dtype.name).run(array, flat)
     return flat
 
 
@@ -84,7 +84,7 @@ def test_drain_takes_a_buffer_back(split: int) -> None:
         flat = filled(buffer, array, (None, None, None))
         for out in (np.full((2, 3, 7), np.nan), np.full((7, 3, 2), np.nan).transpose()[:, ::-1]):
             for move, begin, first in buffer.drain(out.shape, steps(out), "float64"):
-                move.run(flat[begin:], out[..., first:], 0, 1)
+                move.run(flat[begin:], out[..., first:])
             np.testing.assert_array_equal(out, array)
 
 

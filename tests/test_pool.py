@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 import triconv
 from triconv import pool
 from triconv.geometry import OUTSIDE, Geometry, pooled
-from triconv.kernels import target
-from triconv.kernels import threads as kernel_threads
+from triconv.kernels import target, team
 from triconv.kernels.compile import object_code
 from triconv.kernels.pool import MaxPool, Scatter
+from triconv.kernels.threads import threads
 
 Array = NDArray[Any]
 
@@ -169,13 +169,13 @@ def test_results_have_the_memory_order_of_their_operand(order: str) -> None:
 def counted_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many calls were run side by side, each time that some are from now on."""
     sizes: list[int] = []
-    whole = kernel_threads.run_all
+    whole = team.run_all
 
-    def run_all(calls: Sequence[Callable[[], Any]]) -> None:
+    def run_all(calls: Sequence[team.Part]) -> None:
         sizes.append(len(calls))
         whole(calls)
 
-    monkeypatch.setattr(kernel_threads, "run_all", run_all)
+    monkeypatch.setattr(team, "run_all", run_all)
     return sizes
 
 
@@ -184,7 +184,7 @@ def test_any_number_of_threads_gives_the_same_bits(order: str, monkeypatch: pyte
     monkeypatch.setattr(pool, "WORTH_THREADS", 0)
     sizes = counted_calls(monkeypatch)
     for count in (1, 2, 3, 7):
-        with kernel_threads.threads(count):
+        with threads(count):
             for name in ("window 3, stride 2, padded", "edges alone", "whole plane"):
                 compare(name, "float32", order, (5, 2))
     assert {1, 2, 3, 5, 7} == set(sizes)  # the transpose has 5 examples
@@ -192,7 +192,7 @@ def test_any_number_of_threads_gives_the_same_bits(order: str, monkeypatch: pyte
 
 def test_small_calls_stay_on_their_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = counted_calls(monkeypatch)
-    with kernel_threads.threads(2):
+    with threads(2):
         triconv.max_pool(np.zeros((1, 1, 8, 8)), 2)
         triconv.max_pool(np.zeros((1, 1, 1024, 1024)), 2)
     assert sizes == [1, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -272,11 +272,11 @@ def _run(
     kernel: Any, arrays: tuple[Array, ...], total: int, work: int, numbers: Callable[[int, int], tuple[int, ...]]
 ) -> None:
     """Run a kernel over a range, cut among threads where there is work for them."""
-    from .kernels.compile import bounds, function
-    from .kernels.threads import run_all, thread_count
+    from .kernels.compile import Call, function
+    from .kernels.team import run_all
+    from .kernels.threads import thread_count
 
-    run, within = function(kernel), bounds(*arrays)
-    addresses = [address(array) for array in arrays]
+    run, addresses = function(kernel), [address(array) for array in arrays]
     parts = min(thread_count(), total) if work >= WORTH_THREADS else 1
     cuts = [total * part // parts for part in range(parts + 1)]
-    run_all([partial(run, *addresses, *numbers(*cut), **within) for cut in pairwise(cuts)])
+    run_all([[Call(run, (*addresses, *numbers(*cut)), arrays)] for cut in pairwise(cuts)])

@@ -7,10 +7,9 @@ a limit is what the machine can do when nothing is in its way.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -18,13 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
-from ..kernels.compile import function
+from ..kernels.compile import Call, Compiled, function
 from ..kernels.target import Target, target
-from ..kernels.threads import run_all
-from ..kernels.words import BYTES, CHECKED, I64, POINTER, begin
+from ..kernels.team import run_all
+from ..kernels.words import BYTES, I64, POINTER, begin
+from ..memory import address
 
 Array = NDArray[Any]
 
@@ -111,6 +110,25 @@ class Writing:
 
 
 @dataclass(frozen=True)
+class Copying:
+    """Copy an array of count numbers, a whole number of lines."""
+
+    dtype: str = "float32"
+
+    name: ClassVar[str] = "copying"
+    arguments: ClassVar[dict[str, ir.Type]] = {"A": POINTER, "C": POINTER, "count": I64}
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        k = begin(module, name, self.dtype, self.arguments)
+        lanes = machine.lanes(BYTES[self.dtype])
+        with k.loop(k["count"], step=LINE * lanes) as index:
+            for number in range(LINE):
+                place = k.add(index, number * lanes)
+                k.store_vector(k.load_vector(k.at(k["A"], place), lanes), k.at(k["C"], place))
+        k.build.ret_void()
+
+
+@dataclass(frozen=True)
 class Machine:
     """What the machine can do with a number of threads: GFLOP/s by dtype, GB/s read, written and copied."""
 
@@ -137,10 +155,10 @@ def machine(threads: int, array: int = ARRAY, steps: int = STEPS, tries: int = T
     others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
     sums = [np.zeros(LINE, np.float32) for _ in range(threads)]
     moved = sum(one.nbytes for one in arrays) / 1e9
-    read, write = function(Reading()), function(Writing())
+    read, write, copy = function(Reading()), function(Writing()), function(Copying())
     reading = [_call(read, one, total) for one, total in zip(arrays, sums, strict=True)]
     writing = [_call(write, total, one) for one, total in zip(others, sums, strict=True)]
-    copying = [partial(np.copyto, other, one) for other, one in zip(others, arrays, strict=True)]
+    copying = [_call(copy, one, other) for one, other in zip(arrays, others, strict=True)]
     return Machine(
         threads,
         peak,
@@ -159,19 +177,18 @@ def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:
     return threads * 2 * count * here.lanes(BYTES[dtype]) * steps / _best(calls, tries) / 1e9
 
 
-def _call(run: Callable[..., None], *arrays: Array, then: int | None = None) -> Callable[[], None]:
+def _call(run: Compiled, *arrays: Array, then: int | None = None) -> Call:
     """A kernel on arrays, and a count: the size of the largest unless another is given."""
     count = max(array.size for array in arrays) if then is None else then
-    limits = {"within": [byte_bounds(array) for array in arrays]} if CHECKED else {}
-    return partial(run, *(array.ctypes.data for array in arrays), count, **limits)
+    return Call(run, (*(address(array) for array in arrays), count), arrays)
 
 
-def _best(calls: Sequence[Callable[[], None]], tries: int) -> float:
+def _best(calls: Sequence[Call], tries: int) -> float:
     """The least seconds in which all calls are done side by side, after one that does not count."""
     seconds = []
     for _ in range(tries + 1):
         start = perf_counter()
-        run_all(calls)
+        run_all([[call] for call in calls])
         seconds.append(perf_counter() - start)
     return min(seconds[1:])
 

@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -40,7 +40,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from .target import Target, runnable
-from .words import CHECKED
+from .words import CHECKED, I64, POINTER
 
 VARIABLE = "TRICONV_CACHE"
 MAGIC = b"triconv object 2\n"
@@ -56,7 +56,7 @@ MOST = 4096
 """Files that the cache keeps, of 2 to 10 kB each; then the older half goes."""
 
 _lock = threading.RLock()
-_functions: dict[Described, Callable[..., None]] = {}
+_functions: dict[Described, Compiled] = {}
 _kept_alive: list[Any] = []
 
 if hasattr(os, "register_at_fork"):
@@ -74,12 +74,32 @@ class Described(Hashable, Protocol):
     def emit(self, module: ir.Module, name: str, machine: Target) -> None: ...
 
 
-def function(kernel: Described) -> Callable[..., None]:
+class Compiled(Protocol):
     """A kernel to be called with addresses and whole numbers; other Python threads run while it does.
 
-    In checked mode it wants `within` besides: for each array the first address and the one after the last. One that
-    is compiled already is found without waiting for those that are being compiled.
+    In checked mode it wants `within` besides: for each array the first address and the one after the last.
     """
+
+    entry: int
+    """Where machine code can call it with one argument, the address of its arguments in a row; none in checked mode."""
+
+    def __call__(self, *values: int, **within: Sequence[tuple[int, int]]) -> None: ...
+
+
+class Call(NamedTuple):
+    """A kernel, its arguments, and the arrays that these lie in, which stay as long as the call does."""
+
+    kernel: Compiled
+    values: tuple[int, ...]
+    arrays: tuple[NDArray[Any], ...]
+
+    def run(self) -> None:
+        """Run the kernel on this thread."""
+        self.kernel(*self.values, **bounds(*self.arrays))
+
+
+def function(kernel: Described) -> Compiled:
+    """A kernel's machine code. What is compiled already is found without waiting for what is being compiled."""
     found = _functions.get(kernel)
     if found is None:
         with _lock:
@@ -89,13 +109,15 @@ def function(kernel: Described) -> Callable[..., None]:
     return found
 
 
-def _function(kernel: Described, machine: Target) -> Callable[..., None]:
+def _function(kernel: Described, machine: Target) -> Compiled:
     key = _key(kernel, machine)
     code = _read(kernel.name, key)
     if code is None:
         code = object_code(kernel, machine)
         _write(kernel.name, key, code)
-    library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(kernel.name)
+    library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for symbol in (kernel.name, _entry_name(kernel)):
+        library.export_symbol(symbol)
     linked = library.link(_jit(machine), f"{kernel.name}.{len(_kept_alive)}")
     _kept_alive.append(linked)
     kinds = [
@@ -103,7 +125,9 @@ def _function(kernel: Described, machine: Target) -> Callable[..., None]:
     ]
     if CHECKED:
         return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(linked[kernel.name]))
-    return ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
+    compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
+    compiled.entry = linked[_entry_name(kernel)]
+    return compiled  # type: ignore[no-any-return]
 
 
 def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:
@@ -111,7 +135,7 @@ def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:
     return {"within": [byte_bounds(array) for array in arrays]} if CHECKED else {}
 
 
-def _checked(kernel: Described, run: Callable[..., None]) -> Callable[..., None]:
+def _checked(kernel: Described, run: Callable[..., None]) -> Compiled:
     """A kernel of checked mode, which raises what it finds."""
     arrays = [name for name, kind in kernel.arguments.items() if isinstance(kind, ir.PointerType)]
 
@@ -126,7 +150,24 @@ def _checked(kernel: Described, run: Callable[..., None]) -> Callable[..., None]
                 f"kernel {kernel}: {arrays[number - 1]} at byte {offset}: expected an offset inside its array"
             )
 
-    return call
+    compiled: Any = call
+    compiled.entry = 0
+    return compiled  # type: ignore[no-any-return]
+
+
+def _entry_name(kernel: Described) -> str:
+    return f"{kernel.name}_entry"
+
+
+def _emit_entry(kernel: Described, module: ir.Module) -> None:
+    """Write a function that takes the kernel's arguments from a row of memory."""
+    run = module.get_global(kernel.name)
+    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), _entry_name(kernel))
+    build = ir.IRBuilder(entry.append_basic_block())
+    row = build.ptrtoint(entry.args[0], I64)
+    places = [build.inttoptr(build.add(row, I64(8 * number)), POINTER) for number in range(len(run.args))]
+    build.call(run, [build.load(place, typ=kind.type) for place, kind in zip(places, run.args, strict=True)])
+    build.ret_void()
 
 
 def object_code(kernel: Described, machine: Target) -> bytes:
@@ -145,6 +186,8 @@ def _optimised(kernel: Described, machine: Target) -> Any:
     module = ir.Module(kernel.name)
     module.triple = machine.triple
     kernel.emit(module, kernel.name, machine)
+    module.get_global(kernel.name).attributes.add("noinline")
+    _emit_entry(kernel, module)
     parsed = llvm.parse_assembly(str(module))
     # The kernels say themselves what is a vector and what is unrolled, and the second level makes none of them faster.
     tuning = llvm.create_pipeline_tuning_options(speed_level=1)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..memory import address
-from .compile import bounds, function
+from .compile import Call, Compiled, function
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
@@ -98,13 +98,19 @@ class Move:
         jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
         return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]))
 
-    def run(self, source: Array, target: Array, part: int = 0, parts: int = 1) -> None:
-        """Copy, or do one part of the work; parts may run at the same time. The arrays' first entries are offset 0."""
+    def run(self, source: Array, target: Array) -> None:
+        """Copy. The arrays' first entries are offset 0."""
+        (call,) = self.calls(source, target, 0, 1)
+        call.run()
+
+    def calls(self, source: Array, target: Array, part: int, parts: int) -> list[Call]:
+        """What copies one part; parts may run at the same time."""
         first, count = self._slices.get((part, parts)) or self._slice(part, parts)
-        self._kernel(address(source), address(target), self._jobs + first, count, **bounds(source, target, self.jobs))
+        values = address(source), address(target), self._jobs + first, count
+        return [Call(self._kernel, values, (source, target, self.jobs))]
 
     @cached_property
-    def _kernel(self) -> Callable[..., None]:
+    def _kernel(self) -> Compiled:
         return function(Copy(self.dtype))
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -13,9 +12,9 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..memory import address
-from .compile import bounds, function
+from .compile import Call, Compiled, function
 from .target import Target
-from .threads import in_parts
+from .team import in_parts
 from .words import BYTES, I64, POINTER, begin
 
 ABREAST = 8
@@ -58,17 +57,16 @@ def all_finite(array: NDArray[Any]) -> bool:
     before = _before(array.shape, array.strides, array.itemsize)
     if before is None:
         return bool(np.isfinite(array).all())
-    kernel, begin_at, found = _kernel(array.dtype), address(array) - before, list[int]()
+    kernel, start, totals = _kernel(array.dtype), address(array) - before, list[NDArray[Any]]()
 
-    def run(part: int, parts: int) -> None:
+    def calls(part: int, parts: int) -> list[Call]:
         first, last = array.size * part // parts, array.size * (part + 1) // parts
-        result = np.empty(1, array.dtype)
-        kernel(begin_at + first * array.itemsize, last - first, address(result), **bounds(array, result))
-        if result[0] != 0:  # infinite or NaN times zero
-            found.append(part)
+        total = np.empty(1, array.dtype)
+        totals.append(total)
+        return [Call(kernel, (start + first * array.itemsize, last - first, address(total)), (array, total))]
 
-    in_parts(run, array.size)
-    return not found
+    in_parts(calls, array.size)
+    return all(total[0] == 0 for total in totals)  # infinite or NaN times zero is not
 
 
 @lru_cache(maxsize=256)
@@ -82,5 +80,5 @@ def _before(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
 
 
 @lru_cache(maxsize=2)
-def _kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
+def _kernel(dtype: np.dtype[Any]) -> Compiled:
     return function(Finite(dtype.name))

@@ -15,7 +15,7 @@ from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
-from .threads import in_parts
+from .team import SLICES, in_parts
 from .ways import ROLES, Strides, Way, best_way, filling, folds, way
 
 Array = NDArray[Any]
@@ -55,12 +55,12 @@ class Prepared:
                 if buffer is not None:
                     seen[number] = lent.array(buffer.size, given[number].dtype)
             for number, move in self.fills:
-                in_parts(partial(move.run, given[number], seen[number]), seen[number].size)
+                in_parts(partial(move.calls, given[number], seen[number]), seen[number].size)
             self.program.run(*[seen[number] for number in self.operands])
             result, out = seen[self.produced], given[self.produced]
             for move, begin, first in self.drains:
                 ends = (result[begin:], out[..., first:]) if begin or first else (result, out)
-                in_parts(partial(move.run, *ends), result.size)
+                in_parts(partial(move.calls, *ends), result.size)
             buffer = self.way.buffers[self.produced]
             if buffer is not None and not self.drains:
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
@@ -90,7 +90,8 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
         produced,
         None if best.supposes is None else ROLES.index(best.supposes),
         examples,
-        Program(tables, part.flops),
+        # Every part of a weight's gradient reads all examples.
+        Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         tuple(fills),
         tuple(drains),

@@ -12,11 +12,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..memory import LINE, PAGE, address
-from .compile import bounds, function
+from .compile import Call, function
 from .contract import TILE, Column, Contraction
 from .index import Index, Table, outer_sum
 from .nest import Cut
-from .threads import in_parts
+from .team import SLICES, in_parts
 from .words import BYTES
 
 AHEAD, NEARER = 2048, 256
@@ -63,9 +63,10 @@ class Program:
     contraction: so the result has the same bits for any number of threads.
     """
 
-    def __init__(self, tiled: Sequence[Tiled], flops: int) -> None:
+    def __init__(self, tiled: Sequence[Tiled], flops: int, slices: int = SLICES) -> None:
         spread = {one.apart for one in tiled if one.apart != max(1, len(one.tiles))}
         assert len(spread) <= 1, f"tables that add to the same numbers in {spread} pieces: expected as many in each"
+        self.slices = slices
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
         self.adds = any(one.contraction.add for one in tiled)
         self.tables = [(one.tiles, one.taps) for one in tiled]
@@ -77,13 +78,15 @@ class Program:
     def run(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> None:
         if self.adds:
             c[...] = 0
-        in_parts(partial(self.run_part, a, b, c), self.work)
+        in_parts(partial(self.calls, a, b, c), self.work, self.slices)
 
-    def run_part(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], part: int, parts: int) -> None:
-        places = address(a), address(b), address(c)
+    def calls(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], part: int, parts: int) -> list[Call]:
+        """What one part of the work calls, in this order."""
+        places, found = (address(a), address(b), address(c)), []
         for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
             first, last = apart * part // parts * each, apart * (part + 1) // parts * each
-            kernel(*places, tiles + first * TILE * 8, last - first, taps, **bounds(a, b, c, *tables))
+            found.append(Call(kernel, (*places, tiles + first * TILE * 8, last - first, taps), (a, b, c, *tables)))
+        return found
 
 
 Starts = list[list[tuple[int, int, int, int, int]]]

@@ -1,0 +1,395 @@
+"""Parts of kernel calls side by side: on helpers, nested, from many threads, after a fork, interrupted, at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from triconv.kernels import team as module
+from triconv.kernels.compile import Call, assembly
+from triconv.kernels.relay import BUSY, FREE, MAIL, Lead, Serve
+from triconv.kernels.target import NAMED, target
+from triconv.kernels.team import in_parts, run_all
+from triconv.kernels.threads import threads
+
+LONG = 60
+"""Seconds after which something that should have happened will not."""
+
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+pytestmark = pytest.mark.skipif(module.CHECKED, reason="in checked mode all parts run on the thread that asks for them")
+
+
+def call(run: Callable[..., Any], *values: int) -> Call:
+    """A function of Python's in a kernel's place; what it is given is behind the address that it gets."""
+
+    def entry(row: int) -> None:
+        run(*(ctypes.c_int64 * len(values)).from_address(row))
+
+    machine_code: Any = CALLBACK(entry)
+    kernel: Any = partial(run)
+    kernel.entry = ctypes.cast(machine_code, ctypes.c_void_p).value
+    return Call(kernel, values, (machine_code,))
+
+
+@pytest.fixture
+def team(monkeypatch: pytest.MonkeyPatch) -> module._Team:
+    """A team that has no helpers yet."""
+    fresh = module._Team()
+    monkeypatch.setattr(module, "_team", fresh)
+    return fresh
+
+
+def on_a_thread(run: Callable[[], Any]) -> None:
+    """Run something on a thread of its own, which must end."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
+def python(text: str, *options: str, **environment: str) -> str:
+    """What a program prints."""
+    ran = subprocess.run(
+        [sys.executable, *options, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout.strip()
+
+
+# Side by side
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2, 3, 40])
+def test_every_part_runs_once_and_its_calls_in_their_order(parts: int) -> None:
+    ran: list[tuple[int, int]] = []
+    kept = [call(lambda part, step: ran.append((part, step)), 0, 0) for _ in range(3)]
+    run_all([[one._replace(values=(part, step)) for step, one in enumerate(kept)] for part in range(parts)])
+    assert sorted(ran) == [(part, step) for part in range(parts) for step in range(3)]
+    for part in range(parts):
+        assert [step for one, step in ran if one == part] == [0, 1, 2]
+
+
+def test_calls_of_different_kernels_have_their_own_arguments() -> None:
+    seen: list[tuple[int, ...]] = []
+    one, three = call(lambda a: seen.append((a,)), 7), call(lambda *values: seen.append(values), 1, -2, 1 << 62)
+    run_all([[one, three], [three, one]])
+    assert sorted(seen) == sorted([(7,), (1, -2, 1 << 62)] * 2)
+
+
+def test_one_part_stays_here() -> None:
+    seen: list[threading.Thread] = []
+    run_all([[call(lambda: seen.append(threading.current_thread()))]])
+    assert seen == [threading.current_thread()]
+
+
+def meet(number: int) -> list[threading.Thread]:
+    """Parts that wait for one another, so must all be under way at once; on which threads they ran."""
+    barrier, seen = threading.Barrier(number), list[threading.Thread]()
+
+    def wait() -> None:
+        seen.append(threading.current_thread())
+        barrier.wait(LONG)
+
+    run_all([[call(wait)] for _ in range(number)])
+    return seen
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_parts_run_side_by_side_and_one_of_them_here(number: int) -> None:
+    seen = meet(number)
+    assert len(set(seen)) == number
+    assert threading.current_thread() in seen
+
+
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["awake", "asleep"])
+def test_the_team_is_kept_and_grows_as_needed(team: module._Team, pause: float) -> None:
+    for number in (3, 2, 3):
+        meet(number)
+        assert team.size == len(team.idle) == 2
+        time.sleep(pause)
+    meet(6)
+    assert team.size == len(team.idle) == 5
+
+
+def test_work_too_small_stays_here_and_more_is_cut_by_threads_and_slices() -> None:
+    def parts_of(numbers: int, **slices: int) -> int:
+        made: list[tuple[int, int]] = []
+
+        def calls(part: int, parts: int) -> list[Call]:
+            made.append((part, parts))
+            return [call(lambda: None)]
+
+        in_parts(calls, numbers, **slices)
+        assert made == [(part, len(made)) for part in range(len(made))]
+        return len(made)
+
+    worth = module.NUMBERS_WORTH_A_THREAD
+    with threads(3):
+        assert [parts_of(n) for n in (0, worth, 2 * worth - 1)] == [1, 1, 1]
+        assert [parts_of(n) for n in (2 * worth, 5 * worth, 100 * worth)] == [2, 5, 3 * module.SLICES]
+        assert parts_of(100 * worth, slices=1) == 3
+    with threads(1):
+        assert parts_of(100 * worth) == 1
+
+
+def test_what_was_run_is_let_go(team: module._Team) -> None:
+    class Array:
+        gone = threading.Event()
+
+        def __del__(self) -> None:
+            self.gone.set()
+
+    kept = call(lambda: None)
+    parts = [[kept._replace(arrays=(cast(Any, Array()),))], [kept]]
+    run_all(parts)
+    del parts
+    assert Array.gone.wait(LONG)
+    assert team.size == 1
+
+
+def test_calls_may_run_parts() -> None:
+    """More deep and wide than there are threads: nobody waits for a thread that waits for it."""
+    leaves: list[int] = []
+
+    def tree(depth: int) -> None:
+        if depth:
+            run_all([[call(tree, depth - 1)] for _ in range(4)])
+        else:
+            leaves.append(1)
+
+    on_a_thread(partial(tree, 4))
+    assert len(leaves) == 4**4
+
+
+def test_many_threads_at_once() -> None:
+    totals: list[int] = []
+
+    def use() -> None:
+        sums = [0, 0, 0]
+
+        def add(which: int, by: int) -> None:
+            sums[which] += by
+
+        kept = call(add, 0, 0)
+        for turn in range(300):
+            run_all([[kept._replace(values=(which, turn))] for which in range(3)])
+        totals.append(sum(sums))
+
+    users = [threading.Thread(target=use, daemon=True) for _ in range(8)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(LONG)
+    assert totals == [3 * sum(range(300))] * 8
+
+
+def test_without_threads_to_be_had_the_parts_run_here(team: module._Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    seen: list[threading.Thread] = []
+    run_all([[call(lambda: seen.append(threading.current_thread()))] for _ in range(3)])
+    assert seen == [threading.current_thread()] * 3
+    assert team.size == 0
+
+
+# Waiting
+
+
+def test_a_job_is_taken_back_from_who_has_not_begun(team: module._Team) -> None:
+    """A helper that never looks into its mailbox: nobody waits for it."""
+    late = module._Helper(0)
+    team.idle.append(late)
+    team.size = 1
+    seen: list[threading.Thread] = []
+    run_all([[call(lambda: seen.append(threading.current_thread()))] for _ in range(2)])
+    assert seen == [threading.current_thread()] * 2
+    assert late.mailbox[MAIL] == FREE
+    assert list(team.idle) == [late]
+
+
+@pytest.mark.parametrize("seconds", [1e-4, 0.2], ids=["watching", "asleep"])
+def test_a_caller_waits_for_what_another_thread_has_begun(seconds: float) -> None:
+    both, ended = threading.Barrier(2), list[bool]()
+
+    def work() -> None:
+        here = threading.current_thread() is main
+        both.wait(LONG)
+        if not here:
+            time.sleep(seconds)
+        ended.append(here)
+
+    main = threading.current_thread()
+    for _ in range(20 if seconds < 0.1 else 3):
+        ended.clear()
+        run_all([[call(work)] for _ in range(2)])
+        assert sorted(ended) == [False, True]
+
+
+def test_a_helper_says_that_it_is_at_work(team: module._Team) -> None:
+    seen: list[int] = []
+    main, both = threading.current_thread(), threading.Barrier(2)
+
+    def look() -> None:
+        both.wait(LONG)
+        if threading.current_thread() is not main:
+            (helper,) = (one for one in helpers if one.thread is threading.current_thread())
+            seen.append(int(helper.mailbox[MAIL]))
+
+    meet(2)
+    helpers = list(team.idle)
+    run_all([[call(look)] for _ in range(2)])
+    assert seen == [BUSY] or seen == [BUSY + 1]  # or the caller sleeps already
+    assert helpers[0].mailbox[MAIL] == FREE
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no thread to processors")
+def test_a_thread_may_use_afterwards_what_it_might_before() -> None:
+    before = os.sched_getaffinity(0)
+    seen: list[tuple[bool, set[int]]] = []
+    main, both = threading.current_thread(), threading.Barrier(2)
+
+    def look() -> None:
+        seen.append((threading.current_thread() is main, os.sched_getaffinity(0)))
+        both.wait(LONG)
+
+    run_all([[call(look)] for _ in range(2)])
+    assert os.sched_getaffinity(0) == before
+    (_, helper), (_, here) = sorted(seen, key=lambda one: one[0])
+    assert here | helper == before
+    if len(before) > 1:
+        assert len(here) == 1
+        assert not here & helper
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        pytest.param("_thread.interrupt_main()", id="found when it wakes"),
+        pytest.param(
+            "signal.pthread_kill(main.ident, signal.SIGINT)",
+            id="waking it",
+            marks=pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="the system sends threads no signals"),
+        ),
+    ],
+)
+def test_a_signal_while_waiting_waits_all_the_same(interrupt: str) -> None:
+    """The caller is in run_all until its helper has ended; only then the interruption goes on."""
+    text = f"""
+import _thread, signal, time
+ended, main, barrier = [], threading.current_thread(), threading.Barrier(2)
+def work():
+    barrier.wait(20)
+    if threading.current_thread() is not main:
+        time.sleep(0.2)
+        {interrupt}
+        time.sleep(0.3)
+        ended.append(1)
+try:
+    run_all([[call(work)], [call(work)]])
+except KeyboardInterrupt:
+    print("interrupted", ended)
+"""
+    assert python(MEET + text) == "interrupted [1]"
+
+
+# Processes
+
+
+MEET = """
+import os, sys, threading
+sys.path.insert(0, "tests")
+from test_team import call
+from triconv.kernels.team import run_all
+def meet():
+    barrier = threading.Barrier(3)
+    run_all([[call(lambda: barrier.wait(20))] for _ in range(3)])
+def part():
+    run_all([[call(int)], [call(int)]])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_has_a_team_of_its_own() -> None:
+    """Also where a thread of the parent is starting helpers, and its child's child."""
+    text = """
+import signal
+from triconv.kernels import team
+meet()
+with team._team.growing:
+    child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    meet()
+    child = os.fork()
+    if child == 0:
+        meet()
+        os._exit(0)
+    os._exit(os.waitpid(child, 0)[1])
+meet()
+print(os.waitpid(child, 0)[1])
+"""
+    assert python(MEET + text, "-Wignore::DeprecationWarning") == "0"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "meet()",
+        "meet(); sys.exit(0)",
+        "import atexit; meet(); atexit.register(meet)",
+        "import atexit; atexit.register(part)",
+        "meet(); threading.Thread(target=lambda: [meet() for _ in range(200)]).start()",
+        "threading.Thread(target=lambda: [part() for _ in range(10**9)], daemon=True).start(); part()",
+    ],
+)
+def test_the_interpreter_ends(ending: str) -> None:
+    assert python(f"{MEET}print('in time', flush=True)\n{ending}") == "in time"
+
+
+def test_helpers_go_home_before_the_interpreter_ends() -> None:
+    text = """
+import atexit
+def left():
+    print([thread.name for thread in threading.enumerate() if thread.name.startswith("triconv")])
+atexit._clear()
+atexit.register(left)
+from triconv.kernels import team
+atexit.register(lambda: team._team.dismiss())
+meet()
+"""
+    assert python(MEET + text) == "[]"
+
+
+def test_the_relay_compiles_for_every_target() -> None:
+    for name in NAMED:
+        for kernel in (Lead(), Serve()):
+            assert kernel.name in assembly(kernel, target(name))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nobody_is_left_waiting() -> Iterator[None]:
+    """Every helper is idle in the end, and only helpers are left."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("triconv-")]
+    assert left == []
+    assert np.all([helper.mailbox[MAIL] == FREE for helper in module._team.idle])
