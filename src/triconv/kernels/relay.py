@@ -1,13 +1,16 @@
 """How threads hand work to each other without Python's lock: two kernels on atomic words of memory.
 
-A job is a table of parts, each a row of kernel calls. Whoever works on it takes the next part that nobody has, until
-none is left. The words, of eight bytes:
+A job is a table of parts, each a row of kernel calls. Each thread has a range of them, takes one after the other, and
+then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
+what it wrote before in its own caches. The words, of eight bytes:
 
-    job         next part to take, parts, calls of a part, words of a call, helpers; then a slot for each helper: the
-                address of its mailbox, in the end LEFT or 0; then the calls: address of an entry, its arguments
-    mailbox     FREE, BUSY, AWAITED or the address of a job that nobody has begun; then whether its caller sleeps
+    job         calls of a part, words of a call, threads; then a slot for each helper: the address of its mailbox,
+                in the end LEFT or 0; then for each thread the next part of its range, and its end; then the calls:
+                address of an entry, its arguments
+    mailbox     FREE, BUSY, AWAITED or the address of a job that nobody has begun; which range is the helper's;
+                whether its caller sleeps
 
-A worker looks into its mailbox for a while before it goes to sleep, and a caller waits for a while before it does: to
+A helper looks into its mailbox for a while before it goes to sleep, and a caller waits for a while before it does: to
 wake a thread takes as long as a small convolution.
 """
 
@@ -21,10 +24,13 @@ from llvmlite import ir
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
-NEXT, PARTS, CALLS, WIDTH, HELPERS, HEAD = range(6)
+CALLS, WIDTH, THREADS, HEAD = range(4)
 """Words of a job, the last where the slots begin."""
 
-MAIL, ASLEEP = range(2)
+RANGE = 2
+"""Words of a range."""
+
+MAIL, NUMBER, ASLEEP = range(3)
 """Words of a mailbox."""
 
 FREE, BUSY, AWAITED, A_JOB = range(4)
@@ -47,10 +53,12 @@ class Lead:
         """Write the kernel for a target."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        job, helpers = k["job"], _get(k, k["job"], HELPERS)
+        job, helpers = k["job"], k.add(_get(k, k["job"], THREADS), -1)
         with k.loop(helpers) as number:
-            _swap(k, _get(k, job, k.add(HEAD, number)), MAIL, job)
-        k.build.call(work, [job])
+            mailbox = _get(k, job, k.add(HEAD, number))
+            k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
+            _swap(k, mailbox, MAIL, job)
+        k.build.call(work, [job, I64(0)])
         with k.loop(helpers) as number:
             mailbox = _get(k, job, k.add(HEAD, number))
             left = k.variable(I64)
@@ -81,7 +89,7 @@ class Serve:
         with k.when(k.less(job, A_JOB)):
             k.build.ret_void()
         with k.when(_exchange(k, mailbox, job, BUSY)):
-            k.build.call(work, [job])
+            k.build.call(work, [job, _get(k, mailbox, NUMBER)])
             with k.when(k.build.icmp_signed("==", _swap(k, mailbox, MAIL, I64(FREE)), I64(AWAITED))):
                 k.build.store(I64(1), _at(k, mailbox, ASLEEP))
                 k.build.ret_void()
@@ -89,25 +97,29 @@ class Serve:
 
 
 def _work(module: ir.Module) -> ir.Function:
-    """A function that takes parts of a job and runs them until none is left."""
-    work = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64]), "work")
+    """A function that runs the parts of a range, then those that are left of the others."""
+    work = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64]), "work")
     work.linkage = "internal"
-    entry = work.append_basic_block("entry")
-    k = Kernel("float32", work, ir.IRBuilder(entry), {})
-    (job,) = work.args
-    parts, calls, width = (_get(k, job, word) for word in (PARTS, CALLS, WIDTH))
-    first = k.add(HEAD, _get(k, job, HELPERS))
-    again, done = work.append_basic_block("again"), work.append_basic_block("done")
-    k.build.branch(again)
-    k.build.position_at_end(again)
-    part = k.build.atomic_rmw("add", _at(k, job, NEXT), I64(1), "seq_cst")
-    with k.when(k.less(part, parts)):
-        with k.loop(calls) as number:
-            row = k.add(first, k.mul(k.add(k.mul(part, calls), number), width))
-            k.build.call(_Entry(k.build.inttoptr(_get(k, job, row), POINTER)), [_at(k, job, k.add(row, 1))])
+    k = Kernel("float32", work, ir.IRBuilder(work.append_basic_block("entry")), {})
+    job, own = work.args
+    calls, width, threads = (_get(k, job, word) for word in (CALLS, WIDTH, THREADS))
+    ranges = k.add(HEAD, threads, -1)
+    first = k.add(ranges, k.mul(RANGE, threads))
+    with k.loop(threads) as turn:
+        number = k.add(own, turn)
+        number = k.build.select(k.less(number, threads), number, k.sub(number, threads))
+        place = k.add(ranges, k.mul(number, RANGE))
+        again, done = work.append_basic_block("again"), work.append_basic_block("done")
         k.build.branch(again)
-    k.build.branch(done)
-    k.build.position_at_end(done)
+        k.build.position_at_end(again)
+        part = k.build.atomic_rmw("add", _at(k, job, place), I64(1), "seq_cst")
+        with k.when(k.less(part, _get(k, job, k.add(place, 1)))):
+            with k.loop(calls) as call:
+                row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
+                k.build.call(_Entry(k.build.inttoptr(_get(k, job, row), POINTER)), [_at(k, job, k.add(row, 1))])
+            k.build.branch(again)
+        k.build.branch(done)
+        k.build.position_at_end(done)
     k.build.ret_void()
     return work
 

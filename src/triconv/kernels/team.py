@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 
@@ -30,8 +31,7 @@ NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread that sleeps takes as long."""
 
 SLICES = 2
-"""Of the work, for each thread, where cutting it costs nothing. They are taken in turn: a thread that is held up takes
-fewer."""
+"""Of the work, for each thread, where cutting it costs nothing: of a thread that is held up, another takes some."""
 
 TURNS = 10_000
 """For which a thread looks whether there is work or the end of it, some 25 ns each, before it goes to sleep."""
@@ -183,8 +183,11 @@ def _wait(helpers: Sequence[_Helper], job: NDArray[np.int64]) -> None:
 
 def _job(parts: Sequence[Part], helpers: Sequence[_Helper]) -> NDArray[np.int64]:
     """A table of calls as relay.py reads it."""
-    width = 1 + max(len(call.values) for part in parts for call in part)
-    words = [0, len(parts), len(parts[0]), width, len(helpers), *(helper.address for helper in helpers)]
+    width, count = 1 + max(len(call.values) for part in parts for call in part), len(helpers) + 1
+    words = [len(parts[0]), width, count, *(helper.address for helper in helpers)]
+    cuts = [len(parts) * number // count for number in range(count + 1)]
+    for cut in pairwise(cuts):
+        words += cut
     for part in parts:
         assert len(part) == len(parts[0]), f"{len(part)} calls: expected {len(parts[0])}, as in the first part"
         for call in part:
