@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .form import Problem
@@ -16,6 +17,7 @@ Run = Callable[[Array, Array, Array], None]
 """run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
 
 The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
+Infinities and NaN travel as IEEE says, without a warning.
 """
 
 
@@ -35,6 +37,16 @@ class Engine:
     workspace: Callable[[Problem], int]
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
+
+
+def quiet(run: Run) -> Run:
+    """A callable that computes with NumPy, without its warnings: infinities and NaN are values here, not accidents."""
+
+    def quietly(a: Array, b: Array, out: Array) -> None:
+        with np.errstate(all="ignore"):
+            run(a, b, out)
+
+    return quietly
 
 
 def takes_all(_problem: Problem) -> tuple[str, ...]:

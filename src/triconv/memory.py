@@ -70,9 +70,12 @@ def _told(array: NDArray[Any]) -> int:
     return where
 
 
+_HEAD, _word = object.__basicsize__, ctypes.c_size_t.from_address
+
+
 def _read(array: NDArray[Any]) -> int:
     """The same, read where every NumPy has kept it for its C interface: right behind what each object begins with."""
-    return ctypes.c_size_t.from_address(id(array) + object.__basicsize__).value
+    return _word(id(array) + _HEAD).value
 
 
 _PROBES: list[NDArray[Any]] = [np.zeros(7)[2:], np.zeros((3, 4), np.float32).T[::-1], np.zeros(())]

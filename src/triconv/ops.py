@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -348,16 +349,21 @@ class Call:
     order: tuple[int, ...] | None
     """The physical order of the result's axes; None is the first operand's."""
 
+    casts: bool
+    """Whether an operand or the result has another dtype than what is computed."""
+
     def run(self, a: Array, b: Array) -> Array:
-        """The operation on operands cast to the problem's dtype, in an array of `dtype`."""
+        """The operation, in an array of `dtype`."""
+        if not self.casts:
+            return self._run(a, b)
+        with np.errstate(all="ignore"):  # as engines are: what becomes infinite is no accident
+            result = self._run(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False))
+            return result.astype(self.dtype, copy=False)
+
+    def _run(self, a: Array, b: Array) -> Array:
         out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)
-        # Infinities and NaN travel as IEEE says; they are values here, not accidents to warn of.
-        with np.errstate(all="ignore"):
-            if self.plan.problem.batch == 0:
-                out[...] = 0
-            else:
-                self.plan.built(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False), out)
-            return out.astype(self.dtype, copy=False)
+        self.plan.built(a, b, out)
+        return out
 
 
 def _call(
@@ -365,7 +371,7 @@ def _call(
 ) -> Array:
     """Find the call ready, or make it ready, and run it."""
     key = None
-    if type(a) is type(b) is np.ndarray and plain((sizes, written, engine)):
+    if type(a) is type(b) is np.ndarray and _known_plain((*written, engine)) and plain(sizes):
         key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
         if (ready := _ready.get(key)) is not None:
             return ready.run(a, b)
@@ -375,7 +381,8 @@ def _call(
     problem = PROBLEMS[operation](one.shape, two.shape, *sizes, compute_dtype(dtype), Options(*written))
     order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else None
     shape, computed = problem.shape(problem.produces), np.dtype(problem.dtype)
-    ready = Call(operation, choose(problem, engine), shape, dtype, computed, order)
+    casts = any(kind != computed for kind in (one.dtype, two.dtype, dtype))
+    ready = Call(operation, choose(problem, engine), shape, dtype, computed, order, casts)
     if key is not None:
         with _lock:
             while len(_ready) >= KEPT_CALLS:
@@ -388,7 +395,26 @@ _SIMPLE = frozenset((int, str, type(None)))
 _PLAIN = _SIMPLE | {tuple}
 
 
-def plain(values: tuple[Any, ...]) -> bool:
+def plain(values: Iterable[Any]) -> bool:
     """Whether whatever equals these means the same, as True, 1.0 and an array do not that equal 1."""
-    kinds = set(map(type, values))
-    return kinds <= _SIMPLE or (kinds <= _PLAIN and all(plain(value) for value in values if type(value) is tuple))
+    while not (kinds := set(map(type, values))) <= _SIMPLE:
+        if not kinds <= _PLAIN:
+            return False
+        values = list(chain.from_iterable([value for value in values if type(value) is tuple]))
+    return True
+
+
+_written: dict[tuple[int, ...], tuple[Any, ...]] = {}
+"""Plain arguments by their identities, which are theirs while they are here: what a program spells out comes again."""
+
+
+def _known_plain(values: tuple[Any, ...]) -> bool:
+    identities = tuple(map(id, values))
+    if identities in _written:
+        return True
+    if not plain(values):
+        return False
+    if len(_written) >= KEPT_CALLS:
+        _written.clear()
+    _written[identities] = values
+    return True

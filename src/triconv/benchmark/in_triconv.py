@@ -58,12 +58,12 @@ def ready(problem: Problem, operands: Operands, engine: str) -> Ready:
         "engine": engine,
     }
     a, b = (operands[role] for role in problem.operands)
+    geometry = problem.geometry
+    visible, kernel, bank = geometry.visible, geometry.kernel, geometry.bank if geometry.banked else None
     calls: dict[Role, Callable[[], Array]] = {
         Role.HIDDEN: lambda: conv(a, b, **options),
-        Role.VISIBLE: lambda: conv_transpose(a, b, visible_size=problem.geometry.visible, **options),
-        Role.WEIGHT: lambda: conv_weight(
-            a, b, problem.geometry.kernel, bank=problem.geometry.bank if problem.geometry.banked else None, **options
-        ),
+        Role.VISIBLE: lambda: conv_transpose(a, b, visible_size=visible, **options),
+        Role.WEIGHT: lambda: conv_weight(a, b, kernel, bank=bank, **options),
     }
     return Ready(calls[problem.produces], np.asarray)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..channels import Channels
-from ..engine import Array, Engine, Run, takes_all
+from ..engine import Array, Engine, Run, quiet, takes_all
 from ..form import Problem, Role, weight_order
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
@@ -149,7 +149,7 @@ def _build_complex(problem: Problem) -> Run:
             run_real(pairs(a), blocks(b), result)
             out.real, out.imag = result[:, even], result[:, odd]
 
-    return run
+    return quiet(run)
 
 
 def _some(problem: Problem) -> Problem:

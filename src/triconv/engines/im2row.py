@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from ..channels import Blocks
-from ..engine import Array, Engine, Run, takes_all
+from ..engine import Array, Engine, Run, quiet, takes_all
 from ..form import Problem, Role
 from ..geometry import OUTSIDE, Geometry, pairs
 
@@ -144,7 +144,7 @@ def build(problem: Problem) -> Run:
             total += share
         out[...] = total.reshape(out.shape)
 
-    return {Role.HIDDEN: conv, Role.VISIBLE: conv_transpose, Role.WEIGHT: conv_weight}[problem.produces]
+    return quiet({Role.HIDDEN: conv, Role.VISIBLE: conv_transpose, Role.WEIGHT: conv_weight}[problem.produces])
 
 
 def _flat(array: Array, positions: int) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Array, Engine, Run
+from ..engine import Array, Engine, Run, quiet
 from ..form import Problem, Role
 from ..geometry import Axis
 
@@ -124,7 +124,7 @@ def build(problem: Problem) -> Run:
             total += by_visible @ cotangent.reshape(-1)
         out[...] = total.reshape(out.shape)
 
-    return {Role.HIDDEN: conv, Role.VISIBLE: conv_transpose, Role.WEIGHT: conv_weight}[problem.produces]
+    return quiet({Role.HIDDEN: conv, Role.VISIBLE: conv_transpose, Role.WEIGHT: conv_weight}[problem.produces])
 
 
 def why_not(_problem: Problem) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..engine import Array, Engine, Run, takes_all
+from ..engine import Array, Engine, Run, quiet, takes_all
 from ..form import Problem, Role
 from ..geometry import OUTSIDE
 
@@ -40,7 +40,7 @@ def build(problem: Problem) -> Run:
                         case Role.VISIBLE if not outside:
                             v[:, i, *x] += np.outer(h[:, o, *c], w[*bank, o, column, *k])
 
-    return run
+    return quiet(run)
 
 
 def cost(problem: Problem) -> float:

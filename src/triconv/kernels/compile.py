@@ -95,7 +95,10 @@ class Call(NamedTuple):
 
     def run(self) -> None:
         """Run the kernel on this thread."""
-        self.kernel(*self.values, **bounds(*self.arrays))
+        if CHECKED:
+            self.kernel(*self.values, **bounds(*self.arrays))
+        else:
+            self.kernel(*self.values)
 
 
 def function(kernel: Described) -> Compiled:

@@ -57,7 +57,8 @@ def all_finite(array: NDArray[Any]) -> bool:
     before = _before(array.shape, array.strides, array.itemsize)
     if before is None:
         return bool(np.isfinite(array).all())
-    kernel, start, totals = _kernel(array.dtype), address(array) - before, list[NDArray[Any]]()
+    kernel, start = _kernel(array.dtype.char), address(array) - before
+    totals: list[NDArray[Any]] = []
 
     def calls(part: int, parts: int) -> list[Call]:
         first, last = array.size * part // parts, array.size * (part + 1) // parts
@@ -66,7 +67,7 @@ def all_finite(array: NDArray[Any]) -> bool:
         return [Call(kernel, (start + first * array.itemsize, last - first, address(total)), (array, total))]
 
     in_parts(calls, array.size)
-    return all(total[0] == 0 for total in totals)  # infinite or NaN times zero is not
+    return not any(total[0] for total in totals)  # infinite or NaN times zero is not zero
 
 
 @lru_cache(maxsize=256)
@@ -80,5 +81,5 @@ def _before(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
 
 
 @lru_cache(maxsize=2)
-def _kernel(dtype: np.dtype[Any]) -> Compiled:
-    return function(Finite(dtype.name))
+def _kernel(dtype: str) -> Compiled:
+    return function(Finite(np.dtype(dtype).name))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..form import Problem, Role
@@ -63,7 +64,8 @@ class Prepared:
                 in_parts(partial(move.calls, *ends), result.size)
             buffer = self.way.buffers[self.produced]
             if buffer is not None and not self.drains:
-                buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+                with np.errstate(all="ignore"):  # infinities may meet here as anywhere
+                    buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
 
 
 def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:

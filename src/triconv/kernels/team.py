@@ -46,11 +46,12 @@ def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLIC
     """
     worth = numbers // NUMBERS_WORTH_A_THREAD
     most = thread_count() if worth > 1 else 1
-    if most == 1:
-        run_all([calls(0, 1)])
-    else:
+    if most > 1:
         parts = min(most * slices, worth)
         run_all([calls(part, parts) for part in range(parts)], most - 1)
+    else:
+        for call in calls(0, 1):
+            call.run()
 
 
 def run_all(parts: Sequence[Part], helpers: int | None = None) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..arguments import Groups
 from ..dispatch import AUTO, Plan, choose
-from ..engines import direct
 from ..form import Problem, Role, name_of, weight_order
 from ..memory import LARGE, empty
 from ..ops import PROBLEMS
@@ -67,8 +66,6 @@ class Call:
     """`computed`, as NumPy calls it."""
     allocate: Callable[[Shape, np.dtype[Any]], Array]
     """What gives memory for the result: NumPy, or blocks that are used again if it is large."""
-    generated: bool
-    """Whether no NumPy code runs, which would warn of infinities and NaN: they are values here, not accidents."""
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         """The operation, in a new tensor of `dtype`."""
@@ -77,11 +74,7 @@ class Call:
         out = self.allocate(self.shape, self.kind)
         if self.axes is not None:
             out = out.transpose(self.axes)
-        if self.generated:
-            run(one, two, out)
-        else:
-            with np.errstate(all="ignore"):
-                run(one, two, out)
+        run(one, two, out)
         result = torch.from_numpy(out)
         return result if computed is self.dtype else result.to(self.dtype)
 
@@ -105,11 +98,10 @@ def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[i
     """A call with an engine chosen; the result's axes lie in an order, the outermost first."""
     plan, shape = choose(problem, engine), problem.shape(problem.produces)
     axes = None if list(order) == sorted(order) else tuple(np.argsort(order).tolist())
-    generated = plan.engine is direct.ENGINE and not problem.complex
     kind = numpy_dtype(dtype)
     allocate = empty if problem.bytes_of(problem.produces) >= LARGE else np.empty
     lying = tuple(shape[axis] for axis in order)
-    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate, generated)
+    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate)
 
 
 def pattern_of(graph: Array) -> Pattern:
