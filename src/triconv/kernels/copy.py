@@ -111,7 +111,7 @@ class Move:
 
     @cached_property
     def _kernel(self) -> Compiled:
-        return function(Copy(self.dtype))
+        return function(Copy(self.dtype, bool((self.jobs[:, :1] == (BESIDE, BELOW)).any())))
 
     @cached_property
     def _jobs(self) -> int:
@@ -186,6 +186,8 @@ LINE = 16
 """The largest number of lanes that a vector has."""
 BLOCK = (SIDE + LINE) * SIDE * 4
 """Bytes of a block, with a vector behind each of its lines: less than a first-level cache."""
+SQUARE = 32
+"""At most so many bytes in a vector of a square: larger ones are no faster, and take three times as long to compile."""
 FEW = 4
 """So few rows or columns are not worth squares of vectors."""
 
@@ -248,6 +250,8 @@ class Copy:
     """The kernel: runs a table of jobs. All sizes are in the table."""
 
     dtype: str
+    turns: bool
+    """Whether some jobs transpose: that takes most of the time to compile."""
 
     name: ClassVar[str] = "copy"
     arguments: ClassVar[dict[str, ir.Type]] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
@@ -263,11 +267,16 @@ class Copy:
             below = k.build.icmp_signed("==", kind, I64(BELOW))
             writers: dict[int, Callable[[], None]] = {
                 RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=False),
-                BESIDE: lambda: _transposed(k, *corner, slices, rows, columns, lanes, below),
+                **(
+                    {BESIDE: lambda: _transposed(k, *corner, slices, rows, columns, lanes, below)} if self.turns else {}
+                ),
                 SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=False),
                 ZERO_RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True),
                 ZERO_SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=True),
             }
+            if self.turns:
+                side = min(lanes, SQUARE // BYTES[self.dtype])
+                writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, side, below)
             kind = k.build.select(below, I64(BESIDE), kind)
             for number, write in writers.items():
                 with k.when(k.build.icmp_signed("==", kind, I64(number))):

@@ -1,4 +1,4 @@
-"""How threads hand work to each other without Python's lock: two kernels on atomic words of memory.
+"""How threads hand work to each other without Python's lock: a kernel on atomic words of memory.
 
 A job is a table of parts, each a row of kernel calls. Each thread has a range of them, takes one after the other, and
 then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
@@ -43,63 +43,64 @@ WORD = 8
 
 
 @dataclass(frozen=True)
-class Lead:
-    """Post a job to its helpers' mailboxes, work on it, take it back from who has not begun, and wait for who has."""
+class Relay:
+    """One kernel for both sides, which share the greater part of it.
 
-    name: ClassVar[str] = "lead"
-    arguments: ClassVar[dict[str, ir.Type]] = {"job": I64, "turns": I64}
+    A caller posts a job to its helpers' mailboxes, works on it, takes it back from who has not begun, and waits for
+    who has. A helper works on every job that comes into its mailbox, until none comes or a caller is to be woken.
+    """
 
-    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
-        """Write the kernel for a target."""
-        work = _work(module)
-        k = begin(module, name, "float32", self.arguments)
-        job, helpers = k["job"], k.add(_get(k, k["job"], THREADS), -1)
-        with k.loop(helpers) as number:
-            mailbox = _get(k, job, k.add(HEAD, number))
-            k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
-            _swap(k, mailbox, MAIL, job)
-        k.build.call(work, [job, I64(0)])
-        with k.loop(helpers) as number:
-            mailbox = _get(k, job, k.add(HEAD, number))
-            left = k.variable(I64)
-            k.put(left, I64(0))
-            with k.when(k.build.not_(_exchange(k, mailbox, job, FREE))):
-                _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed("==", found, I64(FREE)))
-                with k.when(_exchange(k, mailbox, BUSY, AWAITED)):
-                    k.put(left, I64(LEFT))
-            k.build.store(k.get(left, I64), _at(k, job, k.add(HEAD, number)))
-        k.build.ret_void()
-
-
-@dataclass(frozen=True)
-class Serve:
-    """Work on every job that comes into a mailbox, until none comes for so many turns or a caller is to be woken."""
-
-    name: ClassVar[str] = "serve"
-    arguments: ClassVar[dict[str, ir.Type]] = {"mailbox": I64, "turns": I64}
+    name: ClassVar[str] = "relay"
+    arguments: ClassVar[dict[str, ir.Type]] = {"calls": I64, "place": I64, "turns": I64}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
-        """Write the kernel for a target."""
+        """Write the kernel for a target: `calls` says whether `place` is a caller's job or a helper's mailbox."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        mailbox, again = k["mailbox"], k.function.append_basic_block("again")
-        k.build.branch(again)
-        k.build.position_at_end(again)
-        job = _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed(">=", found, I64(A_JOB)))
-        with k.when(k.less(job, A_JOB)):
+        with k.when(k.less(0, k["calls"])):
+            _call(k, machine, work)
             k.build.ret_void()
-        with k.when(_exchange(k, mailbox, job, BUSY)):
-            k.build.call(work, [job, _get(k, mailbox, NUMBER)])
-            with k.when(k.build.icmp_signed("==", _swap(k, mailbox, MAIL, I64(FREE)), I64(AWAITED))):
-                k.build.store(I64(1), _at(k, mailbox, ASLEEP))
-                k.build.ret_void()
-        k.build.branch(again)
+        _serve(k, machine, work)
+
+
+def _call(k: Kernel, machine: Target, work: ir.Function) -> None:
+    job, helpers = k["place"], k.add(_get(k, k["place"], THREADS), -1)
+    with k.loop(helpers) as number:
+        mailbox = _get(k, job, k.add(HEAD, number))
+        k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
+        _swap(k, mailbox, MAIL, job)
+    k.build.call(work, [job, I64(0)])
+    with k.loop(helpers) as number:
+        mailbox = _get(k, job, k.add(HEAD, number))
+        left = k.variable(I64)
+        k.put(left, I64(0))
+        with k.when(k.build.not_(_exchange(k, mailbox, job, FREE))):
+            _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed("==", found, I64(FREE)))
+            with k.when(_exchange(k, mailbox, BUSY, AWAITED)):
+                k.put(left, I64(LEFT))
+        k.build.store(k.get(left, I64), _at(k, job, k.add(HEAD, number)))
+
+
+def _serve(k: Kernel, machine: Target, work: ir.Function) -> None:
+    mailbox, again = k["place"], k.function.append_basic_block("again")
+    k.build.branch(again)
+    k.build.position_at_end(again)
+    job = _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed(">=", found, I64(A_JOB)))
+    with k.when(k.less(job, A_JOB)):
+        k.build.ret_void()
+    with k.when(_exchange(k, mailbox, job, BUSY)):
+        k.build.call(work, [job, _get(k, mailbox, NUMBER)])
+        with k.when(k.build.icmp_signed("==", _swap(k, mailbox, MAIL, I64(FREE)), I64(AWAITED))):
+            k.build.store(I64(1), _at(k, mailbox, ASLEEP))
+            k.build.ret_void()
+    k.build.branch(again)
 
 
 def _work(module: ir.Module) -> ir.Function:
     """A function that runs the parts of a range, then those that are left of the others."""
     work = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64]), "work")
     work.linkage = "internal"
+    work.attributes.add("noinline")
     k = Kernel("float32", work, ir.IRBuilder(work.append_basic_block("entry")), {})
     job, own = work.args
     calls, width, threads = (_get(k, job, word) for word in (CALLS, WIDTH, THREADS))

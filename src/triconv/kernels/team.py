@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..memory import LINE, address
 from .compile import Call, function
-from .relay import ASLEEP, HEAD, LEFT, WORD, Lead, Serve
+from .relay import ASLEEP, HEAD, LEFT, WORD, Relay
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -37,6 +37,9 @@ TURNS = 10_000
 """For which a thread looks whether there is work or the end of it, some 25 ns each, before it goes to sleep."""
 
 Part = Sequence[Call]
+
+HELPS, CALLS = range(2)
+"""The two sides of the relay."""
 
 
 def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES) -> None:
@@ -94,9 +97,9 @@ class _Helper:
 
     def serve(self) -> None:
         """Work on what comes into the mailbox, for ever."""
-        run = function(Serve())
+        run = function(Relay())
         while not self.dismissed:
-            run(self.address, self.turns)
+            run(HELPS, self.address, self.turns)
             if self.mailbox[ASLEEP]:
                 self.mailbox[ASLEEP] = 0
                 self.done.set()
@@ -159,12 +162,12 @@ class _Team:
 
 def _share(parts: Sequence[Part], helpers: Sequence[_Helper]) -> None:
     """Run parts on this thread and on helpers."""
-    lead, job = function(Lead()), _job(parts, helpers)
+    run, job = function(Relay()), _job(parts, helpers)
     with _apart(helpers):
         for helper in helpers:
             helper.call()
         try:
-            lead(address(job), TURNS)
+            run(CALLS, address(job), TURNS)
         finally:
             _wait(helpers, job)
 
