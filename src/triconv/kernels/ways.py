@@ -318,8 +318,8 @@ MANY_LINES = 1024
 FEW_NESTS = 9
 """So many are compiled soon: the edges and the middle of two axes."""
 
-FEW_TAPS = 81
-"""A kernel whose window is small, so that most positions are far from an edge."""
+FEW_TAPS = 27
+"""A kernel whose window is small, so that most positions are far from an edge, and nests are compiled soon."""
 
 
 def _reads_beyond(problem: Problem, axis: Axis) -> bool:
