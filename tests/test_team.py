@@ -43,6 +43,15 @@ def call(run: Callable[..., Any], *values: int) -> Call:
     return Call(kernel, values, (machine_code,))
 
 
+OURS = module._Team()
+
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the threads that other tests may have PyTorch lend."""
+    monkeypatch.setattr(module, "_team", OURS)
+
+
 @pytest.fixture
 def team(monkeypatch: pytest.MonkeyPatch) -> module._Team:
     """A team that has no helpers yet."""
@@ -391,4 +400,4 @@ def _nobody_is_left_waiting() -> Iterator[None]:
     yield
     left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("triconv-")]
     assert left == []
-    assert np.all([helper.mailbox[MAIL] == FREE for helper in module._team.idle])
+    assert np.all([helper.mailbox[MAIL] == FREE for helper in OURS.idle])

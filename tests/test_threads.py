@@ -26,6 +26,7 @@ LONG = 60
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of anybody's."""
     monkeypatch.setattr(module, "_everywhere", [])
+    monkeypatch.setattr(module, "usual", available)
     monkeypatch.delenv("TRICONV_NUM_THREADS", raising=False)
 
 

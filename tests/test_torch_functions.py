@@ -407,3 +407,19 @@ def test_the_operators_have_the_public_names() -> None:
     assert {role: operator.name() for role, operator in operators.OPERATORS.items()} == {
         role: f"triconv::{name}" for name, role in ROLES.items()
     }
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("shape", [(2, 1, 6, 5), (2, 4, 1, 1)], ids=["one channel", "one position"])
+def test_the_weight_decides_where_an_operand_lies_both_ways(shape: tuple[int, ...], last: bool) -> None:
+    """As for PyTorch's own convolution: the first of a network gives channels last if the network is so."""
+    order = torch.channels_last if last else torch.contiguous_format
+    v, w = torch.randn(shape), torch.randn(3, shape[1], 3, 3).to(memory_format=order)
+    hidden = tt.conv(v, w, padding=1)
+    expected = torch.nn.functional.conv2d(v, w, padding=1)
+    if shape[2:] != (1, 1):
+        assert hidden.stride() == expected.stride()
+    assert hidden.is_contiguous(memory_format=order)
+    torch.testing.assert_close(hidden, expected)
+    compiled = torch.compile(lambda v, w: tt.conv(v, w, padding=1), fullgraph=True, backend="eager")(v, w)
+    assert compiled.stride() == hidden.stride()

@@ -371,7 +371,7 @@ def _call(
 ) -> Array:
     """Find the call ready, or make it ready, and run it."""
     key = None
-    if type(a) is type(b) is np.ndarray and _known_plain((*written, engine)) and plain(sizes):
+    if type(a) is type(b) is np.ndarray and known_plain((*written, engine)) and plain(sizes):
         key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
         if (ready := _ready.get(key)) is not None:
             return ready.run(a, b)
@@ -408,7 +408,8 @@ _written: dict[tuple[int, ...], tuple[Any, ...]] = {}
 """Plain arguments by their identities, which are theirs while they are here: what a program spells out comes again."""
 
 
-def _known_plain(values: tuple[Any, ...]) -> bool:
+def known_plain(values: tuple[Any, ...]) -> bool:
+    """`plain`, sooner for what was plain before."""
     identities = tuple(map(id, values))
     if identities in _written:
         return True

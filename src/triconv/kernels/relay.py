@@ -4,9 +4,9 @@ A job is a table of parts, each a row of kernel calls. Each thread has a range o
 then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
 what it wrote before in its own caches. The words, of eight bytes:
 
-    job         calls of a part, words of a call, threads; then a slot for each helper: the address of its mailbox,
-                in the end LEFT or 0; then for each thread the next part of its range, and its end; then the calls:
-                address of an entry, its arguments
+    job         calls of a part, words of a call, threads, and how many of them joined without a mailbox; then a slot
+                for each helper: the address of its mailbox, in the end LEFT or 0; then for each thread the next part
+                of its range, and its end; then the calls: address of an entry, its arguments
     mailbox     FREE, BUSY, AWAITED or the address of a job that nobody has begun; which range is the helper's;
                 whether its caller sleeps
 
@@ -24,7 +24,7 @@ from llvmlite import ir
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
-CALLS, WIDTH, THREADS, HEAD = range(4)
+CALLS, WIDTH, THREADS, JOINED, HEAD = range(5)
 """Words of a job, the last where the slots begin."""
 
 RANGE = 2
@@ -32,6 +32,9 @@ RANGE = 2
 
 MAIL, NUMBER, ASLEEP = range(3)
 """Words of a mailbox."""
+
+HELPS, LEADS, JOINS = range(3)
+"""Sides of the relay."""
 
 FREE, BUSY, AWAITED, A_JOB = range(4)
 """What a mailbox's first word says; from A_JOB on it is an address."""
@@ -44,26 +47,32 @@ WORD = 8
 
 @dataclass(frozen=True)
 class Relay:
-    """One kernel for both sides, which share the greater part of it.
+    """One kernel for all sides, which share the greater part of it.
 
-    A caller posts a job to its helpers' mailboxes, works on it, takes it back from who has not begun, and waits for
-    who has. A helper works on every job that comes into its mailbox, until none comes or a caller is to be woken.
+    Who leads posts a job to its helpers' mailboxes, works on it, takes it back from who has not begun, and waits for
+    who has. Who helps works on every job that comes into its mailbox, until none comes or a caller is to be woken.
+    Who joins is one of a team that somebody else keeps, and works on the job at hand.
     """
 
     name: ClassVar[str] = "relay"
-    arguments: ClassVar[dict[str, ir.Type]] = {"calls": I64, "place": I64, "turns": I64}
+    arguments: ClassVar[dict[str, ir.Type]] = {"side": I64, "place": I64, "turns": I64}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
-        """Write the kernel for a target: `calls` says whether `place` is a caller's job or a helper's mailbox."""
+        """Write the kernel for a target: `place` is a job, or who helps' mailbox."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        with k.when(k.less(0, k["calls"])):
-            _call(k, machine, work)
+        with k.when(k.build.icmp_signed("==", k["side"], I64(LEADS))):
+            _lead(k, machine, work)
             k.build.ret_void()
-        _serve(k, machine, work)
+        with k.when(k.build.icmp_signed("==", k["side"], I64(JOINS))):
+            number = k.build.atomic_rmw("add", _at(k, k["place"], JOINED), I64(1), "seq_cst")
+            with k.when(k.less(number, _get(k, k["place"], THREADS))):
+                k.build.call(work, [k["place"], number])
+            k.build.ret_void()
+        _help(k, machine, work)
 
 
-def _call(k: Kernel, machine: Target, work: ir.Function) -> None:
+def _lead(k: Kernel, machine: Target, work: ir.Function) -> None:
     job, helpers = k["place"], k.add(_get(k, k["place"], THREADS), -1)
     with k.loop(helpers) as number:
         mailbox = _get(k, job, k.add(HEAD, number))
@@ -81,7 +90,7 @@ def _call(k: Kernel, machine: Target, work: ir.Function) -> None:
         k.build.store(k.get(left, I64), _at(k, job, k.add(HEAD, number)))
 
 
-def _serve(k: Kernel, machine: Target, work: ir.Function) -> None:
+def _help(k: Kernel, machine: Target, work: ir.Function) -> None:
     mailbox, again = k["place"], k.function.append_basic_block("again")
     k.build.branch(again)
     k.build.position_at_end(again)

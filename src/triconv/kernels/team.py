@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..memory import LINE, address
+from . import threads
 from .compile import Call, function
-from .relay import ASLEEP, HEAD, LEFT, WORD, Relay
+from .relay import ASLEEP, HEAD, HELPS, JOINS, LEADS, LEFT, WORD, Relay
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -37,9 +38,6 @@ TURNS = 10_000
 """For which a thread looks whether there is work or the end of it, some 25 ns each, before it goes to sleep."""
 
 Part = Sequence[Call]
-
-HELPS, CALLS = range(2)
-"""The two sides of the relay."""
 
 
 def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES) -> None:
@@ -162,12 +160,13 @@ class _Team:
 
 def _share(parts: Sequence[Part], helpers: Sequence[_Helper]) -> None:
     """Run parts on this thread and on helpers."""
-    run, job = function(Relay()), _job(parts, helpers)
+    run = function(Relay())
+    job = _job(parts, [helper.address for helper in helpers])
     with _apart(helpers):
         for helper in helpers:
             helper.call()
         try:
-            run(CALLS, address(job), TURNS)
+            run(LEADS, address(job), TURNS)
         finally:
             _wait(helpers, job)
 
@@ -185,10 +184,10 @@ def _wait(helpers: Sequence[_Helper], job: NDArray[np.int64]) -> None:
         raise interruption
 
 
-def _job(parts: Sequence[Part], helpers: Sequence[_Helper]) -> NDArray[np.int64]:
-    """A table of calls as relay.py reads it."""
-    width, count = 1 + max(len(call.values) for part in parts for call in part), len(helpers) + 1
-    words = [len(parts[0]), width, count, *(helper.address for helper in helpers)]
+def _job(parts: Sequence[Part], mailboxes: Sequence[int]) -> NDArray[np.int64]:
+    """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
+    width, count = 1 + max(len(call.values) for part in parts for call in part), len(mailboxes) + 1
+    words = [len(parts[0]), width, count, 0, *mailboxes]
     cuts = [len(parts) * number // count for number in range(count + 1)]
     for cut in pairwise(cuts):
         words += cut
@@ -197,6 +196,37 @@ def _job(parts: Sequence[Part], helpers: Sequence[_Helper]) -> NDArray[np.int64]
         for call in part:
             words += (call.kernel.entry, *call.values, *(0,) * (width - 1 - len(call.values)))
     return np.array(words, np.int64)
+
+
+class _OpenMP:
+    """The team of threads that a library in this process keeps anyway, as PyTorch does.
+
+    Two teams would be in each other's way: the threads of one look for work where the other's are to work.
+    """
+
+    def __init__(self, parallel: Callable[[int, int, int, int], None]) -> None:
+        self.parallel = parallel
+
+    def run(self, parts: Sequence[Part], most: int) -> None:
+        """Run parts on this thread and at most so many others of the team."""
+        job = _job(parts, [0] * most)
+        row = np.array([JOINS, address(job), 0], np.int64)
+        self.parallel(function(Relay()).entry, address(row), most + 1, 0)
+
+    def dismiss(self) -> None:
+        """They are not ours to send home."""
+
+
+def use_openmp(usual: Callable[[], int]) -> None:
+    """Share parts with the team of the OpenMP library that all of the process sees, if there is one.
+
+    `usual` tells of how many threads its keeper makes it, which is how many there are without a setting of ours.
+    """
+    global _team
+    with suppress(AttributeError, OSError, TypeError):
+        parallel = ctypes.CDLL(None).GOMP_parallel
+        parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        _team, threads.usual = _OpenMP(parallel), usual
 
 
 def _processor_asker() -> Callable[[], int | None]:
@@ -240,11 +270,11 @@ def _bind(thread: int, processors: set[int]) -> None:
         os.sched_setaffinity(thread, processors)
 
 
-_team = _Team()
+_team: _Team | _OpenMP = _Team()
 
 
 def _renew() -> None:
-    """A forked child has none of its parent's threads, and perhaps locks that they held."""
+    """A forked child has none of its parent's threads, OpenMP's neither, and perhaps locks that they held."""
     global _team
     _team = _Team()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -22,6 +23,10 @@ def available() -> int:
     """The processors that this process may use: those it is bound to, and no more than its share of time is worth."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(bound, _granted())
+
+
+usual: Callable[[], int] = available
+"""How many threads there are without a setting; whoever lends its own threads says it (`team.use_openmp`)."""
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +59,7 @@ def thread_count() -> int:
         return _everywhere[-1].count
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
-        return available()
+        return usual()
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST):
         raise ValueError(f"{VARIABLE}={text!r}: expected a number of threads from 1 to {MOST}")
     return int(text)
@@ -70,7 +75,7 @@ class threads:  # noqa: N801 (used as a function)
     ----------
     count
         From 1 to 1024. Without a setting it is the environment variable TRICONV_NUM_THREADS, or else the number of
-        processors that this process may use.
+        processors that this process may use; with `triconv.torch`, which shares PyTorch's threads, as many as those.
 
     Examples
     --------

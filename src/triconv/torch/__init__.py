@@ -6,14 +6,17 @@ again.
 """
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ImportError("triconv.torch needs PyTorch: pip install 'triconv[torch]'") from None
 
+from ..kernels.team import use_openmp as _use_openmp
 from . import nn
 from .functions import conv, conv_transpose, conv_weight
 from .pooling import max_pool, max_pool_transpose
+
+_use_openmp(_torch.get_num_threads)
 
 __all__ = ["conv", "conv_transpose", "conv_weight", "max_pool", "max_pool_transpose", "nn"]

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..arguments import Groups
 from ..form import OPERANDS, OPERATIONS, Problem, Role
-from ..ops import PROBLEMS, plain
+from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
-from .engines import KEPT_CALLS, Call, Shape, Sizes, best_order, call_of, numpy_dtype
-from .layout import order_of
+from .engines import KEPT_CALLS, Call, Lying, Shape, Sizes, best_order, call_of, numpy_dtype
 from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
 from .operators import OPERATORS, level
 from .options import DEFAULTS, written
@@ -28,9 +27,11 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
     """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them."""
     if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
         return _operator(operation, a, b, sizes, groups, options)
-    if not plain((*sizes, groups, *options)):
+    if not (known_plain((groups, *options)) and plain(sizes)):
         return _operator(operation, a, b, sizes, groups, options)
-    found, rest = _ready(operation, a.shape, a.stride(), a.dtype, b.shape, b.dtype, sizes, groups, options)
+    found, rest = _ready(
+        operation, (a.shape, a.stride()), (b.shape, b.stride()), a.dtype, b.dtype, sizes, groups, options
+    )
     if wanted(a, b):
         if a.dtype is not b.dtype:
             return _operator(operation, a, b, sizes, groups, options)
@@ -41,10 +42,9 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
 @lru_cache(maxsize=KEPT_CALLS)
 def _ready(
     operation: str,
-    a: Shape,
-    steps: Shape,
+    a: Lying,
+    b: Lying,
     one: torch.dtype,
-    b: Shape,
     two: torch.dtype,
     sizes: Sizes,
     groups: Any,
@@ -52,9 +52,9 @@ def _ready(
 ) -> tuple[Call, tuple[Any, ...]]:
     """The call that these arguments mean, and what the operator takes besides the operands."""
     dtype = common_dtype(OPERATIONS[operation], one, two)
-    problem = _problem(operation, a, b, dtype, sizes, groups, options)
+    problem = _problem(operation, tuple(a[0]), tuple(b[0]), dtype, sizes, groups, options)
     geometry, produces = problem.geometry, problem.produces
-    order = best_order(produces, geometry.rank, geometry.banked, order_of(a, steps))
+    order = best_order(produces, geometry.banked, a, b)
     values = dict(zip(DEFAULTS, options, strict=True))
     named = {
         Role.HIDDEN: (),

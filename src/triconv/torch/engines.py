@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..form import Problem, Role, name_of, weight_order
 from ..memory import LARGE, empty
 from ..ops import PROBLEMS
 from ..problem import Options
+from .layout import order_of
 from .options import read
 
 DTYPES = {
@@ -49,6 +51,10 @@ Sizes = Sequence[Any]
 
 Pattern = int | tuple[Shape, str, bytes]
 """A number of groups, or the shape, dtype and bytes of a channel graph: what a cache can find."""
+
+
+Lying = tuple[Sequence[int], Sequence[int]]
+"""The shape and the steps of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +128,18 @@ def ready(
     return call_of(problem, read(text).get("engine", AUTO), dtype, order)
 
 
-def best_order(produces: Role, rank: int, banked: bool, first: list[int]) -> list[int]:
-    """The order of a result that nobody asked for: that of the first operand, a weight's as engines like it."""
-    return list(weight_order(rank, banked)) if produces is Role.WEIGHT else first
+def best_order(produces: Role, banked: bool, first: Lying, second: Lying) -> list[int]:
+    """The order of a result that nobody asked for: that of the first operand, a weight's as engines like it.
+
+    Where the first could have either order, as one of one channel could, the channels are innermost if the weight's
+    are: so PyTorch does it.
+    """
+    shape, _ = first
+    axes = list(range(len(shape)))
+    if produces is Role.WEIGHT:
+        return list(weight_order(len(shape) - 2, banked))
+    kernel = second[0][len(second[0]) - len(shape) + 2 :]
+    either = shape[1] == 1 or prod(shape[2:]) == 1
+    if either and prod(kernel) > 1 and order_of(*second)[-1] < len(second[0]) - len(kernel):
+        return [0, *axes[2:], 1]
+    return order_of(*first)

@@ -51,12 +51,12 @@ def problem_of(produces: Role, a: Tensor, b: Tensor, sizes: Sizes, groups: Group
     return engines.problem_of(name_of(produces), tuple(a.shape), tuple(b.shape), a.dtype, sizes, groups, text)
 
 
-def order_for(produces: Role, a: Tensor, sizes: Sizes, order: list[int] | None) -> list[int]:
-    """The order of a result, which is the first operand's or as engines like it if none is asked for."""
+def order_for(produces: Role, a: Tensor, b: Tensor, sizes: Sizes, order: list[int] | None) -> list[int]:
+    """The order of a result: `engines.best_order` if none is asked for."""
     if order is not None:
         return order
     banked = produces is Role.WEIGHT and sizes[1] is not None
-    return engines.best_order(produces, a.ndim - 2, banked, order_of(a.shape, a.stride()))
+    return engines.best_order(produces, banked, (a.shape, a.stride()), (b.shape, b.stride()))
 
 
 # What is computed.
@@ -65,7 +65,7 @@ def order_for(produces: Role, a: Tensor, sizes: Sizes, order: list[int] | None) 
 def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
     """The call of an engine."""
     *sizes, groups, graph, text, order = rest
-    order = tuple(order_for(produces, a, sizes, order))
+    order = tuple(order_for(produces, a, b, sizes, order))
     pattern = groups if graph is None else engines.pattern_of(graph.numpy())
     known = tuple([None if size is None else tuple(size) for size in sizes])
     return engines.ready(produces, a.shape, b.shape, a.dtype, known, pattern, text, order)
@@ -82,7 +82,7 @@ def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     if (engine := read(text).get("engine", AUTO)) != AUTO:
         raise ValueError(f'engine={engine!r}: expected "{AUTO}" for tensors on {a.device}')
     problem = problem_of(produces, a, b, sizes, groups if graph is None else graph.cpu().numpy(), text)
-    out = _empty(problem, a, order_for(produces, a, sizes, order))
+    out = _empty(problem, a, order_for(produces, a, b, sizes, order))
     return out.copy_(portable.compute(problem, a, b))
 
 
@@ -92,7 +92,7 @@ def nowhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     if graph is not None:
         groups = np.ones(tuple(graph.shape), short(graph.dtype))
     problem = problem_of(produces, a, b, sizes, groups, text)
-    return _empty(problem, a, order_for(produces, a, sizes, order))
+    return _empty(problem, a, order_for(produces, a, b, sizes, order))
 
 
 def _empty(problem: Problem, like: Tensor, order: list[int]) -> Tensor:
@@ -110,7 +110,7 @@ class Form(SingleLevelFunction):
     def forward(ctx: Any, way: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
         """The result by a call made ready, or by the operator below this level, whose keys `way` is then."""
         *sizes, groups, graph, text, order = rest
-        order = order_for(produces, a, sizes, order)
+        order = order_for(produces, a, b, sizes, order)
         if isinstance(way, engines.Call):
             out = way.run(a, b)
         else:
