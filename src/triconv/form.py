@@ -23,6 +23,8 @@ class Role(Enum):
     HIDDEN = "hidden"
     WEIGHT = "weight"
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own is written in Python
+
 
 OPERANDS: dict[Role, tuple[Role, Role]] = {
     Role.HIDDEN: (Role.VISIBLE, Role.WEIGHT),  # conv            H = W @_d V     ∂T/∂h

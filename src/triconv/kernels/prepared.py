@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -50,22 +50,31 @@ class Prepared:
             self._run((visible[some], hidden[some], weight))
 
     def _run(self, given: Sequence[Array]) -> None:
+        a, b, c = self.operands
         with Scratch() as lent:
             seen = list(given)
-            for number, buffer in enumerate(self.way.buffers):
-                if buffer is not None:
-                    seen[number] = lent.array(buffer.size, given[number].dtype)
+            for number, size in self.copies:
+                seen[number] = lent.array(size, given[number].dtype)
             for number, move in self.fills:
                 in_parts(partial(move.calls, given[number], seen[number]), seen[number].size)
-            self.program.run(*[seen[number] for number in self.operands])
-            result, out = seen[self.produced], given[self.produced]
-            for move, begin, first in self.drains:
-                ends = (result[begin:], out[..., first:]) if begin or first else (result, out)
-                in_parts(partial(move.calls, *ends), result.size)
-            buffer = self.way.buffers[self.produced]
-            if buffer is not None and not self.drains:
-                with np.errstate(all="ignore"):  # infinities may meet here as anywhere
-                    buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+            self.program.run(seen[a], seen[b], seen[c])
+            if seen[self.produced] is not given[self.produced]:
+                self._put(seen[self.produced], given[self.produced])
+
+    def _put(self, result: Array, out: Array) -> None:
+        """Write what was computed in a buffer to where it belongs."""
+        for move, begin, first in self.drains:
+            ends = (result[begin:], out[..., first:]) if begin or first else (result, out)
+            in_parts(partial(move.calls, *ends), result.size)
+        buffer = self.way.buffers[self.produced]
+        if buffer is not None and not self.drains:
+            with np.errstate(all="ignore"):  # infinities may meet here as anywhere
+                buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+    @cached_property
+    def copies(self) -> tuple[tuple[int, int], ...]:
+        """Which of the arrays have a buffer, and how many numbers it holds."""
+        return tuple((number, buffer.size) for number, buffer in enumerate(self.way.buffers) if buffer is not None)
 
 
 def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:

@@ -19,8 +19,9 @@ class Scratch:
 
     Examples
     --------
+    >>> import numpy as np
     >>> with Scratch() as lent:
-    ...     lent.array(3, "float32").size
+    ...     lent.array(3, np.dtype("float32")).size
     3
     """
 
@@ -32,9 +33,9 @@ class Scratch:
         for block in self._blocks:
             give(block)
 
-    def array(self, size: int, dtype: Any) -> NDArray[Any]:
+    def array(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """So many uninitialised numbers, the first on a cache line."""
-        itemsize = np.dtype(dtype).itemsize
+        itemsize = dtype.itemsize
         wanted = size * itemsize
         if wanted < SMALL:
             room = np.empty(size + LINE // itemsize, dtype)
