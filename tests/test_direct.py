@@ -287,6 +287,58 @@ def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None
         assert threads == 1 or shared[threads] > 100
 
 
+def forced_pieces(best: ways.Way) -> int:
+    """As many as there could be."""
+    able = best.asked.produces is Role.WEIGHT and best.parts == 1 and best.vector != "example"
+    return next(n for n in (8, 4, 2, 1) if best.asked.batch % n == 0) if able else 1
+
+
+@pytest.mark.usefixtures("shared")
+def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way to run the grid's gradients, in as many pieces as it has examples to share; the same bits always."""
+    monkeypatch.setattr(prepared, "pieces", forced_pieces)
+    tried = Counter[tuple[int, str]]()
+    for case in cases():
+        problem = problem_of(case.row, case.operation)
+        if case.operation != "conv_weight" or problem.complex or problem.channels.mask is not None:
+            continue
+
+        def chosen(
+            problem: Problem, strides: tuple[tuple[int, ...], ...], _finite: bool, case: Case = case
+        ) -> ways.Way:
+            found = ways.way(problem, case.vector, strides, case.exact, case.parts)
+            tried[forced_pieces(found), case.vector] += 1
+            return found
+
+        monkeypatch.setattr(prepared, "best_way", chosen)
+        a, b, expected, allowed = known(case.row, case.operation)
+        run, bits = direct.build(problem), set()
+        for number in (1, 2, 3, 8):
+            with triconv.threads(number):
+                out = channels_last(np.full(expected.shape, np.nan, case.row.dtype))
+                run(a, b, out)
+                bits.add(out.tobytes())
+                oracle.assert_close(out, expected, allowed, f"{case.row.name}, {case.vector}, {number} threads")
+        assert len(bits) == 1, case
+    assert {(2, vector) for vector in VECTORS[:-1]} <= set(tried)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(8, 8), (4, 4), (6, 2), (1, 1), (3, 1)])
+def test_a_small_gradient_of_much_is_summed_in_pieces(batch: int, expected: int) -> None:
+    random = np.random.default_rng(0)
+    v, h = (channels_last(random.standard_normal((batch, 16, 40, 40))) for _ in range(2))
+    problem = triconv.explain("conv_weight", v.shape, (16, 16, 3, 3), padding=1, dtype="float64").problem
+    steps = tuple(tuple(step // 8 for step in array.strides) for array in (v, h, np.empty((16, 16, 3, 3))))
+    best = prepared.prepared(problem, steps, finite=True, in_line=False)
+    assert (best.pieces, best.pieces * best.examples) == (expected, batch)
+    np.testing.assert_allclose(
+        triconv.conv_weight(v, h, 3, padding=1, engine="direct"),
+        triconv.conv_weight(v, h, 3, padding=1, engine="im2row"),
+        rtol=0,
+        atol=1e-9,
+    )
+
+
 def call_from_many_threads(built: list[Built], seconds: float) -> int:
     """How many calls eight threads make; none may give other bits than the first."""
     wrong: list[str] = []

@@ -200,11 +200,13 @@ def cost(problem: Problem) -> float:
 
 
 def workspace(problem: Problem) -> int:
-    """Padded copies of operands, the result in another order, tables while they are made; of complex numbers, pairs."""
-    from ..kernels.ways import folds
+    """Padded copies of operands, the result in another order or in pieces, tables while they are made; complex pairs."""
+    from ..kernels.ways import folds, pieces
 
     inner = _some(problem)
     copied = max(_expected(inner, well).copied for well in (True, False))
+    count = max(pieces(_expected(inner, well)) for well in (True, False))
+    copied += (count > 1) * count * inner.bytes_of(Role.WEIGHT)
     pairs = 3 * inner.bytes if problem.complex else 0
     edges = prod(_packed(inner)[0]) * inner.itemsize if inner.channels.mask is not None else 0
     visible = _expected(inner, True).buffers[0]

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..form import Problem, Role
+from .compile import Call
 from .copy import Move
 from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
 from .team import SLICES, in_parts
-from .ways import ROLES, Strides, Way, best_way, filling, folds, way
+from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 
 Array = NDArray[Any]
 
@@ -33,6 +34,8 @@ class Prepared:
     """Which of them has to be finite, if any; the result when it is there."""
     examples: int
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
+    pieces: int
+    """In how many pieces of so many examples the result is summed, side by side."""
     program: Program
     operands: tuple[int, ...]
     """Which of the arrays are the program's A, B and C."""
@@ -42,24 +45,41 @@ class Prepared:
     def run(self, given: Sequence[Array]) -> None:
         """Write the result over one of the arrays, which come in the order of ROLES."""
         visible, hidden, weight = given
-        if self.examples >= len(visible):
+        step = self.examples * self.pieces
+        if step >= len(visible):
             self._run(given)
             return
-        for n in range(0, len(visible), self.examples):
-            some = slice(n, n + self.examples)
+        for n in range(0, len(visible), step):
+            some = slice(n, n + step)
             self._run((visible[some], hidden[some], weight))
 
     def _run(self, given: Sequence[Array]) -> None:
-        a, b, c = self.operands
         with Scratch() as lent:
-            seen = list(given)
+            pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
+            seen = [list(piece) for piece in pieces]
             for number, size in self.copies:
-                seen[number] = lent.array(size, given[number].dtype)
+                room = lent.array(size * self.pieces, given[number].dtype)
+                for piece, own in enumerate(seen):
+                    own[number] = room[piece * size : (piece + 1) * size] if self.pieces > 1 else room
             for number, move in self.fills:
-                in_parts(partial(move.calls, given[number], seen[number]), seen[number].size)
-            self.program.run(seen[a], seen[b], seen[c])
-            if seen[self.produced] is not given[self.produced]:
-                self._put(seen[self.produced], given[self.produced])
+                ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
+                in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
+            a, b, c = self.operands
+            self.program.run(*((own[a], own[b], own[c]) for own in seen))
+            result = seen[0][self.produced]
+            if self.pieces > 1:
+                with np.errstate(all="ignore"):
+                    for own in seen[1:]:
+                        result += own[self.produced]
+            if result is not given[self.produced]:
+                self._put(result, given[self.produced])
+
+    def _pieces(self, given: Sequence[Array]) -> list[list[Array]]:
+        """The arrays of each piece; the result has its own in a buffer."""
+        cuts = [slice(n, n + self.examples) for n in range(0, self.pieces * self.examples, self.examples)]
+        return [
+            [array if number == self.produced else array[cut] for number, array in enumerate(given)] for cut in cuts
+        ]
 
     def _put(self, result: Array, out: Array) -> None:
         """Write what was computed in a buffer to where it belongs."""
@@ -77,13 +97,19 @@ class Prepared:
         return tuple((number, buffer.size) for number, buffer in enumerate(self.way.buffers) if buffer is not None)
 
 
+def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: int) -> list[Call]:
+    """What fills one part of every piece's buffer."""
+    return [call for source, target in ends for call in move.calls(source, target, part, parts)]
+
+
 def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
     """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?"""
     best, produced = best_way(problem, strides, finite), ROLES.index(problem.produces)
-    examples = _examples(best)
+    count = pieces(best)
+    examples = _examples(best) // count
     if examples < problem.batch:
         some = replace(problem, batch=examples)
-        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1)
+        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, count > 1)
     part = best.asked
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
@@ -101,6 +127,7 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
         produced,
         None if best.supposes is None else ROLES.index(best.supposes),
         examples,
+        count,
         # Every part of a weight's gradient reads all examples.
         Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),

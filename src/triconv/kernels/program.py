@@ -27,6 +27,9 @@ MULTIPLICATIONS_A_COPY = 16
 """That take as long as copying a number."""
 
 
+Operands = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
 @dataclass(frozen=True, eq=False)
 class Tiled:
     """A contraction, its table of tiles and its table of taps."""
@@ -75,17 +78,23 @@ class Program:
             for one in tiled
         ]
 
-    def run(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> None:
+    def run(self, *pieces: Operands) -> None:
+        """Run the contractions over each of some (A, B, C), which have results of their own."""
         if self.adds:
-            c[...] = 0
-        in_parts(partial(self.calls, a, b, c), self.work, self.slices)
+            for _, _, c in pieces:
+                c[...] = 0
+        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
 
-    def calls(self, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], part: int, parts: int) -> list[Call]:
-        """What one part of the work calls, in this order."""
-        places, found = (address(a), address(b), address(c)), []
-        for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
-            first, last = apart * part // parts * each, apart * (part + 1) // parts * each
-            found.append(Call(kernel, (*places, tiles + first * TILE * 8, last - first, taps), (a, b, c, *tables)))
+    def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
+        """What one part of the work calls, in this order: some pieces, or a share of one."""
+        shares = max(1, parts // len(pieces))
+        begin, end = (len(pieces) * n // parts for n in (part, part + 1))
+        found = []
+        for a, b, c in pieces[begin : max(begin + 1, end)]:
+            places = address(a), address(b), address(c)
+            for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
+                first, last = (apart * (part % shares + n) // shares * each for n in (0, 1))
+                found.append(Call(kernel, (*places, tiles + first * TILE * 8, last - first, taps), (a, b, c, *tables)))
         return found
 
 

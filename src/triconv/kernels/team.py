@@ -40,15 +40,18 @@ TURNS = 10_000
 Part = Sequence[Call]
 
 
-def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES) -> None:
+def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES, pieces: int = 1) -> None:
     """Run calls(part, parts) for every part, side by side if there are numbers enough to be worth it.
 
-    There are as many parts as threads, times slices.
+    There are as many parts as threads, times slices; somewhat more where they or the pieces, of which there are a power
+    of two, would not be a multiple of the other.
     """
     worth = numbers // NUMBERS_WORTH_A_THREAD
     most = thread_count() if worth > 1 else 1
     if most > 1:
         parts = min(most * slices, worth)
+        if pieces > 1:
+            parts = 1 << (parts - 1).bit_length() if parts < pieces else -(-parts // pieces) * pieces
         run_all([calls(part, parts) for part in range(parts)], most - 1)
     else:
         for call in calls(0, 1):

@@ -121,10 +121,18 @@ def vectors(problem: Problem) -> list[str]:
     return found
 
 
-def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tuple[bool, ...], count: int = 1) -> Way:
+def way(
+    problem: Problem,
+    vector: str,
+    strides: tuple[Strides, ...],
+    exact: tuple[bool, ...],
+    count: int = 1,
+    beside: bool = False,
+) -> Way:
     """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES.
 
-    If its first axis is cut into so many parts, they are further examples of a problem without a border there.
+    If its first axis is cut into so many parts, they are further examples of a problem without a border there. The
+    result can be computed `beside` the array that it is for.
     """
     produces, axes = problem.produces, problem.geometry.axes
     transposed = produces is Role.VISIBLE
@@ -163,7 +171,7 @@ def way(problem: Problem, vector: str, strides: tuple[Strides, ...], exact: tupl
             lies_well = lies_well and _near(problem, role, steps)
         changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
         same = buffer.shape == shape and not changed
-        as_it_is = same and lies_well and not (role is produces and folds(problem))
+        as_it_is = same and lies_well and not (role is produces and (beside or folds(problem)))
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
@@ -204,6 +212,28 @@ def filling(problem: Problem) -> int:
         if axis.border == "zero" and axis.bank == 1 and count <= size and even and not folds(problem):
             return count if problem.produces is not Role.VISIBLE or any(phase.taps for phase in axis.phases) else 1
     return 1
+
+
+def pieces(best: Way) -> int:
+    """In how many pieces to sum a kernel's gradient, each over some of the examples; their sums are added at the end.
+
+    A small gradient leaves little to share between threads but the sum, and where they share the gradient each of
+    them reads all examples. How many does not depend on the threads, so neither do the bits.
+    """
+    problem = best.asked
+    if problem.produces is not Role.WEIGHT or best.parts > 1 or best.vector == "example":
+        return 1
+    weight, read = problem.bytes_of(Role.WEIGHT), problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
+    most = min(cache_bytes()[1] // weight, read // (ADDED * weight), problem.flops // WORTH_A_PIECE, MANY_PIECES)
+    return next((n for n in (8, 4, 2) if n <= most and problem.batch % n == 0), 1)
+
+
+MANY_PIECES = 8
+ADDED = 16
+"""How much more is read of the operands than is added at the end."""
+
+WORTH_A_PIECE = 1 << 21
+"""Operations: a few thread's handing over."""
 
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
