@@ -143,7 +143,7 @@ def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool, sprea
     a, b = (random.integers(-4, 5, size).astype("float32") for size in (most_a, most_b))
     c = np.full(max(expected) + 1, np.nan, "float32")
     tables = tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False)
-    Program(tables, 1).run(a, b, c)
+    Program(tables, 1).run((a, b, c))
     sums = [sum(float(a[i]) * float(b[j]) for i, j in expected[place]) for place in range(len(c))]
     np.testing.assert_array_equal(c, sums)
 
@@ -180,7 +180,7 @@ def test_few_products_are_written_out_and_share_what_they_read(lines: int) -> No
     random = np.random.default_rng(0)
     a, b = (random.integers(-4, 5, size).astype("float32") for size in (3000, 420))
     c = np.full(2 * 1400, np.nan, "float32")
-    Program(tiled(made, "float32", target().lanes(4), False), 1).run(a, b, c)
+    Program(tiled(made, "float32", target().lanes(4), False), 1).run((a, b, c))
     for place, met in by_loops(nest).items():
         assert c[place] == sum(float(a[i]) * float(b[j]) for i, j in met)
 
