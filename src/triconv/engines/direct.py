@@ -200,7 +200,7 @@ def cost(problem: Problem) -> float:
 
 
 def workspace(problem: Problem) -> int:
-    """Padded copies of operands, the result in another order or in pieces, tables when made; of complex numbers, pairs."""
+    """Padded copies of operands, the result in another order or in pieces, tables; of complex numbers, pairs."""
     from ..kernels.ways import folds, pieces
 
     inner = _some(problem)
