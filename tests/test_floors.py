@@ -34,8 +34,9 @@ ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["target", "words", "index"],
         ["block"],
-        ["nest", "contract", "elementwise", "transform", "pool"],
+        ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "threads", "scratch"],
+        ["team"],
         ["copy", "finite"],
         ["layout", "program"],
         ["loops"],
