@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..dispatch import Plan
 from ..form import Problem, Role, weight_order
+from ..memory import empty
 from ..ops import explain
 
 Array = NDArray[Any]
@@ -50,14 +51,21 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 def channels_last(array: Array) -> Array:
-    """The same array with its channels innermost in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+    """The same numbers with the channels innermost in memory, in memory of ours."""
+    return _lying(array, (0, *range(2, array.ndim), 1))
 
 
 def as_layers_keep(weight: Array, problem: Problem) -> Array:
-    """The same weight in the physical order in which layers keep theirs."""
-    order = weight_order(problem.geometry.rank, problem.geometry.banked)
-    return np.ascontiguousarray(weight.transpose(order)).transpose(np.argsort(order))
+    """The same numbers in the physical order in which layers keep a weight, in memory of ours."""
+    return _lying(weight, weight_order(problem.geometry.rank, problem.geometry.banked))
+
+
+def _lying(array: Array, order: tuple[int, ...]) -> Array:
+    """The same numbers with the axes in a physical order, where results of operations lie: large ones on a cache line,
+    as PyTorch's do. NumPy's own begin 16 bytes behind one."""
+    out = empty(tuple(array.shape[axis] for axis in order), array.dtype)
+    out[...] = array.transpose(order)
+    return out.transpose(np.argsort(order))
 
 
 def terms(problem: Problem) -> int:

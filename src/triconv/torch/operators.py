@@ -109,18 +109,18 @@ class Form(SingleLevelFunction):
     @staticmethod
     def forward(ctx: Any, way: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
         """The result by a call made ready, or by the operator below this level, whose keys `way` is then."""
-        *sizes, groups, graph, text, order = rest
-        order = order_for(produces, a, b, sizes, order)
         if isinstance(way, engines.Call):
             out = way.run(a, b)
         else:
+            *sizes, groups, graph, text, order = rest
+            order = order_for(produces, a, b, sizes, order)
             out = below(OPERATORS[produces], way, a, b, *sizes, groups, graph, text, order)
-        ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, (groups, graph, text)
+            ctx.save_for_forward(a, b)  # of a call made ready nobody takes a forward derivative
         one, two = OPERANDS[produces]
+        ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, rest[-4:-1]
         ctx.looks = {one: (a.shape, a.stride()), two: (b.shape, b.stride()), produces: (out.shape, out.stride())}
-        needs_a, needs_b = ctx.needs_input_grad[2:4]
+        _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
         ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
-        ctx.save_for_forward(a, b)
         ctx.set_materialize_grads(False)
         return out
 
