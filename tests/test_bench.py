@@ -388,7 +388,7 @@ def test_memory_of_a_call() -> None:
 def test_memory_that_is_kept_between_calls_is_counted() -> None:
     def call() -> Array:
         with Scratch() as lent:
-            lent.array(1 << 20, np.uint8)[:] = 1
+            lent.array(1 << 20, np.dtype(np.uint8))[:] = 1
         return np.zeros(1)
 
     call()
