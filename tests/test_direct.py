@@ -339,6 +339,16 @@ def test_a_small_gradient_of_much_is_summed_in_pieces(batch: int, expected: int)
     )
 
 
+def test_a_graphs_gradient_is_summed_in_one_piece() -> None:
+    """Its weight is that of its edges, behind each other: no shape of the problem's says how it lies."""
+    random = np.random.default_rng(0)
+    v, h = random.standard_normal((32, 8, 64, 8)), random.standard_normal((32, 16, 62, 8))
+    graph = random.random((16, 8)) < 0.4
+    found = triconv.conv_weight(v, h, (3, 1), groups=graph, engine="direct")
+    expected = triconv.conv_weight(v, h, (3, 1), groups=graph, engine="im2row")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
 def call_from_many_threads(built: list[Built], seconds: float) -> int:
     """How many calls eight threads make; none may give other bits than the first."""
     wrong: list[str] = []

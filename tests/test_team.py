@@ -18,7 +18,7 @@ import pytest
 
 from triconv.kernels import team as module
 from triconv.kernels.compile import Call, assembly
-from triconv.kernels.relay import BUSY, FREE, MAIL, Relay
+from triconv.kernels.relay import FREE, MAIL, Relay
 from triconv.kernels.target import NAMED, target
 from triconv.kernels.team import in_parts, run_all
 from triconv.kernels.threads import threads
@@ -220,6 +220,56 @@ def test_without_threads_to_be_had_the_parts_run_here(team: module._Team, monkey
     assert team.size == 0
 
 
+def test_a_call_in_the_middle_of_growing_does_not_wait_for_it(
+    team: module._Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal's handler may make it."""
+    start, ran = threading.Thread.start, list[int]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        run_all([[call(partial(ran.append, 1))] for _ in range(3)])
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    run_all([[call(partial(ran.append, 2))] for _ in range(2)])
+    assert sorted(ran) == [1, 1, 1, 2, 2]
+    assert team.size == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
+def test_interruptions_leave_nothing_behind() -> None:
+    """Not the thread on one processor, no helper lost, none at work for ever."""
+    text = """
+import random, signal, time
+from triconv.kernels import team
+class Stop(Exception): pass
+def stop(*_): raise Stop
+signal.signal(signal.SIGALRM, stop)
+team.NUMBERS_WORTH_A_THREAD = 1 << 5
+import numpy as np, triconv
+v, w = np.ones((2, 8, 24, 24), np.float32), np.ones((8, 8, 3, 3), np.float32)
+before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+stops, end = 0, time.monotonic() + 3
+triconv.threads(3)
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
+        for _ in range(50):
+            triconv.conv(v, w, engine="direct")
+    except Stop:
+        stops += 1
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Stop:
+        pass
+    assert before is None or os.sched_getaffinity(0) == before
+    assert len(team._team.idle) == team._team.size
+    assert all(helper.mailbox[0] == 0 for helper in team._team.idle)
+print(stops > 100)
+"""
+    assert python(MEET + text) == "True"
+
+
 # Waiting
 
 
@@ -251,23 +301,6 @@ def test_a_caller_waits_for_what_another_thread_has_begun(seconds: float) -> Non
         ended.clear()
         run_all([[call(work)] for _ in range(2)])
         assert sorted(ended) == [False, True]
-
-
-def test_a_helper_says_that_it_is_at_work(team: module._Team) -> None:
-    seen: list[int] = []
-    main, both = threading.current_thread(), threading.Barrier(2)
-
-    def look() -> None:
-        both.wait(LONG)
-        if threading.current_thread() is not main:
-            (helper,) = (one for one in helpers if one.thread is threading.current_thread())
-            seen.append(int(helper.mailbox[MAIL]))
-
-    meet(2)
-    helpers = list(team.idle)
-    run_all([[call(look)] for _ in range(2)])
-    assert seen == [BUSY] or seen == [BUSY + 1]  # or the caller sleeps already
-    assert helpers[0].mailbox[MAIL] == FREE
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no thread to processors")
@@ -343,7 +376,7 @@ def test_a_forked_child_has_a_team_of_its_own() -> None:
 import signal
 from triconv.kernels import team
 meet()
-with team._team.growing:
+if team._team.growing.acquire():
     child = os.fork()
 if child == 0:
     signal.alarm(30)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 
@@ -94,21 +94,21 @@ KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
 """How many built plans are kept, and what their tables hold together; the ones used longest ago are built again."""
 
 _kept: OrderedDict[Plan, tuple[Run, int]] = OrderedDict()
-_lock = Lock()
+_lock = RLock()  # a signal's handler may call in the middle of a call
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _built(plan: Plan) -> Run:
-    with _lock:
-        if plan in _kept:
-            _kept.move_to_end(plan)
-            return _kept[plan][0]
+    with _lock, suppress(KeyError):
+        run, _ = _kept[plan]
+        _kept.move_to_end(plan)
+        return run
     run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
     with _lock:
         if size <= KEPT_BYTES:
             _kept[plan] = run, size
-        while len(_kept) > KEPT_PLANS or sum(size for _, size in _kept.values()) > KEPT_BYTES:
+        while len(_kept) > KEPT_PLANS or sum([size for _, size in list(_kept.values())]) > KEPT_BYTES:
             _kept.popitem(last=False)
     return run
 

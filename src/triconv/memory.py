@@ -42,11 +42,14 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread 
 
 def take(size: int) -> Block:
     """So many bytes on a cache line, and perhaps some more: those that somebody left, or fresh ones."""
-    with _lock:
-        _collect()
-        fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= 2 * size + (1 << 16)]
-        if fitting:
-            return _free.pop(min(fitting)[1])
+    if _lock.acquire(blocking=False):  # a signal's handler may call while this very thread holds it
+        try:
+            _collect()
+            fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= 2 * size + (1 << 16)]
+            if fitting:
+                return _free.pop(min(fitting)[1])
+        finally:
+            _lock.release()
     room = np.empty(size + PAGE, np.uint8)
     start = (PAGE // 2 - address(room)) % PAGE
     return room[start : start + size]

@@ -267,9 +267,6 @@ class Copy:
             below = k.build.icmp_signed("==", kind, I64(BELOW))
             writers: dict[int, Callable[[], None]] = {
                 RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=False),
-                **(
-                    {BESIDE: lambda: _transposed(k, *corner, slices, rows, columns, lanes, below)} if self.turns else {}
-                ),
                 SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=False),
                 ZERO_RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True),
                 ZERO_SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=True),

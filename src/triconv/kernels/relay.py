@@ -4,109 +4,133 @@ A job is a table of parts, each a row of kernel calls. Each thread has a range o
 then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
 what it wrote before in its own caches. The words, of eight bytes:
 
-    job         calls of a part, words of a call, threads, and how many of them joined without a mailbox; then a slot
-                for each helper: the address of its mailbox, in the end LEFT or 0; then for each thread the next part
-                of its range, and its end; then the calls: address of an entry, its arguments
-    mailbox     FREE, BUSY, AWAITED or the address of a job that nobody has begun; which range is the helper's;
-                whether its caller sleeps
+    job         calls of a part, words of a call, threads, how many of them joined without a mailbox; the processors to
+                work on and those to be let to afterwards, as addresses of masks or 0; then each helper's mailbox;
+                then for each thread the next part of its range, and its end; then the calls: address of an entry,
+                its arguments
+    mailbox     FREE, BUSY or the address of a job that nobody has begun; which range is the helper's
 
-A helper looks into its mailbox for a while before it goes to sleep, and a caller waits for a while before it does: to
-wake a thread takes as long as a small convolution.
+A helper looks into its mailbox for a while before it goes to sleep: to wake a thread takes as long as a small
+convolution. What must not be left half done, as by a signal of Python's, is done in one call: to bind a thread to a
+processor and to wait for helpers, who must not write to arrays that have gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from llvmlite import ir
 
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
-CALLS, WIDTH, THREADS, JOINED, HEAD = range(5)
-"""Words of a job, the last where the slots begin."""
+CALLS, WIDTH, THREADS, JOINED, WITHIN, AFTER, HEAD = range(7)
+"""Words of a job, the last where the mailboxes begin."""
 
 RANGE = 2
 """Words of a range."""
 
-MAIL, NUMBER, ASLEEP = range(3)
+MAIL, NUMBER = range(2)
 """Words of a mailbox."""
 
-HELPS, LEADS, JOINS = range(3)
-"""Sides of the relay."""
+HELPS, POSTS, LEADS, ENDS, JOINS = range(5)
+"""What a thread does."""
 
-FREE, BUSY, AWAITED, A_JOB = range(4)
-"""What a mailbox's first word says; from A_JOB on it is an address."""
+FREE, BUSY, LEAST = range(3)
+"""What a mailbox's first word says; addresses are not below LEAST."""
 
-LEFT = 1
-"""In the slot of a helper that was still at work when its caller went to sleep."""
+MASK = 128
+"""Bytes of a mask of processors."""
+
+DOZE = 50
+"""Microseconds between looks, after the first while, at helpers that are still at work."""
 
 WORD = 8
 
 
 @dataclass(frozen=True)
 class Relay:
-    """One kernel for all sides, which share the greater part of it.
+    """One kernel for all that threads do here, which share the greater part of it.
 
-    Who leads posts a job to its helpers' mailboxes, works on it, takes it back from who has not begun, and waits for
-    who has. Who helps works on every job that comes into its mailbox, until none comes or a caller is to be woken.
-    Who joins is one of a team that somebody else keeps, and works on the job at hand.
+    Who posts puts a job into its helpers' mailboxes. Who leads works on it, takes it back from helpers that have not
+    begun, and waits for those that have; who ends does only that. Who helps works on every job that comes into its
+    mailbox, until none comes. Who joins is one of a team that somebody else keeps, and works on the job at hand.
     """
 
     name: ClassVar[str] = "relay"
-    arguments: ClassVar[dict[str, ir.Type]] = {"side": I64, "place": I64, "turns": I64}
+    arguments: ClassVar[dict[str, ir.Type]] = {"does": I64, "place": I64, "turns": I64}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target: `place` is a job, or who helps' mailbox."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        with k.when(k.build.icmp_signed("==", k["side"], I64(LEADS))):
-            _lead(k, machine, work)
-            k.build.ret_void()
-        with k.when(k.build.icmp_signed("==", k["side"], I64(JOINS))):
-            number = k.build.atomic_rmw("add", _at(k, k["place"], JOINED), I64(1), "seq_cst")
-            with k.when(k.less(number, _get(k, k["place"], THREADS))):
-                k.build.call(work, [k["place"], number])
-            k.build.ret_void()
+        for does, write in ((POSTS, _post), (LEADS, _lead), (ENDS, _end), (JOINS, _join)):
+            with k.when(k.build.icmp_signed("==", k["does"], I64(does))):
+                write(k, machine, work)
+                k.build.ret_void()
         _help(k, machine, work)
 
 
-def _lead(k: Kernel, machine: Target, work: ir.Function) -> None:
-    job, helpers = k["place"], k.add(_get(k, k["place"], THREADS), -1)
-    with k.loop(helpers) as number:
-        mailbox = _get(k, job, k.add(HEAD, number))
+def _post(k: Kernel, _machine: Target, _work: ir.Function) -> None:
+    with _helpers(k) as (mailbox, number):
         k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
-        _swap(k, mailbox, MAIL, job)
-    k.build.call(work, [job, I64(0)])
-    with k.loop(helpers) as number:
-        mailbox = _get(k, job, k.add(HEAD, number))
-        left = k.variable(I64)
-        k.put(left, I64(0))
-        with k.when(k.build.not_(_exchange(k, mailbox, job, FREE))):
-            _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed("==", found, I64(FREE)))
-            with k.when(_exchange(k, mailbox, BUSY, AWAITED)):
-                k.put(left, I64(LEFT))
-        k.build.store(k.get(left, I64), _at(k, job, k.add(HEAD, number)))
+        _swap(k, mailbox, k["place"])
+
+
+def _lead(k: Kernel, machine: Target, work: ir.Function) -> None:
+    _bind(k, machine, _get(k, k["place"], WITHIN))
+    k.build.call(work, [k["place"], I64(0)])
+    _end(k, machine, work)
+    _bind(k, machine, _get(k, k["place"], AFTER))
+
+
+def _end(k: Kernel, machine: Target, _work: ir.Function) -> None:
+    with _helpers(k) as (mailbox, _), k.when(k.build.not_(_exchange(k, mailbox, k["place"], FREE))):
+        again, free = k.function.append_basic_block("wait"), k.function.append_basic_block("free")
+        k.build.branch(again)
+        k.build.position_at_end(again)
+        found = _watch(k, machine, mailbox, lambda found: k.build.icmp_signed("==", found, I64(FREE)))
+        with k.when(k.build.icmp_signed("!=", found, I64(FREE))):
+            _doze(k, machine)
+            k.build.branch(again)
+        k.build.branch(free)
+        k.build.position_at_end(free)
+
+
+def _join(k: Kernel, _machine: Target, work: ir.Function) -> None:
+    number = k.build.atomic_rmw("add", _at(k, k["place"], JOINED), I64(1), "seq_cst")
+    with k.when(k.less(number, _get(k, k["place"], THREADS))):
+        k.build.call(work, [k["place"], number])
 
 
 def _help(k: Kernel, machine: Target, work: ir.Function) -> None:
     mailbox, again = k["place"], k.function.append_basic_block("again")
     k.build.branch(again)
     k.build.position_at_end(again)
-    job = _watch(k, machine, mailbox, k["turns"], lambda found: k.build.icmp_signed(">=", found, I64(A_JOB)))
-    with k.when(k.less(job, A_JOB)):
+    job = _watch(k, machine, mailbox, lambda found: k.build.icmp_signed(">=", found, I64(LEAST)))
+    with k.when(k.less(job, LEAST)):
         k.build.ret_void()
     with k.when(_exchange(k, mailbox, job, BUSY)):
         k.build.call(work, [job, _get(k, mailbox, NUMBER)])
-        with k.when(k.build.icmp_signed("==", _swap(k, mailbox, MAIL, I64(FREE)), I64(AWAITED))):
-            k.build.store(I64(1), _at(k, mailbox, ASLEEP))
-            k.build.ret_void()
+        _swap(k, mailbox, I64(FREE))
     k.build.branch(again)
 
 
+@contextmanager
+def _helpers(k: Kernel) -> Iterator[tuple[Value, Value]]:
+    """The mailbox and the number of every helper of the job at hand."""
+    with k.loop(k.add(_get(k, k["place"], THREADS), -1)) as number:
+        yield _get(k, k["place"], k.add(HEAD, number)), number
+
+
 def _work(module: ir.Module) -> ir.Function:
-    """A function that runs the parts of a range, then those that are left of the others."""
+    """A function that runs the parts of a range, then those that are left of the others.
+
+    Whoever finds a range used up has counted it on once more: it ends where the next part is not before the end.
+    """
     work = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64]), "work")
     work.linkage = "internal"
     work.attributes.add("noinline")
@@ -168,9 +192,9 @@ def _get(k: Kernel, start: Value, word: Value | int) -> Value:
     return k.build.load(_at(k, start, word), typ=I64)
 
 
-def _swap(k: Kernel, start: Value, word: int, value: Value) -> Value:
-    """Put a value into a word that another thread sees, with all that was written before; what was there."""
-    return k.build.atomic_rmw("xchg", _at(k, start, word), value, "seq_cst")
+def _swap(k: Kernel, mailbox: Value, value: Value) -> None:
+    """Put a value into a mailbox, for another thread to see with all that was written before."""
+    k.build.atomic_rmw("xchg", _at(k, mailbox, MAIL), value, "seq_cst")
 
 
 def _exchange(k: Kernel, mailbox: Value, expected: Value | int, value: int) -> Value:
@@ -179,11 +203,11 @@ def _exchange(k: Kernel, mailbox: Value, expected: Value | int, value: int) -> V
     return k.build.extract_value(pair, 1)
 
 
-def _watch(k: Kernel, machine: Target, mailbox: Value, turns: Value, enough: Any) -> Value:
-    """What a mailbox holds as soon as that is enough, or after so many turns."""
+def _watch(k: Kernel, machine: Target, mailbox: Value, enough: Callable[[Value], Value]) -> Value:
+    """What a mailbox holds as soon as that is enough, or after so many turns as there are."""
     again, after = k.function.append_basic_block("watch"), k.function.append_basic_block("after")
     turn = k.variable(I64)
-    k.put(turn, turns)
+    k.put(turn, k["turns"])
     k.build.branch(again)
     k.build.position_at_end(again)
     found = k.build.load_atomic(_at(k, mailbox, MAIL), "acquire", WORD, typ=I64)
@@ -193,3 +217,23 @@ def _watch(k: Kernel, machine: Target, mailbox: Value, turns: Value, enough: Any
     k.build.cbranch(k.build.or_(enough(found), k.less(left, 0)), after, again)
     k.build.position_at_end(after)
     return found
+
+
+def _doze(k: Kernel, machine: Target) -> None:
+    """Let others have the processor for a moment, where the system's library has a word for it."""
+    if "windows" not in machine.triple:
+        _library(k, "usleep", [I32(DOZE)])
+
+
+def _bind(k: Kernel, machine: Target, mask: Value) -> None:
+    """Let this thread run on some processors only, unless the mask is 0."""
+    if "linux" in machine.triple:
+        with k.when(k.build.icmp_signed("!=", mask, I64(0))):
+            _library(k, "sched_setaffinity", [I32(0), I64(MASK), k.build.inttoptr(mask, POINTER)])
+
+
+def _library(k: Kernel, name: str, values: Sequence[Value]) -> None:
+    """Call a function of the system's library."""
+    module = k.function.module
+    kind = ir.FunctionType(I32, [value.type for value in values])
+    k.build.call(module.globals.get(name) or ir.Function(module, kind, name), values)

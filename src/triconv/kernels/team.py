@@ -2,7 +2,8 @@
 
 Whoever runs parts calls on helpers that have nothing to do and works itself; it waits only for parts that another
 thread has begun. So nothing depends on a helper being there or in time: runs from many threads, or where no thread can
-be started, are only less parallel. To hand over takes a microsecond where a helper is still awake.
+be started, are only less parallel. To hand over takes a microsecond where a helper is still awake. With PyTorch there
+are no helpers: its own threads take part (`use_openmp`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import pairwise, repeat, starmap
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from ..memory import LINE, address
 from . import threads
 from .compile import Call, function
-from .relay import ASLEEP, HEAD, HELPS, JOINS, LEADS, LEFT, WORD, Relay
+from .relay import AFTER, ENDS, FREE, HELPS, JOINS, LEADS, MAIL, MASK, POSTS, WITHIN, WORD, Relay
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -81,33 +83,20 @@ class _Helper:
         self.mailbox = room[first : first + LINE // WORD]
         self.address = address(self.mailbox)
         self.turns = turns
-        self.called, self.asleep, self.dismissed = False, False, False
+        self.asleep, self.dismissed = False, False
         self.bell: SimpleQueue[None] = SimpleQueue()
-        self.done = Event()
-        """Set when a job has ended whose caller went to sleep."""
-        self.kept_off: int | None = None
+        self.kept_on: set[int] = set()
         # Daemons: the interpreter does not wait for threads that wait for it.
         self.thread = Thread(target=self.serve, name="triconv-helper", daemon=True)
-
-    def call(self) -> None:
-        """Have the helper look into its mailbox until it is let go."""
-        self.done.clear()
-        self.called = True
-        if self.asleep:
-            self.bell.put(None)
 
     def serve(self) -> None:
         """Work on what comes into the mailbox, for ever."""
         run = function(Relay())
         while not self.dismissed:
             run(HELPS, self.address, self.turns)
-            if self.mailbox[ASLEEP]:
-                self.mailbox[ASLEEP] = 0
-                self.done.set()
-                continue
-            # Whoever calls says so before it looks whether to ring: one of the two sees what the other has said.
+            # A caller posts, then looks whether to ring: one of the two sees what the other has done.
             self.asleep = True
-            if not (self.called or self.dismissed):
+            if self.mailbox[MAIL] == FREE and not self.dismissed:
                 self.bell.get()
             self.asleep = False
 
@@ -122,28 +111,35 @@ class _Team:
 
     def run(self, parts: Sequence[Part], most: int) -> None:
         """Run parts on this thread and at most so many helpers."""
-        helpers = self.take(most)
-        try:
-            _share(parts, helpers)
-        finally:
-            for helper in helpers:
-                helper.called = False
-            self.idle.extend(helpers)
-
-    def take(self, most: int) -> list[_Helper]:
-        """Helpers that nobody else has: as many as asked for, or as there are."""
         if self.size < most:
             self.grow(most)
-        helpers: list[_Helper] = []
-        with suppress(IndexError):
-            while len(helpers) < most:
-                helpers.append(self.idle.pop())
-        return helpers
+        run, helpers = function(Relay()), list[_Helper]()
+        try:
+            with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
+                helpers.extend(starmap(self.idle.pop, repeat((), most)))
+            job, *masks = _job(parts, [helper.address for helper in helpers]), *_apart(helpers)
+            if masks:
+                job[WITHIN : AFTER + 1] = [address(mask) for mask in masks]
+            place = address(job)
+            try:
+                run(POSTS, place, TURNS)
+                for helper in helpers:
+                    if helper.asleep:
+                        helper.bell.put(None)
+                run(LEADS, place, TURNS)
+            except BaseException:  # from a signal
+                run(ENDS, place, TURNS)
+                raise
+        finally:
+            self.idle.extend(helpers)
 
     def grow(self, size: int) -> None:
-        with self.growing:
+        """Start helpers, unless somebody is doing it."""
+        if not self.growing.acquire(blocking=False):
+            return
+        try:
             while self.size < size:
-                # Threads that are more than the processors must not keep those that work from them.
+                # One that is more than the processors sleeps at once, or it would keep those that work from them.
                 helper = _Helper(TURNS if self.size + 1 < available() else 0)
                 try:
                     helper.thread.start()
@@ -151,46 +147,23 @@ class _Team:
                     return
                 self.size += 1
                 self.idle.append(helper)
+        finally:
+            self.growing.release()
 
     def dismiss(self) -> None:
         """Send idle helpers home: at the end of the interpreter the code that they wait in goes away."""
-        with self.growing:
-            for helper in self.take(0 if CHECKED else len(self.idle)):
+        with suppress(IndexError):
+            while True:
+                helper = self.idle.pop()
                 helper.dismissed = True
                 helper.bell.put(None)
                 helper.thread.join(1)
 
 
-def _share(parts: Sequence[Part], helpers: Sequence[_Helper]) -> None:
-    """Run parts on this thread and on helpers."""
-    run = function(Relay())
-    job = _job(parts, [helper.address for helper in helpers])
-    with _apart(helpers):
-        for helper in helpers:
-            helper.call()
-        try:
-            run(LEADS, address(job), TURNS)
-        finally:
-            _wait(helpers, job)
-
-
-def _wait(helpers: Sequence[_Helper], job: NDArray[np.int64]) -> None:
-    """Wait for helpers that are still at work: arrays must not go while another thread writes them."""
-    interruption: BaseException | None = None
-    for helper, slot in zip(helpers, job[HEAD : HEAD + len(helpers)].tolist(), strict=True):
-        while slot == LEFT and not helper.done.is_set():
-            try:
-                helper.done.wait()
-            except BaseException as error:  # from a signal
-                interruption = error
-    if interruption is not None:
-        raise interruption
-
-
 def _job(parts: Sequence[Part], mailboxes: Sequence[int]) -> NDArray[np.int64]:
     """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
     width, count = 1 + max(len(call.values) for part in parts for call in part), len(mailboxes) + 1
-    words = [len(parts[0]), width, count, 0, *mailboxes]
+    words = [len(parts[0]), width, count, 0, 0, 0, *mailboxes]
     cuts = [len(parts) * number // count for number in range(count + 1)]
     for cut in pairwise(cuts):
         words += cut
@@ -229,6 +202,7 @@ def use_openmp(usual: Callable[[], int]) -> None:
     with suppress(AttributeError, OSError, TypeError):
         parallel = ctypes.CDLL(None).GOMP_parallel
         parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        _team.dismiss()
         _team, threads.usual = _OpenMP(parallel), usual
 
 
@@ -243,34 +217,33 @@ def _processor_asker() -> Callable[[], int | None]:
 _processor = _processor_asker()
 
 
-@contextmanager
-def _apart(helpers: Sequence[_Helper]) -> Iterator[None]:
-    """Keep this thread on its processor while it works, and helpers off it.
+def _apart(helpers: Sequence[_Helper]) -> list[NDArray[np.uint8]]:
+    """Keep helpers off the processor of this thread; masks of that one, and of those that it may use besides.
 
     A thread that wakes another is followed by it to its own processor, and a system that spares processors moves
     a thread to where another one runs: there one would wait until the other is done, whatever else is idle.
     """
     here = _processor()
-    may_use: set[int] = set() if here is None else os.sched_getaffinity(0)
+    if here is None or not helpers:
+        return []
+    may_use = os.sched_getaffinity(0)
     elsewhere = may_use - {here}
-    if here is None or not elsewhere:
-        yield
-        return
+    if here not in may_use or not elsewhere or max(may_use) >= 8 * MASK:
+        return []
     for helper in helpers:
-        if helper.kept_off != here and helper.thread.native_id is not None:
-            helper.kept_off = here
-            _bind(helper.thread.native_id, elsewhere)
-    _bind(0, {here})
-    try:
-        yield
-    finally:
-        _bind(0, may_use)
+        if helper.kept_on != elsewhere and helper.thread.native_id is not None:
+            helper.kept_on = elsewhere
+            with suppress(OSError):
+                os.sched_setaffinity(helper.thread.native_id, elsewhere)
+    return [_mask(frozenset((here,))), _mask(frozenset(may_use))]
 
 
-def _bind(thread: int, processors: set[int]) -> None:
-    """Let a thread, 0 for this one, run on these processors only, if the system allows it."""
-    with suppress(OSError):
-        os.sched_setaffinity(thread, processors)
+@lru_cache(maxsize=64)
+def _mask(processors: frozenset[int]) -> NDArray[np.uint8]:
+    """A set of processors as the system wants it."""
+    bits = np.zeros(8 * MASK, np.uint8)
+    bits[list(processors)] = 1
+    return np.packbits(bits, bitorder="little")
 
 
 _team: _Team | _OpenMP = _Team()

@@ -223,17 +223,21 @@ def pieces(best: Way) -> int:
     problem = best.asked
     if problem.produces is not Role.WEIGHT or best.parts > 1 or best.vector == "example":
         return 1
+    if problem.channels.mask is not None:  # the weight is of edges, and lies as no shape of the problem's says
+        return 1
     weight, read = problem.bytes_of(Role.WEIGHT), problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
     most = min(cache_bytes()[1] // weight, read // (ADDED * weight), problem.flops // WORTH_A_PIECE, MANY_PIECES)
     return next((n for n in (8, 4, 2) if n <= most and problem.batch % n == 0), 1)
 
 
 MANY_PIECES = 8
+"""Of a sum: more than these would hardly be shared out better."""
+
 ADDED = 16
 """How much more is read of the operands than is added at the end."""
 
 WORTH_A_PIECE = 1 << 21
-"""Operations: a few thread's handing over."""
+"""Operations: what handing over to a few threads takes."""
 
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
