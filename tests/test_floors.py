@@ -49,7 +49,8 @@ ROOMS: dict[str, list[list[str]]] = {
     "torch": [
         ["layout", "options", "registry"],
         ["batching", "engines", "portable"],
-        ["operands", "operators"],
+        ["operands"],
+        ["operators"],
         ["calls", "pooling"],
         ["functions"],
         ["nn.base"],

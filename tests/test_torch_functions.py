@@ -423,3 +423,33 @@ def test_the_weight_decides_where_an_operand_lies_both_ways(shape: tuple[int, ..
     torch.testing.assert_close(hidden, expected)
     compiled = torch.compile(lambda v, w: tt.conv(v, w, padding=1), fullgraph=True, backend="eager")(v, w)
     assert compiled.stride() == hidden.stride()
+
+
+def test_tensors_of_two_devices_are_refused_by_every_operator() -> None:
+    here, nowhere = torch.ones(1, 1, 2), torch.tensor([[[0, 1]]]).to("meta")
+    with pytest.raises(ValueError, match="indices on device meta: expected cpu, as hidden"):
+        tt.max_pool_transpose(here, nowhere, 5)
+    with pytest.raises(ValueError, match="expected one device"):
+        torch.ops.triconv.conv(torch.randn(1, 3, 8, 8), torch.empty(4, 3, 3, 3, device="meta"), 1, None, "{}", None)
+
+
+def test_an_order_names_each_axis_once() -> None:
+    with pytest.raises(ValueError, match=r"order=\[0, 0, 0, 0\]: expected each axis once"):
+        torch.ops.triconv.conv(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3), 1, None, "{}", [0, 0, 0, 0])
+
+
+def test_indices_are_dense_and_plain_numbers() -> None:
+    hidden = torch.ones(1, 1, 2)
+    with pytest.raises(TypeError, match=r"indices of layout torch\.sparse_coo: expected a dense tensor"):
+        tt.max_pool_transpose(hidden, torch.tensor([[[0, 1]]]).to_sparse(), 5)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_a_graph_changed_after_forward_changes_no_gradient(kind: str) -> None:
+    graph = torch.ones(4, 3).bool()
+    given = graph if kind == "tensor" else graph.numpy()
+    x, weight = torch.randn(2, 3, 6, 6), torch.randn(4, 3, 3, 3, requires_grad=True)
+    expected = torch.autograd.grad(tt.conv(x, weight, groups=given).sum(), weight)
+    hidden = tt.conv(x, weight, groups=given)
+    graph[:] = False
+    torch.testing.assert_close(torch.autograd.grad(hidden.sum(), weight), expected)

@@ -249,3 +249,10 @@ def test_keras_errors() -> None:
         nn.from_keras(np.zeros((30, 12, 8)), np.zeros(8), kernel_size=3, visible_size=32)
     with pytest.raises(ValueError, match="data_format='first'"):
         nn.from_keras(np.zeros((30, 12, 8)), kernel_size=3, visible_size=32, data_format="first")  # type: ignore[arg-type]
+
+
+def test_a_first_input_that_is_too_small_leaves_the_layer_waiting() -> None:
+    layer = nn.LocallyConnected(3, 4, (3, 3))
+    with pytest.raises(ValueError, match="size 2"):
+        layer(torch.randn(2, 3, 2, 2))
+    assert layer(torch.randn(2, 3, 6, 6)).shape == (2, 4, 4, 4)

@@ -211,3 +211,14 @@ def test_only_modules() -> None:
     for call in (replace, restore):
         with pytest.raises(TypeError, match=r"model of type int: expected a torch\.nn\.Module"):
             call(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_a_stride_set_later_may_be_one_number(layer: Any) -> None:
+    plain = layer(3, 4, 3)
+    plain.stride = 2
+    x = torch.randn(2, 3, 9, 9)
+    expected = plain(x)
+    model = torch.nn.Sequential(plain)
+    replace(model)
+    torch.testing.assert_close(model(x), expected)

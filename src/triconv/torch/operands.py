@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import index
 from typing import Any
 
@@ -51,12 +52,22 @@ def check_devices(produces: Role, a: Tensor, b: Tensor) -> None:
         raise ValueError(f"{two.value} on device {b.device}: expected {a.device}, as {one.value}")
 
 
+def check_together(*tensors: Tensor, order: Sequence[int] | None = None) -> None:
+    """What the operators themselves ask, whoever calls them, before an address is read or written."""
+    first, *others = tensors
+    if any(one.device != first.device for one in others):
+        raise ValueError(f"operands on devices {', '.join(str(one.device) for one in tensors)}: expected one device")
+    if order is not None and sorted(order) != list(range(len(order))):
+        raise ValueError(f"order={list(order)}: expected each axis once")
+
+
 def pattern(groups: Groups) -> tuple[int, Tensor | None]:
     """The number of groups, and the channel graph as a tensor on the processor."""
     if isinstance(groups, np.ndarray) and not torch.compiler.is_compiling():
         groups = np.ascontiguousarray(groups) if groups.ndim else groups.item()
     if isinstance(groups, Tensor | np.ndarray | list | tuple):
-        return 1, torch.as_tensor(groups, device="cpu")
+        graph = torch.as_tensor(groups, device="cpu")
+        return 1, graph if torch.compiler.is_compiling() else graph.clone()  # backward finds what forward saw
     return index(groups), None
 
 

@@ -93,6 +93,7 @@ class Convolving(_ConvNd):
 
     def _make(self, bias: Bias, device: Any, dtype: Any) -> None:
         """The parameters, without values."""
+        bias = bias if isinstance(bias, str) else bool(bias)  # as PyTorch takes it
         if not (isinstance(bias, bool) or bias in ("channel", "bank")):
             raise ValueError(f'bias={bias!r}: expected True, False, "channel" or "bank"')
         made = {"device": device, "dtype": dtype}
@@ -134,8 +135,10 @@ class Convolving(_ConvNd):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the operations."""
+        # Models are changed after they are made: PyTorch takes one number for all axes then, too.
+        rank = len(self.kernel_size)
         return {
-            "stride": self.stride,
+            "stride": (self.stride,) * rank if isinstance(self.stride, int) else self.stride,
             "padding": self.padding,
             "dilation": self.dilation,
             "groups": self.groups,

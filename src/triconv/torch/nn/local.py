@@ -42,7 +42,11 @@ class Waiting(LazyModuleMixin, Convolving):
         """Take the size that the first input has, and parameters for it unless a state_dict has brought them."""
         waiting = [name for name, one in self._parameters.items() if isinstance(one, UninitializedParameter)]
         self.visible_size = visible_size
-        shape = self._weight_shape()
+        try:
+            shape = self._weight_shape()
+        except ValueError:  # too small a one: the next may do
+            self.visible_size = None
+            raise
         if "weight" not in waiting and (waiting or tuple(self.weight.shape) != shape):
             self.visible_size = None
             missing = f", and {', '.join(waiting)} with it" if waiting else ""
