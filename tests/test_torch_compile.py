@@ -164,3 +164,36 @@ def test_export(strict: bool) -> None:
     torch.testing.assert_close(dict(loaded.named_parameters())["weight"].grad, module.weight.grad, rtol=0, atol=0)
     lowered = program.run_decompositions()
     assert not any("convolution" in str(node.target) for node in lowered.graph.nodes)
+
+
+GROWING = {
+    "Conv2d": lambda: tt.nn.Conv2d(3, 4, 3, padding=1),
+    "ConvTranspose2d": lambda: tt.nn.ConvTranspose2d(3, 4, 3, stride=2),
+    "MaxPool2d": lambda: torch.nn.Sequential(tt.nn.Conv2d(3, 4, 3), tt.nn.MaxPool2d(3, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_pictures_of_any_size_are_compiled_for_once(name: str) -> None:
+    """Forward and backward: once for the first size, and once for all others."""
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    model = GROWING[name]()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for size in range(10, 22):
+        x = torch.randn(1, 3, size, size)
+        parameters = list(model.parameters())
+        found = torch.autograd.grad(compiled(x).square().sum(), parameters)
+        torch.testing.assert_close(found, torch.autograd.grad(model(x).square().sum(), parameters))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: tt.nn.MaxPool2d(2), lambda: tt.nn.ConvTranspose2d(3, 3, 3), lambda: tt.nn.Conv2d(3, 3, 3)]
+)
+def test_pictures_of_any_size_are_exported_for(layer: Any) -> None:
+    model = layer()
+    sizes = ({2: torch.export.Dim("rows", min=4, max=100)},)
+    exported = torch.export.export(model, (torch.randn(2, 3, 16, 16),), dynamic_shapes=sizes).module()
+    x = torch.randn(2, 3, 31, 16)
+    torch.testing.assert_close(exported(x), model(x))

@@ -377,8 +377,10 @@ def pooled(visible: int, window: int, stride: int, dilation: int, pads: Pads, ce
     axis = forward(visible, window, stride, dilation, (before, after + more), "zero", where)
     if more and (axis.hidden - 1) * stride >= before + visible:
         axis = forward(visible, window, stride, dilation, (before, after), "zero", where)
-    outer = (axis.before >= axis.span, (axis.hidden - 1) * stride - axis.before >= visible)
-    if any(outer) or (axis.sources == OUTSIDE).all(axis=1).any():
+    last = (axis.hidden - 1) * stride - axis.before
+    outside = axis.before >= axis.span or (axis.after >= axis.span and last >= visible)
+    # A window without gaps that begins before the end and ends behind the beginning sees something.
+    if outside or (dilation > 1 and (axis.sources == OUTSIDE).all(axis=1).any()):
         raise ValueError(f"padding ({axis.before}, {axis.after}): expected no window to see padding only{where}")
     return axis
 
@@ -387,24 +389,27 @@ def backward(
     visible: int | None, hidden: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border, where: str
 ) -> Axis:
     """The axis that a hidden size gives; without a visible size, the smallest that yields it."""
-    candidates = _visible_sizes(hidden, kernel, stride, dilation, pads, border)
-    if not candidates:
+    least, end = _visible_sizes(hidden, kernel, stride, dilation, pads, border)
+    if least >= end:
         raise ValueError(
             f"hidden size {hidden}: no visible size yields it with kernel size {kernel}, stride {stride}, "
             f"dilation {dilation} and padding {pads!r}{where}"
         )
-    if visible is not None and visible not in candidates:
-        sizes = f"{candidates[0]}" if len(candidates) == 1 else f"{candidates[0]} to {candidates[-1]}"
+    if visible is not None and not least <= visible < end:
+        sizes = f"{least}" if end - least == 1 else f"{least} to {end - 1}"
         raise ValueError(f"visible size {visible}: hidden size {hidden} comes from visible size {sizes}{where}")
-    return forward(visible or candidates[0], kernel, stride, dilation, pads, border, where)
+    return forward(visible or least, kernel, stride, dilation, pads, border, where)
 
 
-def _visible_sizes(hidden: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border) -> range:
-    """The visible sizes that yield a hidden size, at most `stride` of them."""
+def _visible_sizes(hidden: int, kernel: int, stride: int, dilation: int, pads: Pads, border: Border) -> tuple[int, int]:
+    """The least visible size that yields a hidden size, and the one behind the largest: at most `stride` of them.
+
+    Sizes may be symbols of PyTorch's, which ranges and sets would make numbers of.
+    """
     covered = stride * (hidden - 1) + span(kernel, dilation)
     if pads == "same":
         least, narrowest = stride * (hidden - 1) + 1, -(-(covered + 2) // 3)  # (covered − X) / 2 ≤ X − 1
     else:
         before, after = pads_of(pads, 1, kernel, stride, dilation)
         least, narrowest = covered - before - after, max(before, after) + 1
-    return range(max(least, narrowest if border == "reflect" else 1), least + stride)
+    return max(least, narrowest if border == "reflect" else 1), least + stride

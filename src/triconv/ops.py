@@ -405,7 +405,8 @@ def plain(values: Iterable[Any]) -> bool:
 
 
 _written: dict[tuple[int, ...], tuple[Any, ...]] = {}
-"""Plain arguments by their identities, which are theirs while they are here: what a program spells out comes again."""
+"""Plain arguments by their identities. They are kept, so nothing else can have these meanwhile; what a program spells
+out comes again as the same objects."""
 
 
 def known_plain(values: tuple[Any, ...]) -> bool:

@@ -166,7 +166,9 @@ def geometry_of(v: Array, window: Any, stride: Any, padding: Any, dilation: Any,
         strict=True,
     )
     try:
-        return Geometry(tuple(_axis(x, *step) for x, step in zip(v.shape[2:], steps, strict=True)))
+        numbers = all(type(x) is int for x in v.shape)  # and not PyTorch's symbols, which no cache can find
+        axis = _axis if numbers else pooled
+        return Geometry(tuple(axis(x, *step) for x, step in zip(v.shape[2:], steps, strict=True)))
     except ValueError as error:  # a geometry's window is a kernel's
         raise ValueError(str(error).replace("kernel size", "window")) from None
 

@@ -132,7 +132,7 @@ def best_order(produces: Role, banked: bool, first: Lying, second: Lying) -> lis
     """The order of a result that nobody asked for: that of the first operand, a weight's as engines like it.
 
     Where the first could have either order, as one of one channel could, the channels are innermost if the weight's
-    are: so PyTorch does it.
+    are. (PyTorch lets the weight decide always.)
     """
     shape, _ = first
     axes = list(range(len(shape)))

@@ -173,7 +173,7 @@ def _computed(tensor: Tensor) -> Tensor:
 
 def _like(visible: Tensor) -> Any:
     """What the pooling of arrays asks of one, its positions counted."""
-    shape = (*visible.shape[:2], *(int(size) for size in visible.shape[2:]))
+    shape = tuple(visible.shape)
     return SimpleNamespace(shape=shape, ndim=len(shape))
 
 
