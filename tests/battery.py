@@ -255,6 +255,16 @@ def the_graph_alone_is_read() -> None:
         same(gradient[outside], np.zeros(outside.sum()))
 
 
+def a_gradient_in_pieces() -> None:
+    """Of small whole numbers, so that every order of adding gives the same."""
+    import triconv
+
+    random = np.random.default_rng(0)
+    v, h = (random.integers(-3, 4, (8, 16, 64, 64)).astype(np.float32) for _ in range(2))
+    expected = np.einsum("nip,nop->oi", v.reshape(8, 16, -1), h.reshape(8, 16, -1), optimize=True)
+    same(triconv.conv_weight(v, h, 1, engine="direct")[:, :, 0, 0], expected)
+
+
 CHECKS: list[Callable[[], None]] = [
     form,
     geometry,
@@ -266,6 +276,7 @@ CHECKS: list[Callable[[], None]] = [
     a_zero_border_takes_part,
     the_graph_alone_is_read,
     examples_in_parts,
+    a_gradient_in_pieces,
     every_engine_on_the_grid,
 ]
 

@@ -359,8 +359,9 @@ def call_from_many_threads(built: list[Built], seconds: float) -> int:
         while time.monotonic() < end and not wrong:
             one = built[random.integers(len(built))]
             try:
-                if one.again() != one.bits:
-                    wrong.append(f"{one.name}: other bits")
+                with triconv.threads(2):
+                    if one.again() != one.bits:
+                        wrong.append(f"{one.name}: other bits")
             except Exception as error:
                 wrong.append(f"{one.name}: {error!r}")
             calls[number] += 1

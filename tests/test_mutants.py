@@ -87,8 +87,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "full without dilation": ("geometry.py", "return covered - 1, covered - 1", "return kernel - 1, kernel - 1"),
     "full on one side": ("geometry.py", "return covered - 1, covered - 1", "return covered - 1, 0"),
     "kernel as large as the visible refused": ("geometry.py", "if padded < covered", "if padded <= covered"),
-    "transpose to the largest visible": ("geometry.py", "visible or candidates[0]", "visible or candidates[-1]"),
-    "one visible size too many": ("geometry.py", "least + stride)", "least + stride + 1)"),
+    "transpose to the largest visible": ("geometry.py", "visible or least,", "visible or end - 1,"),
+    "one visible size too many": ("geometry.py", "else 1), least + stride", "else 1), least + stride + 1"),
     "visible sizes of same": ("geometry.py", "stride * (hidden - 1) + 1, -(", "stride * (hidden - 1), -("),
     "visible sizes without padding after": ("geometry.py", "covered - before - after", "covered - 2 * before"),
     "pooling keeps a window in the padding": (
@@ -228,8 +228,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "axes put back in the wrong order": ("arrays.py", ".transpose(_inverse(order))", ".transpose(order)"),
     "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
     "memory unchecked": ("dispatch.py", "if need > memory():", "if need < 0:"),
-    "empty batches left unwritten": ("ops.py", "out[...] = 0", "out[...] += 0"),
-    "result not cast back": ("ops.py", "return out.astype(self.dtype, copy=False)", "return out"),
+    "empty batches left unwritten": (
+        "engines/direct.py",
+        'sum over no examples."""\n    out[...] = 0',
+        'sum over no examples."""\n    out[...] += 0',
+    ),
+    "result not cast back": ("ops.py", "return result.astype(self.dtype, copy=False)", "return result"),
     "flip leaves the last axis": (
         "ops.py",
         "tuple(range(array.ndim - axes, array.ndim))",
@@ -326,6 +330,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "problem if transposed",
     ),
     "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
+    "native: the first piece alone": ("kernels/prepared.py", "result += own[self.produced]", "result += 0"),
+    "native: every piece sums the first examples": (
+        "kernels/prepared.py",
+        "slice(n, n + self.examples) for",
+        "slice(0, self.examples) for",
+    ),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
     "pooling takes the last NaN": (POOL, 'k.build.and_(larger, k.build.fcmp_ordered("ord", held, held))', "larger"),
