@@ -226,7 +226,8 @@ def pieces(best: Way) -> int:
     if problem.channels.mask is not None:  # the weight is of edges, and lies as no shape of the problem's says
         return 1
     weight, read = problem.bytes_of(Role.WEIGHT), problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
-    most = min(cache_bytes()[1] // weight, read // (ADDED * weight), problem.flops // WORTH_A_PIECE, MANY_PIECES)
+    started = int(best.seconds() / (BEGUN * STARTED * len(best.cuts())))
+    most = min(cache_bytes()[1] // weight, read // (ADDED * weight), started, MANY_PIECES)
     return next((n for n in (8, 4, 2) if n <= most and problem.batch % n == 0), 1)
 
 
@@ -236,8 +237,8 @@ MANY_PIECES = 8
 ADDED = 16
 """How much more is read of the operands than is added at the end."""
 
-WORTH_A_PIECE = 1 << 21
-"""Operations: what handing over to a few threads takes."""
+BEGUN = 16
+"""How much longer all takes than to start the kernels of every piece."""
 
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
