@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from program import python
 
 from triconv.kernels import team as module
 from triconv.kernels.compile import Call, assembly
@@ -66,20 +65,6 @@ def on_a_thread(run: Callable[[], Any]) -> None:
     thread.start()
     thread.join(LONG)
     assert not thread.is_alive()
-
-
-def python(text: str, *options: str, **environment: str) -> str:
-    """What a program prints."""
-    ran = subprocess.run(
-        [sys.executable, *options, "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout.strip()
 
 
 # Side by side

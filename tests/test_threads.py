@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import python
 
 import triconv
 from triconv.kernels import threads as module
@@ -38,20 +37,6 @@ def on_a_thread(call: Callable[[], Any]) -> Any:
     thread.join(LONG)
     assert not thread.is_alive()
     return results[0]
-
-
-def python(text: str, *options: str, **environment: str) -> str:
-    """What a program prints."""
-    ran = subprocess.run(
-        [sys.executable, *options, "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout.strip()
 
 
 # How many

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from program import python
 
 pytest.importorskip("torch")
 torch = sys.modules["torch"]
@@ -22,18 +22,10 @@ shared = pytest.mark.skipif(
 )
 
 
-def python(text: str, **environment: str) -> str:
-    """What a program prints."""
-    ran = subprocess.run(
-        [sys.executable, "-Wignore::DeprecationWarning", "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={name: value for name, value in os.environ.items() if name != "TRICONV_NUM_THREADS"} | environment,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout.strip()
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of anybody's."""
+    monkeypatch.delenv("TRICONV_NUM_THREADS", raising=False)
 
 
 SUM = """
@@ -56,8 +48,8 @@ print(thread_count(), end=" ")
 with triconv.threads(3):
     print(thread_count())
 """
-    assert python(SUM + text) == "1 2 3"
-    assert python(SUM + text, TRICONV_NUM_THREADS="5") == "5 5 3"
+    assert python(SUM + text, "-Wignore::DeprecationWarning") == "1 2 3"
+    assert python(SUM + text, "-Wignore::DeprecationWarning", TRICONV_NUM_THREADS="5") == "5 5 3"
 
 
 @shared
@@ -98,7 +90,7 @@ for user in users: user.start()
 for user in users: user.join()
 print(wrong)
 """
-    assert python(SUM + text) == "[]"
+    assert python(SUM + text, "-Wignore::DeprecationWarning") == "[]"
 
 
 @shared
@@ -114,4 +106,4 @@ if child == 0:
         os._exit(bits() != expected or not isinstance(team._team, team._Team))
 print(os.waitpid(child, 0)[1], isinstance(team._team, team._OpenMP))
 """
-    assert python(SUM + text) == "0 True"
+    assert python(SUM + text, "-Wignore::DeprecationWarning") == "0 True"
