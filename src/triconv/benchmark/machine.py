@@ -20,6 +20,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..kernels.compile import Call, Compiled, function
+from ..kernels.copy import Dim, Move
 from ..kernels.target import Target, target
 from ..kernels.team import run_all
 from ..kernels.words import BYTES, I64, POINTER, begin
@@ -110,25 +111,6 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Copying:
-    """Copy an array of count numbers, a whole number of lines."""
-
-    dtype: str = "float32"
-
-    name: ClassVar[str] = "copying"
-    arguments: ClassVar[dict[str, ir.Type]] = {"A": POINTER, "C": POINTER, "count": I64}
-
-    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
-        k = begin(module, name, self.dtype, self.arguments)
-        lanes = machine.lanes(BYTES[self.dtype])
-        with k.loop(k["count"], step=LINE * lanes) as index:
-            for number in range(LINE):
-                place = k.add(index, number * lanes)
-                k.store_vector(k.load_vector(k.at(k["A"], place), lanes), k.at(k["C"], place))
-        k.build.ret_void()
-
-
-@dataclass(frozen=True)
 class Machine:
     """What the machine can do with a number of threads: GFLOP/s by dtype, GB/s read, written and copied."""
 
@@ -155,10 +137,11 @@ def machine(threads: int, array: int = ARRAY, steps: int = STEPS, tries: int = T
     others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
     sums = [np.zeros(LINE, np.float32) for _ in range(threads)]
     moved = sum(one.nbytes for one in arrays) / 1e9
-    read, write, copy = function(Reading()), function(Writing()), function(Copying())
+    read, write = function(Reading()), function(Writing())
+    copy = Move.of([Dim(((0, 0, array // 4),), 1, 1)], "float32")
     reading = [_call(read, one, total) for one, total in zip(arrays, sums, strict=True)]
     writing = [_call(write, total, one) for one, total in zip(others, sums, strict=True)]
-    copying = [_call(copy, one, other) for one, other in zip(arrays, others, strict=True)]
+    copying = [call for one, other in zip(arrays, others, strict=True) for call in copy.calls(one, other, 0, 1)]
     return Machine(
         threads,
         peak,
