@@ -429,7 +429,7 @@ def test_tensors_of_two_devices_are_refused_by_every_operator() -> None:
     here, nowhere = torch.ones(1, 1, 2), torch.tensor([[[0, 1]]]).to("meta")
     with pytest.raises(ValueError, match="indices on device meta: expected cpu, as hidden"):
         tt.max_pool_transpose(here, nowhere, 5)
-    with pytest.raises(ValueError, match="expected one device"):
+    with pytest.raises(ValueError, match="weight on device meta: expected cpu, as visible"):
         torch.ops.triconv.conv(torch.randn(1, 3, 8, 8), torch.empty(4, 3, 3, 3, device="meta"), 1, None, "{}", None)
 
 

@@ -47,16 +47,18 @@ def common_dtype(produces: Role, one: torch.dtype, two: torch.dtype) -> torch.dt
 
 
 def check_devices(produces: Role, a: Tensor, b: Tensor) -> None:
-    if a.device != b.device:
+    if a.device != b.device:  # names are made only where they are needed
         one, two = OPERANDS[produces]
-        raise ValueError(f"{two.value} on device {b.device}: expected {a.device}, as {one.value}")
+        check_device(two.value, b, one.value, a)
 
 
-def check_together(*tensors: Tensor, order: Sequence[int] | None = None) -> None:
-    """What the operators themselves ask, whoever calls them, before an address is read or written."""
-    first, *others = tensors
-    if any(one.device != first.device for one in others):
-        raise ValueError(f"operands on devices {', '.join(str(one.device) for one in tensors)}: expected one device")
+def check_device(name: str, tensor: Tensor, other: str, beside: Tensor) -> None:
+    if tensor.device != beside.device:
+        raise ValueError(f"{name} on device {tensor.device}: expected {beside.device}, as {other}")
+
+
+def check_order(order: Sequence[int] | None) -> None:
+    """Memory is laid out by it, whoever calls the operator."""
     if order is not None and sorted(order) != list(range(len(order))):
         raise ValueError(f"order={list(order)}: expected each axis once")
 

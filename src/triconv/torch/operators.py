@@ -21,7 +21,7 @@ from . import engines, portable
 from .batching import batched
 from .engines import Sizes
 from .layout import order_of, strides_of
-from .operands import check_together
+from .operands import check_devices, check_order
 from .options import read, short
 from .registry import (
     SingleLevelFunction,
@@ -74,7 +74,8 @@ def ready(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> engines.Call:
 
 def on_processor(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     """By the engines."""
-    check_together(a, b, order=rest[-1])
+    check_devices(produces, a, b)
+    check_order(rest[-1])
     return ready(produces, a, b, *rest).run(a, b)
 
 
@@ -90,7 +91,7 @@ def elsewhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
 
 def nowhere(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     """The shape, dtype and memory order alone, for tensors without numbers."""
-    check_together(a, b)
+    check_devices(produces, a, b)
     *sizes, groups, graph, text, order = rest
     if graph is not None:
         groups = np.ones(tuple(graph.shape), short(graph.dtype))

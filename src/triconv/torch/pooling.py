@@ -20,7 +20,7 @@ from ..arguments import Padding, PerAxis, per_axis
 from ..geometry import OUTSIDE, Geometry
 from .engines import COMPUTED
 from .layout import order_of, strides_of
-from .operands import check, check_together, each, known
+from .operands import check, check_device, each, known
 from .options import read, short, written
 from .registry import SingleLevelFunction, below, outer_levels, register, watched
 
@@ -128,8 +128,7 @@ def max_pool_transpose(hidden: Tensor, indices: Tensor, visible_size: PerAxis) -
         raise TypeError(f"indices of type {type(indices).__name__}: expected a torch.Tensor")
     if indices.layout is not torch.strided:
         raise TypeError(f"indices of layout {indices.layout}: expected a dense tensor; use indices.to_dense()")
-    if indices.device != hidden.device:
-        raise ValueError(f"indices on device {indices.device}: expected {hidden.device}, as hidden")
+    check_device("indices", indices, "hidden", hidden)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype in NO_INDICES:
         raise TypeError(f"indices of dtype {short(indices.dtype)}: expected integers, as max_pool returns them")
     if not torch.compiler.is_compiling() and known(hidden) and hidden.ndim >= 2:
@@ -208,7 +207,7 @@ def _pool_nowhere(visible: Tensor, window: Sizes, text: str, order: Order) -> tu
 
 
 def _put_on_processor(hidden: Tensor, indices: Tensor, size: Sizes, order: Order) -> Tensor:
-    check_together(hidden, indices)
+    check_device("indices", indices, "hidden", hidden)
     visible = pool.max_pool_transpose(_computed(hidden).numpy(), indices.numpy(), size)
     return _lying(torch.from_numpy(visible), hidden, _order(hidden, order), hidden.dtype)
 
@@ -220,7 +219,7 @@ def _put_elsewhere(hidden: Tensor, indices: Tensor, size: Sizes, order: Order) -
 
 
 def _put_nowhere(hidden: Tensor, indices: Tensor, size: Sizes, order: Order) -> Tensor:
-    check_together(hidden, indices)
+    check_device("indices", indices, "hidden", hidden)
     if indices.shape != hidden.shape:
         raise ValueError(f"indices of shape {tuple(indices.shape)}: expected the hidden's shape {tuple(hidden.shape)}")
     shape = (*hidden.shape[:2], *size)

@@ -44,16 +44,15 @@ class Waiting(LazyModuleMixin, Convolving):
         self.visible_size = visible_size
         try:
             shape = self._weight_shape()
-        except ValueError:  # too small a one: the next may do
+            if "weight" not in waiting and (waiting or tuple(self.weight.shape) != shape):
+                missing = f", and {', '.join(waiting)} with it" if waiting else ""
+                raise ValueError(
+                    f"weight of shape {tuple(self.weight.shape)}, as it was loaded: "
+                    f"expected {shape} for visible size {visible_size}{missing}"
+                )
+        except ValueError:  # the next input may do
             self.visible_size = None
             raise
-        if "weight" not in waiting and (waiting or tuple(self.weight.shape) != shape):
-            self.visible_size = None
-            missing = f", and {', '.join(waiting)} with it" if waiting else ""
-            raise ValueError(
-                f"weight of shape {tuple(self.weight.shape)}, as it was loaded: "
-                f"expected {shape} for visible size {visible_size}{missing}"
-            )
         for name in waiting:
             parameter = getattr(self, name)
             parameter.materialize(shape if name == "weight" else (*self._bias_periods(), self.out_channels))
