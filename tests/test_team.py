@@ -270,6 +270,21 @@ def test_a_job_is_taken_back_from_who_has_not_begun(team: module._Team) -> None:
     assert list(team.idle) == [late]
 
 
+def test_an_interruption_before_the_work_takes_the_job_back(team: module._Team) -> None:
+    class Interrupting:
+        def put(self, _: None) -> None:
+            raise KeyboardInterrupt
+
+    late = module._Helper(0)
+    late.asleep, late.bell = True, cast(Any, Interrupting())
+    team.idle.append(late)
+    team.size = 1
+    with pytest.raises(KeyboardInterrupt):
+        run_all([[call(lambda: None)] for _ in range(2)])
+    assert late.mailbox[MAIL] == FREE
+    assert list(team.idle) == [late]
+
+
 @pytest.mark.parametrize("seconds", [1e-4, 0.2], ids=["watching", "asleep"])
 def test_a_caller_waits_for_what_another_thread_has_begun(seconds: float) -> None:
     both, ended = threading.Barrier(2), list[bool]()
