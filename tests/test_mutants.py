@@ -326,7 +326,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "native: the visible unpadded": ("geometry.py", "return self.before, self.reach", "return 0, self.reach"),
     "native: borders of a transpose taken for zero": (
         "kernels/ways.py",
-        "_with_borders_written_out(problem) if transposed",
+        "with_borders_written_out(problem) if transposed",
         "problem if transposed",
     ),
     "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,12 @@ from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 Array = NDArray[Any]
 
 
+class Runs(Protocol):
+    """What computes over each of some (A, B, C)."""
+
+    def run(self, *pieces: tuple[Array, Array, Array]) -> None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A way, compiled for arrays of certain strides."""
@@ -36,7 +42,7 @@ class Prepared:
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
     pieces: int
     """In how many pieces of so many examples the result is summed, side by side."""
-    program: Program
+    program: Runs
     operands: tuple[int, ...]
     """Which of the arrays are the program's A, B and C."""
     fills: tuple[tuple[int, Move], ...]
@@ -114,14 +120,7 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
     tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line)]
-    fills, drains = [], []
-    for number, (role, buffer, steps) in enumerate(zip(ROLES, best.buffers, strides, strict=True)):
-        shape = part.shape(role)
-        axes = (None, None, *part.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
-        if buffer is not None and number != produced:
-            fills.append((number, buffer.fill(shape, steps, axes, problem.dtype)))
-        elif buffer is not None and not folds(problem):
-            drains += buffer.drain(shape, steps, problem.dtype)
+    fills, drains = moves(best, strides, produced)
     return Prepared(
         best,
         produced,
@@ -131,9 +130,25 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
         # Every part of a weight's gradient reads all examples.
         Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
-        tuple(fills),
-        tuple(drains),
+        fills,
+        drains,
     )
+
+
+def moves(
+    way: Way, strides: tuple[Strides, ...], produced: int
+) -> tuple[tuple[tuple[int, Move], ...], tuple[tuple[Move, int, int], ...]]:
+    """What fills the buffers of the operands, and what empties that of the result unless it is folded."""
+    fills: list[tuple[int, Move]] = []
+    drains: list[tuple[Move, int, int]] = []
+    for number, (role, buffer, steps) in enumerate(zip(ROLES, way.buffers, strides, strict=True)):
+        shape = way.asked.shape(role)
+        axes = (None, None, *way.asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
+        if buffer is not None and number != produced:
+            fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype)))
+        elif buffer is not None and not folds(way.asked):
+            drains += buffer.drain(shape, steps, way.asked.dtype)
+    return tuple(fills), tuple(drains)
 
 
 def _examples(best: Way) -> int:
@@ -144,3 +159,12 @@ def _examples(best: Way) -> int:
     if not both or problem.produces is Role.WEIGHT:
         return problem.batch
     return next((problem.batch // n for n in range(2, problem.batch + 1) if problem.batch % n == 0), problem.batch)
+
+
+def aligned(array: Array) -> Array:
+    """The array, or a copy where its numbers do not lie on multiples of their size."""
+    if array.flags.aligned and (
+        array.dtype.alignment == array.itemsize or not any(step % array.itemsize for step in array.strides)
+    ):
+        return array
+    return array.copy()
