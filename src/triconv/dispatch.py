@@ -13,10 +13,10 @@ from threading import RLock
 import numpy as np
 
 from .engine import Array, Engine, Run
-from .engines import direct, im2row, matrix, reference
+from .engines import direct, fft, im2row, matrix, reference
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, fft, im2row, matrix, reference)}
 
 AUTO = "auto"
 
@@ -105,12 +105,27 @@ def _built(plan: Plan) -> Run:
         _kept.move_to_end(plan)
         return run
     run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
+    run = _again(run, plan.problem) if plan.engine.spreads else run
     with _lock:
         if size <= KEPT_BYTES:
             _kept[plan] = run, size
         while len(_kept) > KEPT_PLANS or sum([size for _, size in list(_kept.values())]) > KEPT_BYTES:
             _kept.popitem(last=False)
     return run
+
+
+def _again(run: Run, problem: Problem) -> Run:
+    """The callable, whose result, if it is not finite, is computed again by the best engine that keeps infinities."""
+
+    def checked(a: Array, b: Array, out: Array) -> None:
+        from .kernels.finite import all_finite
+
+        run(a, b, out)
+        if not all(map(all_finite, (out.real, out.imag) if problem.complex else (out,))):
+            able = [one for one in ENGINES.values() if not (one.spreads or one.why_not(problem))]
+            choose(problem, min(able, key=lambda one: one.cost(problem)).name).built(a, b, out)
+
+    return checked
 
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:

@@ -37,6 +37,8 @@ class Engine:
     workspace: Callable[[Problem], int]
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
+    spreads: bool = False
+    """Whether an infinity or NaN reaches results that it should not: a result that is not finite is computed again."""
 
 
 def quiet(run: Run) -> Run:
