@@ -42,6 +42,11 @@ def run(operation: str, row: Row, operands: dict[str, Array], engine: str) -> Ar
     return result
 
 
+def allowed_of(engine: str, operation: str, row: Row, operands: dict[str, Array]) -> Array:
+    """How far the engine's result may lie from what is expected."""
+    return row.allowed(operation, operands, dispatch.ENGINES[engine].spreads)
+
+
 def plan(operation: str, row: Row, engine: str) -> triconv.Plan:
     return triconv.explain(operation, row.visible, row.weight, engine=engine, dtype=row.dtype, **row.options)
 
@@ -96,7 +101,7 @@ def test_engine_agrees_with_the_reference(row: Row, engine: str) -> None:
             result = run(operation, row, operands, engine)
             assert result.dtype == row.dtype
             expected = run(operation, row, operands, "reference")
-            oracle.assert_close(result, expected, row.allowed(operation, operands), operation)
+            oracle.assert_close(result, expected, allowed_of(engine, operation, row, operands), operation)
 
 
 @engines
@@ -107,7 +112,7 @@ def test_engine_writes_the_whole_of_any_output(row: Row, engine: str) -> None:
     for operation, (first, second) in OPERATIONS.items():
         if not takes(engine, operation, row):
             continue
-        expected, allowed = run(operation, row, operands, "reference"), row.allowed(operation, operands)
+        expected, allowed = run(operation, row, operands, "reference"), allowed_of(engine, operation, row, operands)
         shape = expected.shape
         wide = np.full(tuple(2 * size for size in shape), np.nan, row.dtype)
         outputs = [
@@ -201,7 +206,7 @@ def test_operands_of_any_strides(name: str, layout: Callable[[Array], Array], en
             result = run(operation, row, laid_out, engine)
             assert result.dtype == row.dtype
             assert result.dtype.isnative
-            allowed = row.allowed(operation, plain)
+            allowed = allowed_of(engine, operation, row, plain)
             oracle.assert_close(result, row.expected(operation, plain), allowed, operation)
             for role in (first, second):
                 np.testing.assert_array_equal(laid_out[role], plain[role])
@@ -304,7 +309,8 @@ def test_nan_and_infinity_travel_as_ieee_says(row: Row) -> None:
                 for engine in ENGINES:
                     if takes(engine, operation, row):
                         result = run(operation, row, operands, engine)
-                        assert_same_kinds(result, expected, allowed, f"{engine}, {what}")
+                        within = allowed_of(engine, operation, row, operands)
+                        assert_same_kinds(result, expected, within, f"{engine}, {what}")
 
 
 @engines
@@ -329,10 +335,10 @@ def test_random_normal_operands_are_not_degenerate(engine: str) -> None:
     for operation in OPERATIONS:
         if not takes(engine, operation, row):
             continue
-        allowed = row.allowed(operation, operands)
+        allowed = allowed_of(engine, operation, row, operands)
         result = run(operation, row, operands, engine)
         wrong = result.copy(order="C")
-        wrong.flat[-1] *= 1 + 1e-3
+        wrong.flat[-1] *= 1 + (1e-1 if dispatch.ENGINES[engine].spreads else 1e-3)
         with pytest.raises(AssertionError, match="1 of"):
             oracle.assert_close(wrong, result, allowed)
         wrong.flat[-1] = np.nan
