@@ -95,6 +95,13 @@ class Row:
         first, second = (operands[role] for role in OPERATIONS[operation])
         return function(first, second, **self.extra(operation), **self.options, **more)
 
+    def taken_by(self, engine: Any, operation: str) -> bool:
+        """Whether an engine of the package takes the problem."""
+        import triconv
+
+        plan = triconv.explain(operation, self.visible, self.weight, engine="reference", dtype=self.dtype, **self.options)
+        return not engine.why_not(plan.problem)
+
     def expected(self, operation: str, operands: dict[str, Array]) -> Array:
         """What the oracle says."""
         expected: Array = self.call(oracle.OPERATIONS[operation], operation, operands)
