@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -105,7 +105,8 @@ def _built(plan: Plan) -> Run:
         _kept.move_to_end(plan)
         return run
     run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
-    run = _again(run, plan.problem) if plan.engine.spreads else run
+    if plan.engine.spreads:
+        run = _with_infinities(plan.problem, run)
     with _lock:
         if size <= KEPT_BYTES:
             _kept[plan] = run, size
@@ -114,18 +115,16 @@ def _built(plan: Plan) -> Run:
     return run
 
 
-def _again(run: Run, problem: Problem) -> Run:
-    """The callable, whose result, if it is not finite, is computed again by the best engine that keeps infinities."""
+def _with_infinities(problem: Problem, run: Run) -> Run:
+    """What spreads infinities and NaN, with the sum as written where there are any, or numbers too large for it."""
+    from .kernels.finite import all_finite
 
-    def checked(a: Array, b: Array, out: Array) -> None:
-        from .kernels.finite import all_finite
-
+    def either(a: Array, b: Array, out: Array) -> None:
         run(a, b, out)
         if not all(map(all_finite, (out.real, out.imag) if problem.complex else (out,))):
-            able = [one for one in ENGINES.values() if not (one.spreads or one.why_not(problem))]
-            choose(problem, min(able, key=lambda one: one.cost(problem)).name).built(a, b, out)
+            choose(replace(problem, precision="highest")).built(a, b, out)
 
-    return checked
+    return either
 
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:

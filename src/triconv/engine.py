@@ -38,7 +38,7 @@ class Engine:
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
     spreads: bool = False
-    """Whether an infinity or NaN reaches results that it should not: a result that is not finite is computed again."""
+    """Whether an infinity or NaN reaches results that it should not. Then one that is not finite is computed again."""
 
 
 def quiet(run: Run) -> Run:
