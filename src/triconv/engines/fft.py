@@ -554,6 +554,9 @@ class Planned:
         return 2 * matrices * self.problem.itemsize + 64 * self.frequencies * 8
 
 
+LONGEST = 2048
+"""Frequencies of an axis, beyond which matrices are too large, and sums too long for the error that is promised."""
+
 COUNTS = (*range(1, 17), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6, 7)))
 """Into how many parts an axis may be cut."""
 
@@ -566,7 +569,8 @@ def planned(problem: Problem) -> Planned:
     for axis in axes:
         most = -(-axis.visible // axis.stride) if transposed else axis.hidden
         counts = [n for n in COUNTS if n <= most and axis.border == "zero"] or [1]
-        choices.append([Cut.of(axis, n, transposed) for n in counts])
+        cuts = [Cut.of(axis, n, transposed) for n in counts]
+        choices.append([cut for cut in cuts if cut.length <= LONGEST] or cuts[-1:])
     best = Planned(problem, tuple(cuts[0] for cuts in choices))
     for _ in range(2):
         for number, cuts in enumerate(choices):
@@ -583,7 +587,10 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         "frequencies of a channel graph are not implemented": problem.channels.graph is not None,
         'precision="highest" forbids transforms': problem.precision == "highest",
     }
-    return tuple(reason for reason, holds in reasons.items() if holds)
+    found = tuple(reason for reason, holds in reasons.items() if holds)
+    if not found and (longest := max(cut.length for cut in planned(_real(problem)).cuts)) > LONGEST:
+        return (f"a part of an axis has {longest} frequencies, more than {LONGEST}",)
+    return found
 
 
 def cost(problem: Problem) -> float:
