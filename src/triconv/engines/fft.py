@@ -158,8 +158,9 @@ class Stage:
 class Transform:
     """The transforms of a role along all axes: the last axis first, of which half the frequencies are enough.
 
-    They take (examples, *parts, *entries, channels) to (examples · parts, frequency, part, channel), contiguous, with
-    the real and the imaginary part; or, where they are `rows` of three, with y, −y' and −y of y + i·y'.
+    They take (examples, *parts, *entries, channels) to (examples · parts, frequency, row, channel), contiguous, where
+    the rows are the real part y and the imaginary part y'; or three that make up the kernels of `Products`, y, −y' and
+    −y; or all four, y, −y', −y' and −y.
     """
 
     def __init__(self, role: Role, cuts: Sequence[Cut], like: Problem, rows: int = 2) -> None:
@@ -167,9 +168,9 @@ class Transform:
         order = [len(cuts) - 1, *range(len(cuts) - 1)]
         self.sizes = [cuts[axis].size(role) for axis in order]
         matrices = [cuts[axis].matrix(role, axis == order[0], like.dtype) for axis in order]
-        if rows == 3:
+        if rows > 2:
             real, imaginary = matrices[-1][:, 0], matrices[-1][:, 1]
-            matrices[-1] = np.stack([real, -imaginary, -real], axis=1)
+            matrices[-1] = np.stack([real, *[-imaginary] * (rows - 2), -real], axis=1)
         self.frequencies, self.rows = prod(len(matrix) for matrix in matrices), rows
         self.matrices = [matrix.reshape(prod(matrix.shape[:2]), -1) for matrix in matrices]
         self.stages = [Stage(matrix, like) for matrix in self.matrices]
@@ -359,22 +360,12 @@ class Products:
         run(np.broadcast_to(v, (*v.shape[:3], 2, 2)), z.transpose(0, 3, 1, 2)[..., None], weight)
 
     def kernels(self, y: Array) -> Array:
-        """The kernels of (frequency, three rows, channels), without a copy."""
-        f, row, _ = y.strides
-        return self._weight(y, (f, row, row))
-
-    def gradient(self, lent: Scratch) -> tuple[Array, Array]:
-        """Room for the gradient of the kernels: as a weight, and as (frequency, kernel, tap, channels)."""
-        shape = (self.frequencies, 2, 2, prod(self.channels.weight))
-        room = lent.array(prod(shape), np.dtype(self.like.dtype)).reshape(shape)
-        return self._weight(room, room.strides[:3]), room
-
-    def _weight(self, room: Array, strides: Sequence[int]) -> Array:
+        """The kernels of (frequency, row, channels), of three or four rows."""
         rows, columns = self.channels.weight
-        one = room.itemsize
-        f, kernel, tap = strides
-        shape, steps = (self.frequencies, 2, 1, rows, columns, 1, 1, 2), (f, kernel, 0, one, rows * one, 0, 0, tap)
-        return np.lib.stride_tricks.as_strided(room, shape, steps)
+        f, row, one = y.strides
+        shape = (self.frequencies, 2, 1, rows, columns, 1, 1, 2)
+        steps = (f, (y.shape[1] - 2) * row, 0, one, rows * one, 0, 0, row)
+        return np.lib.stride_tricks.as_strided(y, shape, steps)
 
 
 def build(problem: Problem) -> Run:
@@ -422,7 +413,7 @@ def _of_real(problem: Problem) -> Run:
     gradient = problem.produces is Role.WEIGHT
     own, other = Data(read, plan.cuts, some), Data(made, plan.cuts, some)
     of_own, of_other = Transform(read, plan.cuts, some), Transform(made, plan.cuts, some)
-    of_weight = Transform(Role.WEIGHT, plan.cuts, some, 2 if gradient else 3)
+    of_weight = Transform(Role.WEIGHT, plan.cuts, some, 4 if gradient else 3)
     weights, products = Weights(problem), Products(of_own.frequencies, plan.channels, some)
     parts = [slice(n, n + plan.examples) for n in range(0, problem.batch, plan.examples)]
 
@@ -442,19 +433,15 @@ def _of_real(problem: Problem) -> Run:
 
     def conv_weight(visible: Array, hidden: Array, out: Array) -> None:
         with Scratch() as lent:
-            kernels, room = products.gradient(lent)
-            shape = (1, len(room), 2, room.shape[-1])
-            total = lent.array(prod(shape), room.dtype).reshape(shape)
-            total[...] = 0
+            shape = (1, of_own.frequencies, 4, prod(plan.channels.weight))
+            total, more = (lent.array(prod(shape), np.dtype(some.dtype)).reshape(shape) for _ in range(2))
             for part in parts:
                 with Scratch() as own_lent:
                     x = of_own.forward(own.read(visible[part], own_lent), own_lent)
                     z = of_other.forward(other.read(hidden[part], own_lent), own_lent)
-                    products(x, z, kernels, Role.WEIGHT)
-                total[0, :, 0] += room[:, 0, 0]
-                total[0, :, 0] -= room[:, 1, 1]
-                total[0, :, 1] -= room[:, 0, 1]
-                total[0, :, 1] -= room[:, 1, 0]
+                    products(x, z, products.kernels((more if part.start else total)[0]), Role.WEIGHT)
+                if part.start:
+                    total += more
             weights.put(lambda entries: of_weight.back(total, entries, lent), out, lent)
 
     def run(a: Array, b: Array, out: Array) -> None:
@@ -496,7 +483,8 @@ class Planned:
         """A divisor of their number, of which the frequencies stay near the caches, or are as many as the weight's."""
         channels, itemsize = self.problem.channels, self.problem.itemsize
         each = 2 * self.parts * (channels.visible + channels.hidden)
-        most = max(CHUNK // (self.frequencies * itemsize), 3 * prod(channels.weight)) // each
+        beside = (16 if self.problem.produces is Role.WEIGHT else 3) * prod(channels.weight)
+        most = max(CHUNK // (self.frequencies * itemsize), beside) // each
         batch = max(1, self.problem.batch)
         return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
 
@@ -545,7 +533,7 @@ class Planned:
             for role in Role
             for room in (prod(cut.size(role) for cut in self.cuts),)
         )
-        numbers += prod(problem.channels.weight) * self.frequencies * 6
+        numbers += prod(problem.channels.weight) * self.frequencies * 8
         return numbers * problem.itemsize
 
     @property
