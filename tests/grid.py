@@ -99,7 +99,9 @@ class Row:
         """Whether an engine of the package takes the problem."""
         import triconv
 
-        plan = triconv.explain(operation, self.visible, self.weight, engine="reference", dtype=self.dtype, **self.options)
+        plan = triconv.explain(
+            operation, self.visible, self.weight, engine="reference", dtype=self.dtype, **self.options
+        )
         return not engine.why_not(plan.problem)
 
     def expected(self, operation: str, operands: dict[str, Array]) -> Array:

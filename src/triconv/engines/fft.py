@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +40,16 @@ if TYPE_CHECKING:
     from ..kernels.prepared import Prepared
     from ..kernels.scratch import Scratch
 
-MULTIPLIED = 2.0e11
-"""Additions and multiplications of the transforms and products in a second, in float32; half as many in float64."""
+PEAK = 0.95
+"""The share of two vectors' multiplications and additions a cycle that transforms and products reach."""
 
-MOVED = 2.0e10
-"""Bytes in a second that transforms read and write besides."""
+MOVED = 3.5e10
+"""Bytes in a second that they read and write besides."""
 
-STARTED = 5e-6
-"""Seconds to start a transform along one axis."""
+STARTED = 1.3e-5
+"""Seconds to start one of them."""
 
-CHUNK = 4 << 20
+CHUNK = 12 << 20
 """Bytes of frequencies at a time, if there are several examples."""
 
 
@@ -509,20 +508,29 @@ class Planned:
 
     @cached_property
     def seconds(self) -> float:
+        from ..kernels.target import target
+        from ..kernels.ways import CYCLES
+
+        multiplied, moved, started = self.work
+        a_second = PEAK * CYCLES * 2 * target().lanes(self.problem.itemsize)
+        return multiplied / a_second + moved / MOVED + started * STARTED
+
+    @property
+    def work(self) -> tuple[int, int, int]:
+        """Multiplications, bytes that are read and written between them, and how many kernels are started."""
         problem, batch = self.problem, max(1, self.problem.batch)
-        multiplied, moved, started = 0, 0, 0
+        chunks = batch // self.examples
+        multiplied = 4 * batch * self.parts * self.frequencies * problem.channels.edges
+        # A gradient's four sums are written and read, and added to those of the chunk before.
+        passes = 12 * chunks if problem.produces is Role.WEIGHT else 3 * chunks
+        moved = passes * prod(problem.channels.weight) * self.frequencies * problem.itemsize
         for role in Role:
             count = self._count(role, batch)
             for number, written in self._stages(role):
                 multiplied += count * number
                 moved += 2 * count * written * problem.itemsize
-                started += 1 if role is Role.WEIGHT else batch // self.examples
-            if role is not Role.WEIGHT:
-                moved += 2 * problem.bytes_of(role)
-        multiplied += 4 * batch * self.parts * self.frequencies * problem.channels.edges
-        moved += 8 * prod(problem.channels.weight) * self.frequencies * problem.itemsize
-        rate = MULTIPLIED * 4 / problem.itemsize
-        return 2e-5 + 2 * multiplied / rate + moved / MOVED + (started + batch // self.examples) * STARTED
+            moved += 2 * problem.bytes_of(role)
+        return multiplied, moved, 4 + len(self.cuts) * (1 + 2 * chunks) + 3 * chunks
 
     @property
     def workspace(self) -> int:
