@@ -177,46 +177,39 @@ class Transform:
 
     def forward(self, entries: Array, lent: Scratch) -> Array:
         """The frequencies of what lies anyhow."""
-        count, channels, rank = len(entries), entries.shape[-1], len(self.cuts)
-        first = self._of_first(entries, lent, rank)
-        self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(first, -rank - 1, 1))
-        found = first
-        examples = first.size // (len(self.matrices[0]) * prod(self.sizes[1:]) * channels)
-        assert examples % max(count, 1) == 0
-        for number, stage in list(enumerate(self.stages))[1:]:
-            shape, target = self._step(number, examples, channels)
-            made = lent.array(prod(target), self.dtype).reshape(target)
-            stage(found.reshape(shape), made)
+        rank, channels = len(self.cuts), entries.shape[-1]
+        parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
+        found = self._room((*parts, len(self.matrices[0]), *others, channels), lent)
+        self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(found, -rank - 1, 1))
+        for number, stage in enumerate(self.stages[1:], 1):
+            before, after = self._shapes(number, prod(parts), channels)
+            made = self._room(after, lent)
+            stage(found.reshape(before), made)
             found = made
-        return found.reshape(examples, self.frequencies, self.rows, channels)
+        return found.reshape(prod(parts), self.frequencies, self.rows, channels)
 
     def back(self, frequencies: Array, entries: Array, lent: Scratch) -> None:
         """Write the entries that the transpose makes of frequencies."""
-        examples, channels, rank = len(frequencies), frequencies.shape[-1], len(self.cuts)
+        rank, channels = len(self.cuts), entries.shape[-1]
+        parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
         found = frequencies
-        for number, stage in reversed(list(enumerate(self.inverse))[1:]):
-            target, shape = self._step(number, examples, channels)
-            made = lent.array(prod(target), self.dtype).reshape(target)
-            stage(found.reshape(shape), made)
+        for number, stage in reversed(list(enumerate(self.inverse[1:], 1))):
+            after, before = self._shapes(number, prod(parts), channels)
+            made = self._room(after, lent)
+            stage(found.reshape(before), made)
             found = made
-        parts = entries.shape[1 : entries.ndim - rank - 1]
-        first = found.reshape(len(entries), *parts, -1, *entries.shape[entries.ndim - rank - 1 : -2], channels)
+        first = found.reshape(*parts, len(self.matrices[0]), *others, channels)
         self.inverse[0](np.moveaxis(first, -rank - 1, 1), np.moveaxis(entries, -2, 1))
 
-    def _of_first(self, entries: Array, lent: Scratch, rank: int) -> Array:
-        lead = entries.shape[: entries.ndim - rank - 1]
-        shape = (*lead, len(self.matrices[0]), *entries.shape[len(lead) : -2], entries.shape[-1])
+    def _room(self, shape: tuple[int, ...], lent: Scratch) -> Array:
         return lent.array(prod(shape), self.dtype).reshape(shape)
 
-    def _step(self, number: int, examples: int, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes before and after a stage: (examples and earlier frequencies, entries, the rest)."""
+    def _shapes(self, number: int, examples: int, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes before and after a stage: (examples and earlier frequencies, entries or rows, the rest)."""
         done = examples * prod(len(matrix) // 2 for matrix in self.matrices[:number])
         rest = prod(self.sizes[number + 1 :]) * channels
-        return (done, self.matrices[number].shape[1], rest), (done, len(self.matrices[number]), rest)
-
-    def numbers(self, examples: int, channels: int) -> int:
-        """How many numbers the stages write together."""
-        return sum(prod(self._step(number, examples, channels)[1]) for number in range(len(self.stages)))
+        rows, entries = self.matrices[number].shape
+        return (done, entries, rest), (done, rows, rest)
 
 
 class Copied:
