@@ -16,9 +16,13 @@ saves multiplications and spends the time in moving numbers. The products of fre
 locally connected convolution, whose positions are the frequencies.
 
 Rounding spreads over a part: with u the unit of rounding and L the lengths of all sums added up (of the transforms, and
-over channels or examples), an error is at most about L·u·Σ ‖v‖₁‖w‖₁, norms over a part, summed over channels; for
-errors of random sign, √L·u·Σ ‖v‖₂‖w‖₂. Measured: relative to the largest result below 2e-6 in float32, where a
-direct sum has 5e-7.
+over channels or examples), an error is at most about L·u·Σ ‖v‖₁‖w‖₁, norms over a part, summed over channels. Errors of
+random sign come to about √n·u of the largest result, with n frequencies an axis: measured in float32, 3e-7 to 5e-7 up to
+n = 71, 7e-7 at 203, 1.5e-6 at 842, where the sum as written has 4e-7 to 7e-6. With at most 2048 it stays below 1e-5.
+
+Where it pays, measured on one core of a Zen 5 with 64 channels: dense kernels from 7 taps (1-D), 5×5 and 5×5×5 on, 3 to
+13 times sooner than the direct sum; depthwise ones from about 25×25 and 9×9×9 on, 31×31 at 56×56 1.25 times, 51×51 2.4
+times; depthwise ones of one axis not up to 101 taps.
 """
 
 from __future__ import annotations
