@@ -15,14 +15,15 @@ the generated contraction does near the machine's peak; at these lengths that is
 saves multiplications and spends the time in moving numbers. The products of frequencies are the contraction too: a
 locally connected convolution, whose positions are the frequencies.
 
-Rounding spreads over a part: with u the unit of rounding and L the lengths of all sums added up (of the transforms, and
+Rounding spreads over a part. With u the unit of rounding and L the lengths of all sums added up (of the transforms, and
 over channels or examples), an error is at most about L·u·Σ ‖v‖₁‖w‖₁, norms over a part, summed over channels. Errors of
-random sign come to about √n·u of the largest result, with n frequencies an axis: measured in float32, 3e-7 to 5e-7 up to
-n = 71, 7e-7 at 203, 1.5e-6 at 842, where the sum as written has 4e-7 to 7e-6. With at most 2048 it stays below 1e-5.
+random sign come to a fraction of √n·u of the largest result, n being the frequencies of an axis: measured in float32,
+at most 5e-7 up to n = 71, 7e-7 at 203, 1.5e-6 at 842, beside 4e-7 to 7e-6 of the sum as written. No axis has more than
+2048, so 1e-5 is far.
 
-Where it pays, measured on one core of a Zen 5 with 64 channels: dense kernels from 7 taps (1-D), 5×5 and 5×5×5 on, 3 to
-13 times sooner than the direct sum; depthwise ones from about 25×25 and 9×9×9 on, 31×31 at 56×56 1.25 times, 51×51 2.4
-times; depthwise ones of one axis not up to 101 taps.
+Where it pays, measured on one core of a Zen 5 with 64 channels, is where the sum as written has many terms. Dense:
+7 taps 1.2 times, 101 taps 5.6 times sooner; 7×7 3.3 times, 31×31 9 times; 7×7×7 5 times. Depthwise: 21×21 at 56×56 not,
+31×31 1.25 times, 51×51 2.4 times; 7×7×7 as long, 11×11×11 1.4 times and more; on one axis not up to 101 taps.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ..form import Problem, Role
 from ..geometry import OUTSIDE, Axis, Geometry, Parts
 
 if TYPE_CHECKING:
+    from ..kernels.copy import Move
     from ..kernels.prepared import Prepared
     from ..kernels.scratch import Scratch
 
@@ -52,6 +54,9 @@ MOVED = 3.5e10
 
 STARTED = 1.3e-5
 """Seconds to start one of them."""
+
+KEPT_ORDERS = 8
+"""How many memory orders of each step are kept ready."""
 
 CHUNK = 12 << 20
 """Bytes of frequencies at a time, if there are several examples."""
@@ -113,17 +118,17 @@ class Contraction:
     """A problem without a border, run by the generated contraction on arrays of any strides."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self._ready: dict[tuple[tuple[int, ...], ...], Prepared] = {}
+        @lru_cache(maxsize=KEPT_ORDERS)
+        def ready(strides: tuple[tuple[int, ...], ...]) -> Prepared:
+            from ..kernels.prepared import prepared
+
+            return prepared(problem, strides, True, False)
+
+        self._ready = ready
 
     def __call__(self, visible: Array, hidden: Array, weight: Array) -> None:
-        from ..kernels.prepared import prepared
-
         given = visible, hidden, weight
-        strides = tuple(tuple(step // array.itemsize for step in array.strides) for array in given)
-        if (ready := self._ready.get(strides)) is None:
-            ready = self._ready[strides] = prepared(self.problem, strides, True, False)
-        ready.run(given)
+        self._ready(tuple(tuple(step // array.itemsize for step in array.strides) for array in given)).run(given)
 
 
 def _shared(*sizes: int) -> tuple[Axis, ...]:
@@ -220,22 +225,23 @@ class Copied:
     """The copy of an array of any strides into one of any strides, with zeros where there is nothing to copy."""
 
     def __init__(self, pieces: Sequence[tuple[tuple[int, int, int, int], ...]], dtype: str) -> None:
-        self.pieces, self.dtype = pieces, dtype
-        self._ready: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
+        @lru_cache(maxsize=KEPT_ORDERS)
+        def ready(source: tuple[int, ...], target: tuple[int, ...]) -> Move:
+            from ..kernels.copy import Dim, Move
+
+            return Move.of([Dim(*each) for each in zip(pieces, source, target, strict=True)], dtype)
+
+        self._ready = ready
 
     @classmethod
     def whole(cls, shape: Sequence[int], dtype: str) -> Copied:
         return cls([((0, 0, size, 1),) for size in shape], dtype)
 
     def __call__(self, source: Array, target: Array) -> None:
-        from ..kernels.copy import Dim, Move
         from ..kernels.team import in_parts
 
-        if (move := self._ready.get((source.strides, target.strides))) is None:
-            each = zip(self.pieces, source.strides, target.strides, strict=True)
-            dims = [Dim(own, step // source.itemsize, to // target.itemsize) for own, step, to in each]
-            move = self._ready[source.strides, target.strides] = Move.of(dims, self.dtype)
-        in_parts(partial(move.calls, source, target), target.size)
+        steps = (tuple(step // array.itemsize for step in array.strides) for array in (source, target))
+        in_parts(partial(self._ready(*steps).calls, source, target), target.size)
 
 
 class Data:
