@@ -37,8 +37,8 @@ def takes(engine: str, operation: str, row: Row) -> bool:
 
 def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -> Array:
     """By the sum as written; or of what goes through transforms, by the most that these reach on the way."""
-    if engine in TOTAL:
-        return row.allowed(operation, operands)
+    if engine != "winograd":
+        return row.allowed(operation, operands, engine not in TOTAL)
     problem = problem_of(operation, row)
     sizes, axes = winograd.tile_sizes(problem), problem.geometry.axes
     filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, axes, strict=True)]
@@ -47,7 +47,7 @@ def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -
     sums = max(channels.weight[1], channels.hidden // channels.groups)
     if operation == "conv_weight":
         sums = problem.batch * prod(problem.geometry.hidden)
-    largest = float(np.abs(operands[a]).max(initial=0) * np.abs(operands[b]).max(initial=0))
+    largest = prod(float(np.abs(one[np.isfinite(one)]).max(initial=0)) for one in (operands[a], operands[b]))
     roundings = sums + 3 * sum(len(one.weight) for one in filterings)
     bound: Array = np.asarray(oracle.bound(roundings, sums * growth * largest, row.dtype))
     return bound

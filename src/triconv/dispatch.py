@@ -13,10 +13,10 @@ from threading import RLock
 import numpy as np
 
 from .engine import Array, Engine, Run
-from .engines import direct, im2row, matrix, reference, winograd
+from .engines import direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, fft, im2row, matrix, reference)}
 
 AUTO = "auto"
 
@@ -121,7 +121,7 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
 
     def either(a: Array, b: Array, out: Array) -> None:
         run(a, b, out)
-        if not all_finite(out):
+        if not all(map(all_finite, (out.real, out.imag) if problem.complex else (out,))):
             choose(replace(problem, precision="highest")).built(a, b, out)
 
     return either
