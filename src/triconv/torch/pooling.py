@@ -233,7 +233,7 @@ def _fold(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
 
 
 def _unfold(tensor: Tensor, info: Any) -> Tensor:
-    split: Tensor = tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+    split: Tensor = tensor.unflatten(0, (info.batch_size, tensor.shape[0] // max(info.batch_size, 1)))
     return split
 
 

@@ -115,6 +115,7 @@ def bare(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_conj()
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
     )
 
 
