@@ -122,11 +122,27 @@ def test_a_batch_of_graphs_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)])
-def test_an_empty_batch_is_refused(dims: tuple[int | None, int | None]) -> None:
-    v, w = (torch.ones(2, 3, 5), torch.ones(4, 3, 2))
+def test_an_empty_batch_gives_one(dims: tuple[int | None, int | None]) -> None:
+    """Of the shape that any batch gives, with gradients of zero, and with the errors of a call without vmap."""
+    v, w = (torch.ones(2, 4, 5), torch.ones(6, 2, 2))
     given = [x if dim is None else x.expand(0, *x.shape) for x, dim in zip((v, w), dims, strict=True)]
-    with pytest.raises(ValueError, match=r"^a batch of 0: expected at least 1 to map over$"):
+    given = [x.clone().requires_grad_() for x in given]
+    found = vmap(lambda v, w: tt.conv(v, w, groups=2), dims)(*given)
+    assert found.shape == (0, 2, 6, 4)
+    for gradient, x in zip(torch.autograd.grad(found.sum(), given), given, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(x))
+    with pytest.raises(ValueError, match=r"^weight of shape \(6, 2, 2\): expected 4 visible channels"):
         vmap(tt.conv, dims)(*given)
+
+
+def test_an_empty_batch_is_pooled() -> None:
+    found = vmap(lambda v: tt.max_pool_transpose(*tt.max_pool(v, 2), (5,)))(torch.ones(0, 2, 4, 5))
+    assert found.shape == (0, 2, 4, 5)
+
+
+def test_no_channels_are_refused_as_without_vmap() -> None:
+    with pytest.raises(ValueError, match=r"^visible of shape \(2, 0, 5\): expected at least 1 of its channels$"):
+        vmap(tt.conv)(torch.ones(3, 2, 0, 5), torch.ones(3, 6, 0, 2))
 
 
 def test_gradients_of_each_example() -> None:
@@ -240,6 +256,8 @@ def test_autocast(dtype: torch.dtype, arrays: tuple[Tensor, Tensor]) -> None:
         assert tt.max_pool(v, 2)[0].dtype == torch.float32
         with torch.no_grad():
             assert tt.conv(v, w).dtype == dtype
+        for one, two in ((torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)):
+            assert tt.conv(v.to(one), w.to(two)).dtype == dtype  # which have no common dtype without it
     torch.testing.assert_close(found, tt.conv(v.to(dtype), w.to(dtype)), rtol=0, atol=0)
     gradients = torch.autograd.grad(found.float().sum(), (v, w))
     assert [g.dtype for g in gradients] == [torch.float32] * 2

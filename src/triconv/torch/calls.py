@@ -18,7 +18,7 @@ from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
 from .engines import KEPT_CALLS, Call, Lying, Shape, Sizes, best_order, call_of, numpy_dtype
 from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
-from .operators import OPERATORS, level
+from .operators import OPERATORS, level, lowered
 from .options import DEFAULTS, written
 from .registry import bare, nobody_watches, wanted
 
@@ -82,11 +82,14 @@ def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups
     for role, tensor in zip(OPERANDS[produces], (a, b), strict=True):
         check(role.value, tensor)
     check_devices(produces, a, b)
+    a, b = lowered(a.device.type, a, b)
     dtype = common_dtype(produces, a.dtype, b.dtype)
+    if isinstance(groups, Tensor) and not groups.ndim:
+        groups = groups.item()
     if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and known(a) and known(b):
         find = _checked if plain((*sizes, groups, *options)) else _problem
         find(operation, a.shape, b.shape, dtype, sizes, groups, options)
-    number, graph = pattern(groups)
+    number, graph = pattern(groups, a)
     text = written(dict(zip(DEFAULTS, options, strict=True)), DEFAULTS)
     sizes = sizes_of(produces, a.ndim - 2, b, sizes)
     result: Tensor = OPERATORS[produces](a.to(dtype), b.to(dtype), *sizes, number, graph, text, None)

@@ -182,10 +182,20 @@ def level(produces: Role, way: Any, *arguments: Any) -> Tensor:
 # What autocast does: PyTorch's own convolutions are computed in the lower precision, and so are these.
 
 
-def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-    dtype = torch.get_autocast_dtype(device)
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+AUTOCAST = ("cpu", "cuda")
+
+
+def lowered(device: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The operands as autocast wants them, where it is on: of its dtype, if they are real and not double."""
+    if device in AUTOCAST and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         a, b = (x.to(dtype) if x.is_floating_point() and x.dtype is not torch.float64 else x for x in (a, b))
+    return a, b
+
+
+def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    a, b = lowered(device, a, b)
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         result: Tensor = OPERATORS[produces](a, b, *rest)
     return result
 
@@ -200,6 +210,6 @@ for _role, (_one, _two) in OPERANDS.items():
         batched=partial(batched, partial(straight, _role), _role),
         level=partial(level, _role),
     )
-    for _device in ("CPU", "CUDA"):
-        _key = getattr(torch._C.DispatchKey, f"Autocast{_device}")
-        library.impl(name_of(_role), partial(autocast, _role, _key, _device.lower()), f"Autocast{_device}")
+    for _device in AUTOCAST:
+        _key = getattr(torch._C.DispatchKey, f"Autocast{_device.upper()}")
+        library.impl(name_of(_role), partial(autocast, _role, _key, _device), f"Autocast{_device.upper()}")
