@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from grid import BY_NAME, OPERATIONS, Row
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import triconv.torch as tt
 from triconv.form import OPERATIONS as ROLES
@@ -324,3 +327,42 @@ def test_gradients_of_a_batch_of_cotangents(arrays: tuple[Tensor, Tensor]) -> No
     for n, cotangent in enumerate(cotangents):
         expected = torch.autograd.grad(h, arrays, cotangent, retain_graph=True)
         torch.testing.assert_close(tuple(x[n] for x in found), expected)
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_operations_are_counted(fake: bool, arrays: tuple[Tensor, Tensor]) -> None:
+    """As PyTorch counts its own, forward and backward; a bank costs the same, a graph its edges."""
+    mode = FakeTensorMode() if fake else nullcontext()
+    graph = torch.zeros(5, 4, dtype=torch.bool)
+    graph[1:3, 0] = True
+
+    def count(function: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> dict[str, int]:
+        with FlopCounterMode(display=False) as counter, mode:
+            v, w = (torch.empty(x.shape, requires_grad=True) for x in (arrays[0], weight))
+            function(v, w).sum().backward()
+        return {str(operator): flops for operator, flops in counter.get_flop_counts()["Global"].items()}
+
+    w = arrays[1]
+    theirs = count(lambda v, w: torch.nn.functional.conv2d(v, w, padding=1), w)
+    each = theirs["aten.convolution"]
+    assert each == 2 * 2 * 7 * 6 * 5 * 4 * 9
+    names = {"triconv.conv", "triconv.conv_transpose", "triconv.conv_weight"}
+    assert count(lambda v, w: tt.conv(v, w, padding=1), w) == dict.fromkeys(names, each)
+    assert sum(theirs.values()) == 3 * each
+    bank = w.expand(2, 1, *w.shape)
+    assert count(lambda v, w: tt.conv(v, w, padding=1), bank) == dict.fromkeys(names, each)
+    if not fake:  # which has no edges to count
+        found = count(lambda v, w: tt.conv(v, w, padding=1, groups=graph), w)
+        assert found == dict.fromkeys(names, each // 10)
+
+
+def test_a_profile_names_the_operators(arrays: tuple[Tensor, Tensor]) -> None:
+    v, w = arrays
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        tt.conv(v.detach(), w.detach())
+        hidden, indices = tt.max_pool(tt.conv(v, w), 2)
+        hidden.sum().backward()
+        tt.max_pool_transpose(hidden.detach(), indices, (5, 4))
+    rows = {row.key: row.count for row in seen.key_averages()}
+    expected = {"conv": 2, "conv_transpose": 1, "conv_weight": 1, "max_pool": 1, "max_pool_transpose": 2}
+    assert {name: rows.get(f"triconv::{name}") for name in expected} == expected
