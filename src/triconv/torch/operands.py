@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._guards import detect_fake_mode
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from ..arguments import LOCAL, Groups
@@ -76,7 +76,7 @@ def pattern(groups: Groups, beside: Tensor) -> tuple[int, Tensor | None]:
     if not isinstance(groups, Tensor | np.ndarray | list | tuple):
         return index(groups), None
     check_graph(groups)
-    mode = detect_fake_mode((beside, groups))
+    mode = beside.fake_mode if isinstance(beside, FakeTensor) else active_fake_mode()
     if mode is None or isinstance(groups, FakeTensor):
         return 1, torch.as_tensor(groups, device="cpu").clone()  # backward finds what forward saw
     with unset_fake_temporarily():
