@@ -49,7 +49,7 @@ ROOMS: dict[str, list[list[str]]] = {
     "torch": [
         ["layout", "options", "registry"],
         ["batching", "engines", "portable"],
-        ["operands"],
+        ["operands", "stages"],
         ["operators"],
         ["calls", "pooling"],
         ["functions"],
