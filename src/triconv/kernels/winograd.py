@@ -197,5 +197,5 @@ def schedule(s: Sizes, gradient: bool) -> Schedule:
     seen = s.scratch(s.tiles, s.seen_row)
     if gradient:
         whole = seen + s.scratch(s.tiles, s.hidden_row)
-        return gradient_by_chunks(s) if PIECES // 2 * s.kernels > whole else gradient_by_pieces(s)
+        return gradient_by_chunks(s) if PIECES * s.kernels > whole else gradient_by_pieces(s)
     return by_panels(s) if s.kernels > seen else by_blocks(s)
