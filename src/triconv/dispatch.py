@@ -120,8 +120,10 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
     from .kernels.finite import all_finite
 
     def either(a: Array, b: Array, out: Array) -> None:
-        run(a, b, out)
-        if not all(map(all_finite, (out.real, out.imag) if problem.complex else (out,))):
+        finite = run(a, b, out)
+        if finite is None:
+            finite = all(map(all_finite, (out.real, out.imag) if problem.complex else (out,)))
+        if not finite:
             choose(replace(problem, precision="highest")).built(a, b, out)
 
     return either

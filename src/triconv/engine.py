@@ -13,8 +13,10 @@ from .form import Problem
 
 Array = NDArray[Any]
 
-Run = Callable[[Array, Array, Array], None]
+Run = Callable[[Array, Array, Array], bool | None]
 """run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
+
+One that `spreads` may return whether that is finite, if it knows.
 
 The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
 Infinities and NaN travel as IEEE says, without a warning.

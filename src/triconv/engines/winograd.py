@@ -166,15 +166,16 @@ def build(problem: Problem) -> Run:
     def ready(strides: tuple[Strides, ...]) -> Prepared:
         return _prepared(problem, tuple(tuple(step // problem.itemsize for step in own) for own in strides))
 
-    def run(a: Array, b: Array, out: Array) -> None:
+    def run(a: Array, b: Array, out: Array) -> bool | None:
         if problem.batch == 0:
             out[...] = 0
-            return
+            return True
         arguments = aligned(a), aligned(b), aligned(out)
         given = [arguments[number] for number in given_at]
-        ready((given[0].strides, given[1].strides, given[2].strides)).run(given)
+        finite = ready((given[0].strides, given[1].strides, given[2].strides)).run(given)
         if given[produced] is not out:
             out[...] = given[produced]
+        return finite
 
     return run
 

@@ -28,10 +28,10 @@ from .transform import JOB, Transform
 
 Array = NDArray[Any]
 
-PANEL = 2
-"""Vectors of outputs that a tile of the contraction takes."""
+PANEL = 4
+"""Vectors of outputs that are side by side, at most."""
 
-DEPTH = 128
+DEPTH = 64
 """Inputs that are summed at once, and tiles of a weight's gradient: the transforms of such a chunk of a panel's kernels
 fit the second-level cache, and sums of sums gather less error than one long sum."""
 
@@ -44,11 +44,12 @@ class Step:
     jobs: Table
     steps: Table
 
-    def call(self, source: Array, target: Array, first: int, last: int) -> Call:
-        """Transform the jobs of some units."""
+    def call(self, source: Array, target: Array, first: int, last: int, *wrong: Array) -> Call:
+        """Transform the jobs of some units; on the way back, `wrong` tells what is not finite."""
         jobs = self.jobs[first:last]
         values = address(source), address(target), address(jobs), prod(jobs.shape[:-1]), address(self.steps)
-        return Call(function(self.kernel), values, (source, target, jobs, self.steps))
+        arrays = source, target, jobs, self.steps, *wrong
+        return Call(function(self.kernel), (*values, *map(address, wrong)), arrays)
 
 
 class Sizes:
@@ -61,7 +62,7 @@ class Sizes:
         self.counts = [len(one.weight) for one in self.filterings]
         self.points = prod(self.counts)
         own, vectors = correlation, -(-correlation.outputs // self.lanes)
-        self.wide = self.lanes * next(n for n in (PANEL, 3, 1) if vectors % n == 0)
+        self.wide = self.lanes * next(n for n in range(PANEL, 0, -1) if vectors % n == 0)
         self.panels = -(-own.outputs // self.wide)
         self.tiles = own.batch * prod(len(axis.tiles(m)) for axis, m in zip(own.axes, sizes, strict=True))
         self.inputs, self.outputs = own.groups * own.inputs, own.groups * own.outputs

@@ -26,7 +26,8 @@ Array = NDArray[Any]
 class Runs(Protocol):
     """What computes over each of some (A, B, C)."""
 
-    def run(self, *pieces: tuple[Array, Array, Array]) -> None: ...
+    def run(self, *pieces: tuple[Array, Array, Array]) -> bool | None:
+        """Is the result finite? None if nobody looked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +49,18 @@ class Prepared:
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
 
-    def run(self, given: Sequence[Array]) -> None:
-        """Write the result over one of the arrays, which come in the order of ROLES."""
+    def run(self, given: Sequence[Array]) -> bool | None:
+        """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?"""
         visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
-            self._run(given)
-            return
+            return self._run(given)
         for n in range(0, len(visible), step):
             some = slice(n, n + step)
             self._run((visible[some], hidden[some], weight))
+        return None
 
-    def _run(self, given: Sequence[Array]) -> None:
+    def _run(self, given: Sequence[Array]) -> bool | None:
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
@@ -71,7 +72,7 @@ class Prepared:
                 ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
                 in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
             a, b, c = self.operands
-            self.program.run(*((own[a], own[b], own[c]) for own in seen))
+            finite = self.program.run(*((own[a], own[b], own[c]) for own in seen))
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
@@ -79,6 +80,7 @@ class Prepared:
                         result += own[self.produced]
             if result is not given[self.produced]:
                 self._put(result, given[self.produced])
+            return None if folds(self.way.asked) else finite
 
     def _pieces(self, given: Sequence[Array]) -> list[list[Array]]:
         """The arrays of each piece; the result has its own in a buffer."""

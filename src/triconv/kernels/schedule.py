@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .compile import Call
@@ -17,8 +18,8 @@ from .threads import thread_count
 from .words import CHECKED
 
 Array = NDArray[Any]
-Arrays = tuple[Array, Array, Array, Array]
-"""Three arrays, and scratch."""
+Arrays = tuple[Array, Array, Array, Array, Array]
+"""Three arrays, scratch, and marks: zeros that stay zero unless something in the result is not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class Schedule:
     flops: int
     shared: int
     own: int
+    marks: int
+    """How many numbers."""
     make: Callable[[], tuple[Stage, ...]]
     sheets: dict[int, list[Sheet]] = field(default_factory=dict)
 
@@ -56,23 +59,24 @@ class Schedule:
         """The numbers of scratch in all."""
         return self.shared + self.parts * self.own
 
-    def run(self, *pieces: tuple[Array, Array, Array]) -> None:
-        """Run the stages on each three arrays, and write over the one that is the result."""
-        for operands in pieces:
-            self._run(operands)
+    def run(self, *pieces: tuple[Array, Array, Array]) -> bool:
+        """Run the stages on each three arrays and write over the one that is the result; is all of that finite?"""
+        finite = [self._run(operands) for operands in pieces]
+        return all(finite)
 
-    def _run(self, operands: tuple[Array, Array, Array]) -> None:
-        parts = self.parts
+    def _run(self, operands: tuple[Array, Array, Array]) -> bool:
+        parts, dtype = self.parts, operands[0].dtype
         with Scratch() as lent:
-            arrays = *operands, lent.array(self.shared + parts * self.own, operands[0].dtype)
+            arrays = *operands, lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
             if CHECKED:
                 for stage in self.stages:
                     run_all(self._parts(stage, arrays, parts))
-                return
-            if parts not in self.sheets:
-                self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
-            for sheet in self.sheets[parts]:
-                sheet.run(arrays, thread_count() - 1)
+            else:
+                if parts not in self.sheets:
+                    self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
+                for sheet in self.sheets[parts]:
+                    sheet.run(arrays, thread_count() - 1)
+            return not arrays[4].any()
 
     def _parts(self, stage: Stage, arrays: Arrays, parts: int) -> list[list[Call]]:
         """The calls of each part."""

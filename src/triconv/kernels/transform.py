@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -23,8 +24,22 @@ from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 JOB = 4
 """Integers of a job besides its ends: source, target, channels, and whether the tile lies inside of the array."""
 
+AHEAD = 4
+"""Jobs whose array is on its way from memory."""
+
 At = list[Value | int]
 """Where on each axis."""
+
+
+class Table(NamedTuple):
+    """What is the same for all passes of a job."""
+
+    steps: Sequence[Value]
+    lanes: int
+    ahead: Value
+    """How far a job to come is from this one, in the source."""
+    wrong: Value
+    """A vector that is no longer zero once something was written that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,12 @@ class Transform:
 
     @property
     def arguments(self) -> dict[str, ir.Type]:
-        """`steps` are those of the axes in the source, then in the target."""
-        return {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64, "steps": POINTER}
+        """`steps` are those of the axes in the source, then in the target.
+
+        On the way back `wrong` gets a vector that is zero if all that was written is finite.
+        """
+        found: dict[str, ir.Type] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
+        return {**found, "steps": POINTER, **({"wrong": POINTER} if self.back else {})}
 
     @property
     def job(self) -> int:
@@ -57,10 +76,15 @@ class Transform:
         rank, lanes = len(self.matrices), machine.lanes(BYTES[self.dtype])
         rooms = [k.scratch(prod(self._sizes(axis)) * lanes) for axis in range(rank - 1)]
         steps = [k.load(k["steps"], number, I64) for number in range(2 * rank)]
+        wrong = k.variable(k.vector(lanes))
+        k.put(wrong, k.zeros(lanes))
         with k.loop(k["count"]) as i:
             source, target, channels, inside, *ends = (
                 k.load(k["jobs"], k.add(k.mul(i, self.job), cell), I64) for cell in range(self.job)
             )
+            soon = k.build.select(k.less(k.add(i, AHEAD), k["count"]), I64(AHEAD), I64(0))
+            ahead = k.sub(k.load(k["jobs"], k.mul(k.add(i, soon), self.job), I64), source)
+            table = Table(steps, lanes, ahead, wrong)
             with k.loop(channels, step=lanes) as channel:
                 corner = k.at(k["source"], k.add(source, channel)), k.at(k["target"], k.add(target, channel))
                 left = k.sub(channels, channel)
@@ -69,13 +93,15 @@ class Transform:
                 used = k.build.select(full, I64(lanes), left)
                 for axis in range(rank):
                     if axis != (rank - 1 if self.back else 0):
-                        self._pass(k, axis, corner, rooms, steps, lanes)
+                        self._pass(k, axis, corner, rooms, table)
                         continue
                     with k.build.if_else(whole) as (then, otherwise):
                         with then:
-                            self._pass(k, axis, corner, rooms, steps, lanes)
+                            self._pass(k, axis, corner, rooms, table)
                         with otherwise:
-                            self._pass(k, axis, corner, rooms, steps, lanes, (used, ends))
+                            self._pass(k, axis, corner, rooms, table, (used, ends))
+        if self.back:
+            k.store_vector(k.get(wrong, k.vector(lanes)), k["wrong"])
         k.build.ret_void()
 
     def _sizes(self, axis: int) -> list[int]:
@@ -89,24 +115,29 @@ class Transform:
         axis: int,
         corner: tuple[Place, Place],
         rooms: Sequence[Place],
-        steps: Sequence[Value],
-        lanes: int,
+        table: Table,
         edge: tuple[Value, Sequence[Value]] | None = None,
     ) -> None:
         """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
-        rank, matrix = len(self.matrices), self.matrices[axis]
+        rank, matrix, (steps, lanes, ahead, wrong) = len(self.matrices), self.matrices[axis], table
 
         def read(at: At) -> Value:
             if axis:
                 return k.load_vector(_room(k, rooms[axis - 1], at, self._sizes(axis - 1), lanes), lanes)
             used = None if edge is None or self.back else _within(k, at, *edge)
-            return k.load_vector(_moved(k, corner[0], at, steps[:rank]), lanes, used)
+            place = _moved(k, corner[0], at, steps[:rank])
+            if not self.back:
+                k.prefetch(place, ahead)
+            return k.load_vector(place, lanes, used)
 
         def write(at: At, value: Value) -> None:
             if axis < rank - 1:
                 k.store_vector(value, _room(k, rooms[axis], at, self._sizes(axis), lanes))
                 return
             used = None if edge is None or not self.back else _within(k, at, *edge)
+            if self.back:  # infinite or NaN times zero is not zero
+                seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
+                k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
             k.store_vector(value, _moved(k, corner[1], at, steps[rank:]), used)
 
         others = self._sizes(axis)

@@ -51,19 +51,19 @@ def by_blocks(s: Sizes) -> Schedule:
             return [kernels.call(arrays[1], arrays[3], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            seen, _, made, room = arrays
+            seen, _, made, room, marks = arrays
             found = []
             for n in range(first, last):
                 found.append(forth.call(seen, room[place:], n, n + 1))
                 for chunk in range(s.chunks):
                     operands = room[place + chunk * s.depth :], room[chunk * s.chunk :], room[place + tiles :]
                     found += programs[chunk > 0].calls((operands,), 0, 1)
-                found.append(back.call(room[place + tiles :], made, n, n + 1))
+                found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :]))
             return found
 
         return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
 
-    return Schedule(s.flops, s.kernels, tiles + s.scratch(block, s.made_row), make)
+    return Schedule(s.flops, s.kernels, tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes, make)
 
 
 def by_panels(s: Sizes) -> Schedule:
@@ -86,7 +86,7 @@ def by_panels(s: Sizes) -> Schedule:
             return [forth.call(arrays[0], arrays[3], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            _, kernel, made, room = arrays
+            _, kernel, made, room, marks = arrays
             k, m = room[place:], room[place + s.chunk :]
             found = []
             for n in range(first, last):
@@ -95,12 +95,13 @@ def by_panels(s: Sizes) -> Schedule:
                     seen, _ = s.beginning(number)
                     found.append(kernels.call(kernel, k, number, number + 1))
                     found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
-                found.append(back.call(m, made, n, n + 1))
+                found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :]))
             return found
 
         return Stage(s.tiles, before), Stage(own.groups * s.panels, calls)
 
-    return Schedule(s.flops, s.scratch(s.tiles, s.seen_row), s.chunk + s.scratch(s.tiles, s.wide), make)
+    own = s.chunk + s.scratch(s.tiles, s.wide)
+    return Schedule(s.flops, s.scratch(s.tiles, s.seen_row), own, s.own.groups * s.panels * s.lanes, make)
 
 
 def gradient_by_chunks(s: Sizes) -> Schedule:
@@ -128,12 +129,12 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
                 for part in range(parts):
                     operands = room[a + part * some * s.seen_row :], room[hidden + b + part * some * s.hidden_row :]
                     found += programs[part > 0].calls(((*operands, room[place:]),), 0, 1)
-                found.append(kernels.call(room[place:], arrays[1], n, n + 1))
+                found.append(kernels.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
             return found
 
         return Stage(tiles, before), Stage(len(kernels.jobs), calls)
 
-    return Schedule(s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, make)
+    return Schedule(s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, s.kernels // s.chunk * s.lanes, make)
 
 
 def gradient_by_pieces(s: Sizes) -> Schedule:
@@ -149,7 +150,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         made = _filled_up(s, Role.HIDDEN, (pieces * many, block), s.hidden_row, s.outputs)
         jobs = s.kernel_jobs(True)
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
-        kernels = s.transform(Role.WEIGHT, jobs.reshape(-1, jobs.shape[-1]), s.kernel, True, pieces)
+        kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
         programs = [s.summed(block, block, adds) for adds in _adding(many)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
@@ -165,11 +166,12 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
             return found
 
         def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            return [kernels.call(arrays[3], arrays[1], first, last)]
+            return [kernels.call(arrays[3], arrays[1], first, last, arrays[4][first * s.lanes :])]
 
         return Stage(pieces, calls), Stage(len(kernels.jobs), after)
 
-    return Schedule(s.flops, pieces * s.kernels, hidden + s.scratch(block, s.hidden_row), make)
+    own = hidden + s.scratch(block, s.hidden_row)
+    return Schedule(s.flops, pieces * s.kernels, own, s.kernels // s.chunk * s.lanes, make)
 
 
 def _adding(terms: int) -> list[bool]:
