@@ -15,7 +15,7 @@ from .workloads import GROUPS, Aim
 BANDWIDTH = 0.7
 FIRST_COLD, FIRST_DISK, OVERHEAD, IMPORT = 150e-3, 15e-3, 15e-6, 150e-3
 
-Aims = Mapping[tuple[str, str], Aim]
+Aims = Mapping[tuple[str, str], tuple[Aim, ...]]
 """By the names of workload and operation."""
 
 
@@ -43,26 +43,25 @@ class Verdict:
 def verdicts(rows: Sequence[Row], aims: Aims, cache: int) -> list[Verdict]:
     """The groups' verdicts; a row that failed, or has no peer, falls short. `cache`: bytes of the last level."""
     found = []
-    for group in GROUPS:
+    for number, group in GROUPS.items():
         for threads in sorted({row.threads for row in rows}):
-            own = [row for row in rows if row.threads == threads and _group(row, aims) == group]
+            of_threads = [row for row in rows if row.threads == threads]
+            own = [(row, aim) for row in of_threads if (aim := _aim(row, aims, number)) is not None]
             if not own:
                 continue
-            ratios = [ratio for row in own if (ratio := row.ratio()) is not None]
+            ratios = [ratio for row, _ in own if (ratio := row.ratio()) is not None]
             mean = exp(fmean(map(log, ratios))) if ratios else None
-            short = [reason for row in own for reason in _short(row, aims[row.workload, row.operation], cache)]
-            if group == 1 and ratios and median(ratios) < 1:
-                short.append(f"the median is {median(ratios):.2f}, below 1")
-            if group == 2 and mean is not None and mean < 1.5:
-                short.append(f"the geometric mean is {mean:.2f}, below 1.5")
             least, middle = (min(ratios), median(ratios)) if ratios else (None, None)
-            found.append(Verdict(group, threads, len(own), mean, least, middle, tuple(short)))
+            short = [reason for row, aim in own for reason in _short(row, aim, cache)]
+            for name, figure, wanted in (("median", middle, group.median), ("geometric mean", mean, group.mean)):
+                if figure is not None and figure < wanted:
+                    short.append(f"the {name} is {figure:.2f}, below {wanted:g}")
+            found.append(Verdict(number, threads, len(own), mean, least, middle, tuple(short)))
     return found
 
 
-def _group(row: Row, aims: Aims) -> int:
-    aim = aims.get((row.workload, row.operation))
-    return aim.group if aim else 0
+def _aim(row: Row, aims: Aims, group: int) -> Aim | None:
+    return next((aim for aim in aims.get((row.workload, row.operation), ()) if aim.group == group), None)
 
 
 def _short(row: Row, aim: Aim, cache: int) -> list[str]:

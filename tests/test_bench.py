@@ -425,10 +425,11 @@ def test_json_and_chart_are_written(tmp_path: Path) -> None:
 # What the rows must show
 
 AIMS = {
-    ("a", "conv"): Aim(1, ((0.95, ""),)),
-    ("b", "conv"): Aim(2, ((1.0, ""),)),
-    ("c", "conv"): Aim(3, ((8.0, ""),)),
-    ("d", "conv"): Aim(4, ((5, "JAX"),)),
+    ("a", "conv"): (Aim(1, ((0.95, ""),)),),
+    ("b", "conv"): (Aim(2, ((1.0, ""),)),),
+    ("c", "conv"): (Aim(3, ((8.0, ""),)),),
+    ("d", "conv"): (Aim(4, ((5, "JAX"),)),),
+    ("e", "conv"): (Aim(1, ((0.95, ""),)), Aim(5, ((1.7, ""),))),
 }
 
 
@@ -465,6 +466,12 @@ def test_a_groups_figures() -> None:
     assert verdict.mean == pytest.approx(2.0)
 
 
+def test_a_row_may_be_in_several_groups() -> None:
+    dense, few_taps = verdicts([row_of("e", 1.0, 1.5)], AIMS, 100)
+    assert dense.short == ()
+    assert few_taps.short == (BELOW.format("e", "1.50", "1.7"), "the geometric mean is 1.50, below 2.2")
+
+
 def test_the_limits_name_what_is_above_them() -> None:
     row = row_of("a", 1e-3, 1e-3, extra={"traced": 2048, "allowed": 1024})
     row.first = {"cold": 0.2, "cold, called again": 0.01, "disk": 0.02, "disk, called again": 0.01}
@@ -487,7 +494,7 @@ def test_every_workload_can_be_measured_and_has_its_own_name() -> None:
     for case in found:
         assert case.workload.problem().flops > 0
         assert set(case.aims) == (set(OPERATIONS) if case.workload.name != "tiny" else set())
-    assert {aim.group for case in found for aim in case.aims.values()} == set(GROUPS)
+    assert {aim.group for case in found for aims in case.aims.values() for aim in aims} == set(GROUPS)
 
 
 # The commands

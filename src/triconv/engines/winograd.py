@@ -20,8 +20,8 @@ from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
 
 if TYPE_CHECKING:
-    from ..kernels.filtered import Sizes
     from ..kernels.prepared import Prepared
+    from ..kernels.schedule import Schedule
     from ..kernels.ways import Strides, Way
 
 AMPLIFIED = 9.5
@@ -109,7 +109,7 @@ class _Lying:
     strides: tuple[Strides, ...]
 
 
-def _lying(problem: Problem, strides: tuple[Strides, ...]) -> _Lying:
+def _lying(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> _Lying:
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES, Way, with_borders_written_out
 
@@ -127,30 +127,37 @@ def _lying(problem: Problem, strides: tuple[Strides, ...]) -> _Lying:
         order = weight_order(rank, False) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
         order = (*(axis for axis in order if axis != unit), unit)
         as_it_is = (steps[unit] == 1 or shape[unit] == 1) and not extended
+        as_it_is |= role is Role.WEIGHT and any_kernel
         buffers.append(None if as_it_is else Buffer(shape, tuple(before), order))
     found = tuple(own if buffer is None else buffer.layout.steps for own, buffer in zip(strides, buffers, strict=True))
     return _Lying(Way(problem, inner, "hidden", (), tuple(buffers), (), ()), found)
 
 
-def _sizes(problem: Problem, strides: tuple[Strides, ...]) -> Sizes:
+def _scheduled(problem: Problem, strides: tuple[Strides, ...]) -> tuple[_Lying, Schedule]:
+    """Where arrays of these strides, in numbers, are copied to, and what is done then."""
+    from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
 
-    return Sizes(problem, Correlation.of(problem, *strides), tile_sizes(problem))
+    def sizes(lying: _Lying) -> Sizes:
+        return Sizes(problem, Correlation.of(lying.way.problem, *lying.strides), tile_sizes(problem))
+
+    lying = _lying(problem, strides, False)
+    way = winograd.schedule(sizes(lying), problem.produces is Role.WEIGHT)
+    if way is winograd.by_panels:
+        lying = _lying(problem, strides, True)
+    return lying, way(sizes(lying))
 
 
 def _prepared(problem: Problem, strides: tuple[Strides, ...]) -> Prepared:
     """The problem made ready for arrays of these strides, in numbers."""
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
-    from ..kernels.winograd import schedule
 
-    lying = _lying(problem, strides)
-    sizes = _sizes(lying.way.problem, lying.strides)
+    lying, program = _scheduled(problem, strides)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
-    program = schedule(sizes, problem.produces is Role.WEIGHT)
     copies = moves(lying.way, strides, produced)
     return Prepared(lying.way, produced, None, problem.batch, 1, program, operands, *copies)
 
@@ -185,7 +192,6 @@ def workspace(problem: Problem) -> int:
     """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side."""
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
-    from ..kernels.winograd import schedule
 
     if problem.batch == 0:
         return 0
@@ -193,9 +199,8 @@ def workspace(problem: Problem) -> int:
     for role in ROLES:
         shape = problem.shape(role)
         strides.append(Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps)
-    lying = _lying(problem, tuple(strides))
-    scratch = schedule(_sizes(lying.way.problem, lying.strides), problem.produces is Role.WEIGHT).scratch
-    return lying.way.copied + scratch * problem.itemsize + 2 * tables(problem)
+    lying, program = _scheduled(problem, tuple(strides))
+    return lying.way.copied + program.scratch * problem.itemsize + 2 * tables(problem)
 
 
 def tables(problem: Problem) -> int:

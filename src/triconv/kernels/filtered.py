@@ -8,7 +8,7 @@ A chunk of kernels is of one panel of outputs and some inputs. Rows of S and M h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..filtering import Matrix, filtering
 from ..form import Problem, Role
 from ..memory import LINE, address
 from .compile import Call, function
+from .copy import Dim, Move
 from .correlation import Correlation, Table
 from .index import Index
 from .nest import Nest, cut
@@ -52,6 +53,22 @@ class Step:
         return Call(function(self.kernel), (*values, *map(address, wrong)), arrays)
 
 
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """Copies of chunks of kernels whose outputs are not side by side, and the transform of such a copy."""
+
+    moves: dict[int, Move]
+    """By how many outputs there are."""
+    jobs: Table
+    transform: Step
+
+    def calls(self, kernel: Array, target: Array, chunk: int) -> list[Call]:
+        """Copy one chunk."""
+        begin, _, outputs, *_ = self.jobs[chunk, 0].tolist()
+        (call,) = self.moves[outputs].calls(kernel, target, 0, 1)
+        return [call._replace(values=(call.values[0] + begin * kernel.itemsize, *call.values[1:]))]
+
+
 class Sizes:
     """How scratch lies for a correlation, by filterings of certain sizes."""
 
@@ -73,6 +90,7 @@ class Sizes:
         self.chunks = own.inputs // self.depth
         self.kernel = self.depth * self.wide + self.line
         self.chunk = self.points * self.kernel
+        self.turned = prod(axis.kernel for axis in own.axes) * self.depth * self.wide
         self.kernels = own.groups * self.panels * self.chunks * self.chunk
         self.flops = 2 * self.points * self.tiles * self.inputs * own.outputs
 
@@ -116,6 +134,26 @@ class Sizes:
         jobs = jobs.reshape(-1, self.depth, jobs.shape[-1])
         jobs[..., 0 if back else 1] = np.arange(self.depth) * self.wide
         return jobs
+
+    def turning(self) -> Turning:
+        """How chunks of kernels get their outputs side by side."""
+        jobs, own = self.kernel_jobs(False), self.own
+        taps = [axis.kernel for axis in own.axes]
+        steps = [prod(taps[axis + 1 :]) * self.depth * self.wide for axis in range(len(taps))]
+
+        def move(outputs: int) -> Move:
+            dims = [
+                Dim(((0, 0, size),), source, to) for size, source, to in zip(taps, own.kernel[2:], steps, strict=True)
+            ]
+            inner = Dim(((0, 0, self.depth),), own.kernel[1], self.wide), Dim(((0, 0, outputs),), own.kernel[0], 1)
+            return Move.of([*dims, *inner], self.dtype)
+
+        moves = {outputs: move(outputs) for outputs in set(jobs[..., 2].ravel().tolist())}
+        local = jobs.copy()
+        local[..., 0] = np.arange(self.depth) * self.wide
+        step = self.transform(Role.WEIGHT, local, self.kernel)
+        products = step.steps[len(taps) :]
+        return Turning(moves, jobs, replace(step, steps=np.array([*steps, *products], np.int64)))
 
     def beginning(self, chunk: int) -> tuple[int, int]:
         """Where the channels of a chunk of kernels begin, in a row of what is seen and of what is made."""

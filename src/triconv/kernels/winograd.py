@@ -8,6 +8,8 @@ pieces of the tiles, each with sums of its own, which are added on the way back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..form import Role
@@ -69,9 +71,11 @@ def by_blocks(s: Sizes) -> Schedule:
 def by_panels(s: Sizes) -> Schedule:
     """Panels of outputs, all the way, over tiles that are transformed before."""
 
+    turned = s.turned if s.own.kernel[0] != 1 else 0
+
     def make() -> tuple[Stage, ...]:
         own = s.own
-        kernels = s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel)
+        kernels, copies = s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel), s.turning() if turned else None
         jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, s.inputs), 1, s.seen_row)
         forth = s.transform(Role.VISIBLE, jobs, s.apart(s.tiles, s.seen_row))
         jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, s.wide), 0, s.wide)
@@ -87,20 +91,24 @@ def by_panels(s: Sizes) -> Schedule:
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             _, kernel, made, room, marks = arrays
-            k, m = room[place:], room[place + s.chunk :]
+            w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
             found = []
             for n in range(first, last):
                 for chunk in range(s.chunks):
                     number = n * s.chunks + chunk
                     seen, _ = s.beginning(number)
-                    found.append(kernels.call(kernel, k, number, number + 1))
+                    if copies:
+                        found += copies.calls(kernel, w, number)
+                        found.append(copies.transform.call(w, k, number, number + 1))
+                    else:
+                        found.append(kernels.call(kernel, k, number, number + 1))
                     found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
                 found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :]))
             return found
 
         return Stage(s.tiles, before), Stage(own.groups * s.panels, calls)
 
-    own = s.chunk + s.scratch(s.tiles, s.wide)
+    own = turned + s.chunk + s.scratch(s.tiles, s.wide)
     return Schedule(s.flops, s.scratch(s.tiles, s.seen_row), own, s.own.groups * s.panels * s.lanes, make)
 
 
@@ -194,10 +202,10 @@ def _filled_up(s: Sizes, role: Role, shape: tuple[int, ...], row: int, channels:
     return s.transform(role, _numbered(jobs, 1, row), s.apart(shape[-1], row))
 
 
-def schedule(s: Sizes, gradient: bool) -> Schedule:
-    """The way that moves the least through the caches."""
+def schedule(s: Sizes, gradient: bool) -> Callable[[Sizes], Schedule]:
+    """The way that moves the least through the caches. Panels take kernels in any order of memory."""
     seen = s.scratch(s.tiles, s.seen_row)
     if gradient:
         whole = seen + s.scratch(s.tiles, s.hidden_row)
-        return gradient_by_chunks(s) if PIECES * s.kernels > whole else gradient_by_pieces(s)
-    return by_panels(s) if s.kernels > seen else by_blocks(s)
+        return gradient_by_chunks if PIECES * s.kernels > whole else gradient_by_pieces
+    return by_panels if s.kernels > seen else by_blocks
