@@ -135,6 +135,24 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
         np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_arrays_may_share_memory_in_one_call_and_not_in_the_next(operation: str) -> None:
+    """The same array as both operands, lines of one array in turn, and then arrays of their own."""
+    row = Row("square", (8, 8, 3, 3), (3, 3), 8, padding=1, dtype="float32")
+    own = {role: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for role, a in row.operands(0).items()}
+    first, second = OPERATIONS[operation]
+    lines = np.moveaxis(np.stack([np.moveaxis(own[role], 1, -1) for role in (first, second)], axis=1), -1, 2)
+    plan = triconv.explain(operation, row.visible, row.weight, engine="winograd", **row.options)
+    plan = triconv.Plan(plan.problem, plan.engine, plan.why_not)  # one that nobody has built yet
+    for a, b in ((own[first], own[first]), (lines[:, 0], lines[:, 1]), (own[first], own[second])):
+        operands = {**own, first: a, second: b}
+        out = np.full(getattr(row, RESULT[operation]), np.nan, row.dtype)
+        plan.run(a, b, out)
+        expected = row.expected(operation, operands)
+        oracle.assert_close(out, expected, allowed(operation, row, operands, "winograd"), operation)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_choice_of_way_follows_the_sizes(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tiles of many channels are taken by channels, many of few by tiles."""

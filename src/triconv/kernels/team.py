@@ -94,14 +94,19 @@ class Sheet:
 
     @classmethod
     def of(cls, parts: Sequence[Part], arrays: Sequence[NDArray[Any]]) -> Sheet:
-        """Write down parts that are made for some arrays, of which others are to come in the same order."""
+        """Write down parts that are made for some arrays, of which others are to come in the same order.
+
+        These stand for those to come: no two of them may share memory, or nobody knows which one an address is in.
+        """
         rows, ends, kept = _rows(parts), [byte_bounds(array) for array in arrays], []
+        numbers = {id(array): number for number, array in enumerate(arrays)}
         which = np.full(rows.shape, len(arrays), np.int64)
         for part, own in enumerate(parts):
             for number, call in enumerate(own):
                 for position, array in zip(call.kernel.pointers, call.arrays, strict=True):
                     where = call.values[position]
-                    found = next((n for n, (low, high) in enumerate(ends) if low <= where < high), None)
+                    inside = next((n for n, (low, high) in enumerate(ends) if low <= where < high), None)
+                    found = numbers.get(id(array), inside)
                     if found is None:
                         kept.append(array)
                     else:
