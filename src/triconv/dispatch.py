@@ -13,10 +13,10 @@ from threading import RLock
 import numpy as np
 
 from .engine import Array, Engine, Run
-from .engines import direct, im2row, matrix, reference
+from .engines import bfloat16, direct, im2row, matrix, reference
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16, direct, im2row, matrix, reference)}
 
 AUTO = "auto"
 
@@ -124,15 +124,16 @@ def choose(problem: Problem, engine: str = AUTO) -> Plan:
 def _choose(problem: Problem, engine: str) -> Plan:
     wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
     _check_memory(problem, problem.bytes_of(problem.produces))
-    refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
+    own = {name: one.own(problem) for name, one in ENGINES.items()}
+    refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(own[name]))}
     able = [one for name, one in wanted.items() if name not in refused]
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    fitting = [one for one in able if _bytes_asked(problem, one) <= memory()]
+    fitting = [one for one in able if _bytes_asked(own[one.name], one) <= memory()]
     if not fitting:
-        _check_memory(problem, min(_bytes_asked(problem, one) for one in able))
-    best = min(fitting, key=lambda one: one.cost(problem))
+        _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
+    best = min(fitting, key=lambda one: one.cost(own[one.name]))
 
     def why_not(one: Engine) -> str:
         if one.name in refused:
@@ -140,10 +141,10 @@ def _choose(problem: Problem, engine: str) -> Plan:
         if one.name not in wanted:
             return f'engine="{engine}" was asked for'
         if one not in fitting:
-            return f"its workspace of {_bytes(one.workspace(problem))} does not fit in memory"
-        return f"slower: about {_seconds(one.cost(problem))}"
+            return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
+        return f"slower: about {_seconds(one.cost(own[one.name]))}"
 
-    return Plan(problem, best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
+    return Plan(own[best.name], best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
 
 
 def _check_memory(problem: Problem, need: int) -> None:

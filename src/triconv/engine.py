@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import COMPUTED, STORED
 from .form import Problem
 
 Array = NDArray[Any]
+
 
 Run = Callable[[Array, Array, Array], None]
 """run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
@@ -37,6 +39,15 @@ class Engine:
     workspace: Callable[[Problem], int]
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
+    dtypes: tuple[str, ...] = COMPUTED
+    """What it computes in. For another engine a problem of a dtype that is only stored is one of `STORED`'s."""
+
+    def own(self, problem: Problem) -> Problem:
+        """The problem as it is computed: of a dtype that is only stored, in another, if it is not the engine's."""
+        wider = STORED.get(problem.dtype)
+        if wider is None or problem.dtype in self.dtypes:
+            return problem
+        return replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
 
 
 def quiet(run: Run) -> Run:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
-from .arrays import allocate, common_dtype, compute_dtype, named_dtype, operand
+from .arrays import allocate, common_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
 from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
 from .problem import Options, problem_hidden, problem_visible, problem_weight
@@ -316,7 +316,7 @@ def explain(
     if not isinstance(operation, str) or operation not in OPERATIONS:
         raise ValueError(f"operation={' '.join(repr(operation).split())}: expected one of {', '.join(OPERATIONS)}")
     options = Options(stride, padding, dilation, groups, border, precision)
-    kind = compute_dtype(named_dtype(dtype))
+    kind = named_dtype(dtype)
     visible, weight = sizes_of("visible_shape", visible_shape), sizes_of("weight_shape", weight_shape)
     problem = problem_hidden(visible, weight, kind, options)
     return choose(problem.producing(OPERATIONS[operation]), engine)
@@ -378,11 +378,12 @@ def _call(
     first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
     one, two = operand(first, a), operand(second, b)
     dtype = common_dtype(one.dtype, two.dtype)
-    problem = PROBLEMS[operation](one.shape, two.shape, *sizes, compute_dtype(dtype), Options(*written))
+    problem = PROBLEMS[operation](one.shape, two.shape, *sizes, dtype, Options(*written))
+    plan = choose(problem, engine)
     order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else None
-    shape, computed = problem.shape(problem.produces), np.dtype(problem.dtype)
+    shape, computed = problem.shape(problem.produces), named_dtype(plan.problem.dtype)
     casts = any(kind != computed for kind in (one.dtype, two.dtype, dtype))
-    ready = Call(operation, choose(problem, engine), shape, dtype, computed, order, casts)
+    ready = Call(operation, plan, shape, dtype, computed, order, casts)
     if key is not None:
         with _lock:
             while len(_ready) >= KEPT_CALLS:

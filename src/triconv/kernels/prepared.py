@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ..form import Problem, Role
 from .compile import Call
-from .copy import Move
+from .copy import Move, Stored
 from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
 from .team import SLICES, in_parts
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
+from .words import BFLOAT16, GATHERED, PAIRS
 
 Array = NDArray[Any]
 
@@ -36,6 +37,8 @@ class Prepared:
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
     pieces: int
     """In how many pieces of so many examples the result is summed, side by side."""
+    kind: np.dtype[Any]
+    """Of the numbers in buffers."""
     program: Program
     operands: tuple[int, ...]
     """Which of the arrays are the program's A, B and C."""
@@ -58,7 +61,7 @@ class Prepared:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
             for number, size in self.copies:
-                room = lent.array(size * self.pieces, given[number].dtype)
+                room = lent.array(size * self.pieces, self.kind)
                 for piece, own in enumerate(seen):
                     own[number] = room[piece * size : (piece + 1) * size] if self.pieces > 1 else room
             for number, move in self.fills:
@@ -102,32 +105,47 @@ def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: i
     return [call for source, target in ends for call in move.calls(source, target, part, parts)]
 
 
-def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
-    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?"""
-    best, produced = best_way(problem, strides, finite), ROLES.index(problem.produces)
+def prepared(
+    problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool, others: tuple[int, ...] = (0, 0, 0)
+) -> Prepared:
+    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?
+
+    Of a problem of pairs the result is bfloat16. Where the numbers of a pair are not neighbours in an operand, `others`
+    says how far apart they are, the strides are in numbers too, and the pairs are put together in a copy.
+    """
+    produces, produced = problem.produces, ROLES.index(problem.produces)
+    copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
+    best = best_way(problem, strides, finite, copied)
     count = pieces(best)
     examples = _examples(best) // count
+    copied |= frozenset({produces} if count > 1 else ())
     if examples < problem.batch:
         some = replace(problem, batch=examples)
-        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, count > 1)
-    part = best.asked
+        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, copied)
+    rounds, part = problem.dtype == PAIRS, best.asked
+    if rounds and any(cut.adds for cut in best.cuts()):  # nothing is rounded before it is whole
+        parts = best.problem.batch // part.batch
+        best = way(part, best.vector, strides, best.exact, parts, copied | {produces})
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
-    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line)]
+    stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""
+    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored)]
     fills, drains = [], []
     for number, (role, buffer, steps) in enumerate(zip(ROLES, best.buffers, strides, strict=True)):
         shape = part.shape(role)
         axes = (None, None, *part.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
         if buffer is not None and number != produced:
-            fills.append((number, buffer.fill(shape, steps, axes, problem.dtype)))
+            how = Stored(GATHERED, "", others[number]) if others[number] else None
+            fills.append((number, buffer.fill(shape, steps, axes, problem.dtype, how)))
         elif buffer is not None and not folds(problem):
-            drains += buffer.drain(shape, steps, problem.dtype)
+            drains += buffer.drain(shape, steps, problem.dtype, Stored("", BFLOAT16) if rounds else None)
     return Prepared(
         best,
         produced,
         None if best.supposes is None else ROLES.index(best.supposes),
         examples,
         count,
+        np.dtype("float32" if rounds else problem.dtype),
         # Every part of a weight's gradient reads all examples.
         Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
