@@ -18,6 +18,7 @@ from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
 from .team import SLICES, in_parts
+from .threads import thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 from .words import BFLOAT16, GATHERED, PAIRS
 
@@ -60,15 +61,21 @@ class Prepared:
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
+            # Copies of more pieces than there are threads would only be further away.
+            at_once = min(self.pieces, 1 << (thread_count() - 1).bit_length()) if self.fills else self.pieces
             for number, size in self.copies:
-                room = lent.array(size * self.pieces, self.kind)
+                rooms = self.pieces if number == self.produced else at_once
+                room = lent.array(size * rooms, self.kind)
                 for piece, own in enumerate(seen):
-                    own[number] = room[piece * size : (piece + 1) * size] if self.pieces > 1 else room
-            for number, move in self.fills:
-                ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
-                in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
+                    place = piece % rooms * size
+                    own[number] = room[place : place + size] if rooms > 1 else room
             a, b, c = self.operands
-            self.program.run(*((own[a], own[b], own[c]) for own in seen))
+            for first in range(0, self.pieces, at_once):
+                some = slice(first, first + at_once)
+                for number, move in self.fills:
+                    ends = [(piece[number], own[number]) for piece, own in zip(pieces[some], seen[some], strict=True)]
+                    in_parts(partial(_filled, move, ends), ends[0][1].size * at_once)
+                self.program.run(*((own[a], own[b], own[c]) for own in seen[some]))
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
