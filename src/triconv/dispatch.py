@@ -12,11 +12,15 @@ from threading import RLock
 
 import numpy as np
 
+from .arrays import STORED
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, im2row, matrix, reference
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16, direct, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, im2row, matrix, reference)}
+
+HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
+"""Engines of operands in half precision as they are; all others compute with them in float32."""
 
 AUTO = "auto"
 
@@ -115,17 +119,19 @@ def _built(plan: Plan) -> Run:
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
     """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
-    if not isinstance(engine, str) or (engine != AUTO and engine not in ENGINES):
-        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
+    if not isinstance(engine, str) or (engine != AUTO and engine not in (*ENGINES, *HALVES)):
+        names = ", ".join([*ENGINES, *HALVES])
+        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {names}')
     return _choose(problem, engine)
 
 
 @lru_cache(maxsize=KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
-    wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
+    every = {**HALVES, **ENGINES} if problem.dtype in STORED or engine in HALVES else ENGINES
+    wanted = every if engine == AUTO else {engine: every[engine]}
     _check_memory(problem, problem.bytes_of(problem.produces))
-    own = {name: one.own(problem) for name, one in ENGINES.items()}
-    refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(own[name]))}
+    own = {name: one.own(problem) for name, one in every.items()}
+    refused = {name: why for name, one in every.items() if (why := one.why_not(own[name]))}
     able = [one for name, one in wanted.items() if name not in refused]
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
@@ -144,7 +150,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
         return f"slower: about {_seconds(one.cost(own[one.name]))}"
 
-    return Plan(own[best.name], best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
+    return Plan(own[best.name], best, {name: why_not(one) for name, one in every.items() if one is not best})
 
 
 def _check_memory(problem: Problem, need: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
@@ -23,8 +23,8 @@ REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType(), PAIRS: ir.FloatTy
 BYTES = {"float32": 4, "float64": 8, PAIRS: 4}
 
 BFLOAT16, GATHERED = "bfloat16", "gathered"
-"""How an array of float32 numbers may be stored: each as bfloat16, in two bytes; or of a pair the first, the other being
-as far from it as the kernel's argument `other` says."""
+"""How arrays may be stored: each float32 number as bfloat16, in two bytes; or the two of a pair as far apart as the
+kernel's argument `other` says."""
 
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
 """Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
@@ -51,7 +51,7 @@ class Kernel:
     function: ir.Function
     build: ir.IRBuilder
     arguments: dict[str, Any]
-    stored: dict[str, str]
+    stored: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
