@@ -303,9 +303,7 @@ def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         if case.operation != "conv_weight" or problem.complex or problem.channels.mask is not None:
             continue
 
-        def chosen(
-            problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object, case: Case = case
-        ) -> ways.Way:
+        def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object, case: Case = case) -> ways.Way:
             found = ways.way(problem, case.vector, strides, case.exact, case.parts)
             tried[forced_pieces(found), case.vector] += 1
             return found

@@ -40,12 +40,12 @@ class Engine:
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
     dtypes: tuple[str, ...] = COMPUTED
-    """What it computes in. For another engine a problem of a dtype that is only stored is one of `STORED`'s."""
+    """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
 
     def own(self, problem: Problem) -> Problem:
-        """The problem as it is computed: of a dtype that is only stored, in another, if it is not the engine's."""
+        """The problem as it would be computed: of a dtype that is only stored, in another one that the engine takes."""
         wider = STORED.get(problem.dtype)
-        if wider is None or problem.dtype in self.dtypes:
+        if wider is None or wider not in self.dtypes:
             return problem
         return replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
 
