@@ -12,6 +12,7 @@ import numpy as np
 
 from triconv.benchmark.first import TINY
 from triconv.benchmark.workload import Workload
+from triconv.kernels.target import target
 
 OPERATIONS = ("conv", "conv_transpose", "conv_weight")
 
@@ -22,6 +23,7 @@ GROUPS = {
     3: "locally connected and tiled: each ≥ 8 × unfold and JAX's local convolution, or ≥ 70 % of memory bandwidth "
     "where the weight does not fit in cache; tiled also ≥ 1 × a convolution per kernel",
     4: "4-D, depthwise, channel graph: each its own",
+    5: "bfloat16, where the processor multiplies it: each ≥ 1.0 × PyTorch's, ≥ 1.5 × our own float32 direct engine",
 }
 
 
@@ -52,6 +54,7 @@ def _all() -> Iterator[Case]:
     yield from _weak_spots()
     yield from _banks()
     yield from _others()
+    yield from _halves() if target().pairs else ()
     yield Case(TINY)
 
 
@@ -117,6 +120,14 @@ def _banks() -> Iterator[Case]:
     tiled = partial(_case, aim=TILED, padding=1)
     yield tiled("tiled 2×2, 3×3 32→32 @28", (32, 32, 28, 28), (2, 2, 32, 32, 3, 3))
     yield tiled("tiled 4×4, 3×3 32→32 @28", (32, 32, 28, 28), (4, 4, 32, 32, 3, 3))
+
+
+def _halves() -> Iterator[Case]:
+    """The dense workloads in bfloat16."""
+    aim = Aim(5, ((1.0, "PyTorch"), (1.5, "triconv, float32")))
+    for case in (*_resnet(), *_dense()):
+        one = case.workload
+        yield _case(f"bfloat16 {one.name}", one.visible, one.weight, aim, "bfloat16", **one.options)
 
 
 def _others() -> Iterator[Case]:
