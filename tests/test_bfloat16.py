@@ -241,6 +241,9 @@ def test_the_choice() -> None:
     assert set(plan.why_not) == set(dispatch.ENGINES)
     assert "engine         bfloat16" in str(plan)
     assert plan.bytes == triconv.explain("conv", *shapes).bytes // 2
+    # Without what it takes to convert the operands, float32 would seem the cheaper.
+    few = triconv.explain("conv_weight", (8, 64, 56, 56), (64, 64, 1, 1), dtype="bfloat16")
+    assert few.engine.name == "bfloat16"
     half = triconv.explain("conv", *shapes, dtype="float16")
     assert (half.engine.name, half.problem.dtype) == ("direct", "float32")
     assert half.why_not["bfloat16"] == "it multiplies bfloat16, not float16"

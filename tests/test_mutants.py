@@ -339,7 +339,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     # Pairs of bfloat16.
     "bfloat16: one beside an odd number": ("engines/bfloat16.py", "np.zeros_like(groups", "np.ones_like(groups"),
-    "bfloat16: pairs that overlap": ("engines/bfloat16.py", "steps[axis] *= 2", "steps[axis] *= 1"),
+    "bfloat16: pairs that overlap": ("engines/bfloat16.py", "[2 * step if", "[1 * step if"),
     "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),

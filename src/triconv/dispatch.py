@@ -139,7 +139,8 @@ def _choose(problem: Problem, engine: str) -> Plan:
     fitting = [one for one in able if _bytes_asked(own[one.name], one) <= memory()]
     if not fitting:
         _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
-    best = min(fitting, key=lambda one: one.cost(own[one.name]))
+    seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in fitting}
+    best = min(fitting, key=lambda one: seconds[one.name])
 
     def why_not(one: Engine) -> str:
         if one.name in refused:
@@ -148,9 +149,18 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f'engine="{engine}" was asked for'
         if one not in fitting:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
-        return f"slower: about {_seconds(one.cost(own[one.name]))}"
+        return f"slower: about {_seconds(seconds[one.name])}"
 
     return Plan(own[best.name], best, {name: why_not(one) for name, one in every.items() if one is not best})
+
+
+CAST = 20e9
+"""Bytes a second, read and written, as numbers are converted from one dtype to another."""
+
+
+def _casting(problem: Problem, computed: Problem) -> float:
+    """Seconds to convert operands and result of a problem that is computed in another dtype than it is stored in."""
+    return 0.0 if computed is problem else (problem.bytes + computed.bytes) / CAST
 
 
 def _check_memory(problem: Problem, need: int) -> None:

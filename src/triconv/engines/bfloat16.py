@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 KEPT_ORDERS = 8
 """How many memory orders of a problem are kept ready."""
 
+KEPT_STRIDES = 1024
+"""How many arrays' strides are looked at once only."""
+
 HALF, PAIR = 2, 4
 """Bytes of a number, and of two."""
 
@@ -101,23 +104,25 @@ def build(problem: Problem) -> Run:
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     produced = ROLES.index(problem.produces)
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
-    given_at = [order.index(number) for number in range(3)]
+    one, two, three = (order.index(number) for number in range(3))
 
     def run(a: Array, b: Array, out: Array) -> None:
-        result = _aligned(out)
         if count % 2:
-            a, b = (_even(array, axis, count) for array, axis in zip((a, b), axes, strict=True))
-        operands = [_aligned(array) for array in (a, b)]
-        paired = [_paired(array, axis) for array, axis in zip(operands, axes, strict=True)]
-        steps = tuple(step // HALF for step in result.strides)
-        arguments = [*paired, (result, steps, 0)]
-        given = [arguments[number][0] for number in given_at]
-        strides = tuple(arguments[number][1] for number in given_at)
-        others = tuple(arguments[number][2] for number in given_at)
-        numbers = [(*operands, result)[number] for number in given_at]
+            a, b = _even(a, axes[0], count), _even(b, axes[1], count)
+        numbers = _aligned(a), _aligned(b), _aligned(out)
+        a, b, result = numbers
+        lying = (
+            _paired(a.strides, axes[0], address(a) % PAIR),
+            _paired(b.strides, axes[1], address(b) % PAIR),
+            _single(result.strides),
+        )
+        strides, others = zip(lying[one], lying[two], lying[three], strict=True)
+        # Of a gradient some pairs of examples may be taken at a time.
+        arrays = (_in_twos(a), _in_twos(b), result) if problem.produces is Role.WEIGHT else numbers
+        given = [arrays[one], arrays[two], arrays[three]]
         in_line = banked and address(result) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, others, True, in_line)
-        if best.supposes not in (None, produced) and not all_finite(numbers[best.supposes]):
+        if best.supposes not in (None, produced) and not all_finite(numbers[order.index(best.supposes)]):
             best = ready(strides, others, False, in_line)
         best.run(given)
         if best.supposes == produced and not all_finite(result):
@@ -135,9 +140,12 @@ def _nothing(_a: Array, _b: Array, out: Array) -> None:
 
 def _aligned(array: Array) -> Array:
     """The array, or a copy where its numbers do not lie on multiples of their size."""
-    if address(array) % HALF or any(step % HALF for step in array.strides):
-        return array.copy()
-    return array
+    return array if _on_halves(address(array) % HALF, array.strides) else array.copy()
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _on_halves(*steps: int | Strides) -> bool:
+    return not any(np.hstack(steps) % HALF)
 
 
 def _even(array: Array, axis: int, count: int) -> Array:
@@ -148,25 +156,31 @@ def _even(array: Array, axis: int, count: int) -> Array:
     return np.concatenate([groups, zeros], axis + 1).reshape(*before, -1, *after)
 
 
-def _paired(array: Array, axis: int) -> tuple[Array, Strides, int]:
-    """An array of pairs along an axis, its steps, and 0; or where they have to be put together how far they are apart.
-
-    The steps are in pairs, or in numbers then.
-    """
-    strides = array.strides
-    if strides[axis] == HALF and not address(array) % PAIR and not _odd(strides, axis):
-        view = array.swapaxes(axis, -1).view(np.float32).swapaxes(axis, -1)
-        return view, tuple(step // PAIR for step in view.strides), 0
-    steps = [step // HALF for step in strides]
-    other = steps[axis]
-    steps[axis] *= 2
-    if axis == 0:  # some examples may be taken at a time
-        array = array.reshape(len(array) // 2, 2, *array.shape[1:])
-    return array, tuple(steps), other
+def _in_twos(array: Array) -> Array:
+    """The array with an axis of two behind that of the examples."""
+    return array.reshape(-1, 2, *array.shape[1:])
 
 
-def _odd(strides: Strides, axis: int) -> bool:
-    return any(step % PAIR for number, step in enumerate(strides) if number != axis)
+Lying = tuple[tuple[int, ...], int]
+"""An array's steps, and 0; or where the numbers of pairs are not neighbours how far apart they are, in numbers as the
+steps are then too."""
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _paired(strides: Strides, axis: int, place: int) -> Lying:
+    """How an array of pairs along an axis lies, so many bytes behind where a pair can."""
+    others = [place, *strides[:axis], *strides[axis + 1 :]]
+    other = strides[axis] // HALF
+    doubled = [2 * step if number == axis else step for number, step in enumerate(strides)]
+    if other == 1 and not any(step % PAIR for step in others):
+        return tuple(step // PAIR for step in doubled), 0
+    return tuple(step // HALF for step in doubled), other
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _single(strides: Strides) -> Lying:
+    """How an array of numbers lies."""
+    return tuple(step // HALF for step in strides), 0
 
 
 @lru_cache(maxsize=KEPT_ORDERS)
