@@ -61,14 +61,15 @@ def conv(
     engine
         "auto" for the cheapest that can, or the name of one; see `explain`.
     precision
-        "highest" forbids engines that regroup the sum through transforms.
+        "highest" forbids engines that regroup the sum through transforms, and bfloat16 multiplied as it is stored.
 
     Returns
     -------
     numpy.ndarray
         hidden (N, C_out, *Y) with Y = floor((X + before + after − e·(K−1) − 1) / s) + 1, in the memory order of
         visible. float32, float64, complex64 or complex128 by NumPy's promotion (complex numbers are not conjugated);
-        float16 and bfloat16 are computed in float32 and rounded once.
+        float16 and bfloat16 are summed in float32 and rounded once. Where the processor multiplies bfloat16 itself,
+        numbers below 2⁻¹²⁶ may count as zero.
 
     Raises
     ------
