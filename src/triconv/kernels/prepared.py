@@ -61,21 +61,25 @@ class Prepared:
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
-            # Copies of more pieces than there are threads would only be further away.
-            at_once = min(self.pieces, 1 << (thread_count() - 1).bit_length()) if self.fills else self.pieces
+            # A thread that has whole pieces takes one after the other, copies and all, and each copy is near.
+            few = self.fills != () and thread_count() <= self.pieces
+            rooms = 1 << (thread_count() - 1).bit_length() if few else self.pieces
             for number, size in self.copies:
-                rooms = self.pieces if number == self.produced else at_once
-                room = lent.array(size * rooms, self.kind)
+                many = self.pieces if number == self.produced else rooms
+                room = lent.array(size * many, self.kind)
                 for piece, own in enumerate(seen):
-                    place = piece % rooms * size
-                    own[number] = room[place : place + size] if rooms > 1 else room
+                    place = piece * many // self.pieces * size
+                    own[number] = room[place : place + size] if many > 1 else room
             a, b, c = self.operands
-            for first in range(0, self.pieces, at_once):
-                some = slice(first, first + at_once)
+            operands = [(own[a], own[b], own[c]) for own in seen]
+            if few and self.pieces > 1:
+                self.program.clear(operands)
+                in_parts(partial(self._in_turn, pieces, seen), self.program.work * self.pieces, 1, self.pieces)
+            else:
                 for number, move in self.fills:
-                    ends = [(piece[number], own[number]) for piece, own in zip(pieces[some], seen[some], strict=True)]
-                    in_parts(partial(_filled, move, ends), ends[0][1].size * at_once)
-                self.program.run(*((own[a], own[b], own[c]) for own in seen[some]))
+                    ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
+                    in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
+                self.program.run(*operands)
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
@@ -90,6 +94,16 @@ class Prepared:
         return [
             [array if number == self.produced else array[cut] for number, array in enumerate(given)] for cut in cuts
         ]
+
+    def _in_turn(self, pieces: Sequence[list[Array]], seen: Sequence[list[Array]], part: int, parts: int) -> list[Call]:
+        """What one part of the work calls: the copies of a piece and what multiplies them, then those of the next."""
+        found: list[Call] = []
+        a, b, c = self.operands
+        for n in range(self.pieces * part // parts, self.pieces * (part + 1) // parts):
+            for number, move in self.fills:
+                found += move.calls(pieces[n][number], seen[n][number], 0, 1)
+            found += self.program.calls([(seen[n][a], seen[n][b], seen[n][c])], 0, 1)
+        return found
 
     def _put(self, result: Array, out: Array) -> None:
         """Write what was computed in a buffer to where it belongs."""

@@ -83,10 +83,14 @@ class Program:
 
     def run(self, *pieces: Operands) -> None:
         """Run the contractions over each of some (A, B, C), which have results of their own."""
+        self.clear(pieces)
+        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
+
+    def clear(self, pieces: Sequence[Operands]) -> None:
+        """Put zeros where the contractions would add to what is there."""
         if self.adds:
             for _, _, c in pieces:
                 c[...] = 0
-        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
 
     def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
         """What one part of the work calls, in this order: some pieces, or a share of one."""
