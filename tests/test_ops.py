@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import triconv
 from triconv.dispatch import ENGINES
 from triconv.form import Role
-from triconv.memory import release
+from triconv.memory import LARGE, release
 
 Array = NDArray[Any]
 
@@ -115,6 +115,17 @@ def test_half_precision_is_stored_and_computed_in_float32(operation: str, dtype:
     np.testing.assert_array_equal(result, expected.astype(dtype))
     plan = triconv.explain(operation, row.visible, row.weight, dtype=dtype, engine="direct", **row.options)
     assert plan.problem.dtype == "float32"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_large_arrays_of_float16_have_the_bits_of_float32(operation: str) -> None:
+    row = Row("large", (2, 40, 90, 80), (3, 3), 48, padding=1, dtype="float32")
+    halves = {role: array.astype("float16") for role, array in row.operands().items()}
+    assert halves["visible"].nbytes > LARGE
+    singles = {role: array.astype("float32") for role, array in halves.items()}
+    result = row.call(getattr(triconv, operation), operation, halves)
+    expected = row.call(getattr(triconv, operation), operation, singles)
+    np.testing.assert_array_equal(result, expected.astype("float16"))
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("float16"), BFLOAT16], ids=str)

@@ -16,6 +16,7 @@ from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
 from .arrays import allocate, common_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
 from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
+from .memory import LARGE
 from .problem import Options, problem_hidden, problem_visible, problem_weight
 
 Array = NDArray[Any]
@@ -358,13 +359,27 @@ class Call:
         if not self.casts:
             return self._run(a, b)
         with np.errstate(all="ignore"):  # as engines are: what becomes infinite is no accident
-            result = self._run(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False))
-            return result.astype(self.dtype, copy=False)
+            return _cast(self._run(_cast(a, self.computed), _cast(b, self.computed)), self.dtype)
 
     def _run(self, a: Array, b: Array) -> Array:
         out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)
         self.plan.built(a, b, out)
         return out
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array in another dtype; itself if it has it."""
+    if array.dtype.name in HALF and dtype.name in HALF and array.nbytes > LARGE:
+        from .kernels.copy import converted
+        from .kernels.target import target
+
+        if array.dtype != dtype and target().halves:
+            return converted(array, dtype)
+    return array.astype(dtype, copy=False)
+
+
+HALF = ("float16", "float32")
+"""What kernels convert into each other, of arrays large enough to be worth it."""
 
 
 def _call(

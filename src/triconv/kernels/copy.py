@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ..memory import address
 from .compile import Call, Compiled, function
 from .target import Target
-from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
+from .team import in_parts
+from .words import BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -257,6 +258,25 @@ def _merged(loops: Iterable[Loop]) -> list[Loop]:
             loop = Loop(merged.pop().size * loop.size, loop.source, loop.target)
         merged.append(loop)
     return merged
+
+
+def converted(array: Array, dtype: np.dtype[Any]) -> Array:
+    """What array.astype(dtype) gives, of float16 to float32 or back: NumPy converts one number at a time."""
+    names = array.dtype.name, dtype.name
+    out = np.empty_like(array, dtype)
+    if sorted(names) != ["float16", "float32"] or not array.dtype.isnative or not array.flags.aligned:
+        return array.astype(dtype)
+    move = _conversion(array.shape, array.strides, out.strides, *names)
+    in_parts(partial(move.calls, array, out), array.size)
+    return out
+
+
+@lru_cache(maxsize=256)
+def _conversion(shape: tuple[int, ...], steps: tuple[int, ...], to: tuple[int, ...], source: str, target: str) -> Move:
+    sizes = [np.dtype(name).itemsize for name in (source, target)]
+    dims = [Dim(((0, 0, n),), a // sizes[0], b // sizes[1]) for n, a, b in zip(shape, steps, to, strict=True)]
+    how = Stored(FLOAT16, "") if source == FLOAT16 else Stored("", FLOAT16)
+    return Move.of([dim for dim in dims if dim.segments[0][2] > 1] or dims[:1], "float32", how)
 
 
 @dataclass(frozen=True)

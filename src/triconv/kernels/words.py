@@ -22,9 +22,9 @@ PAIRS = "bfloat16 pairs"
 REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType(), PAIRS: ir.FloatType()}
 BYTES = {"float32": 4, "float64": 8, PAIRS: 4}
 
-BFLOAT16, GATHERED = "bfloat16", "gathered"
-"""How arrays may be stored: each float32 number as bfloat16, in two bytes; or the two of a pair as far apart as the
-kernel's argument `other` says."""
+BFLOAT16, FLOAT16, GATHERED = "bfloat16", "float16", "gathered"
+"""How arrays may be stored: each float32 number as bfloat16 or float16, in two bytes; or the two of a pair as far apart
+as the kernel's argument `other` says."""
 
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
 """Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
@@ -183,6 +183,8 @@ class Kernel:
 
     def _loaded(self, place: Place, load: Callable[[Place], Value], wide: ir.Type, kind: ir.Type) -> Value:
         """What `load` reads of halves of numbers, as numbers: a bfloat16 is the upper half of the same float32."""
+        if self.stored[place.array] == FLOAT16:
+            return self.build.fpext(self.build.bitcast(load(place), _like(kind, ir.HalfType())), kind)
         upper = place
         if gathered := self.stored[place.array] == GATHERED:
             upper = self.at(place, self["other"])
@@ -198,9 +200,8 @@ class Kernel:
         """Numbers as they are stored at a place: rounded, where it has fewer bits."""
         if place.array not in self.stored or _scalar(value.type) != self.real:
             return value
-        vector = isinstance(value.type, ir.VectorType)
-        kind = ir.VectorType(BFloat(), value.type.count) if vector else BFloat()
-        return self.build.fptrunc(value, kind)
+        half = ir.HalfType() if self.stored[place.array] == FLOAT16 else BFloat()
+        return self.build.fptrunc(value, _like(value.type, half))
 
     def load_apart(self, place: Place, step: Value | int, lanes: int, used: Value | None = None) -> Value:
         """Every step-th number from a place on; zero behind the first `used` of them, which alone have to be there."""
@@ -374,6 +375,11 @@ class BFloat(ir.Type):  # type: ignore[misc]
         return hash(BFloat)
 
 
+def _like(kind: ir.Type, element: ir.Type) -> ir.Type:
+    """As many of another type."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
 def _scalar(kind: ir.Type) -> ir.Type:
     return kind.element if isinstance(kind, ir.VectorType) else kind
 
@@ -381,7 +387,7 @@ def _scalar(kind: ir.Type) -> ir.Type:
 def _size(kind: ir.Type) -> int:
     if isinstance(kind, ir.IntType):
         return int(kind.width) // 8
-    return 2 if isinstance(kind, BFloat) else 4 if isinstance(kind, ir.FloatType) else 8
+    return 2 if isinstance(kind, BFloat | ir.HalfType) else 4 if isinstance(kind, ir.FloatType) else 8
 
 
 def _suffix(kind: ir.Type) -> str:
@@ -391,4 +397,6 @@ def _suffix(kind: ir.Type) -> str:
         return f"v{kind.count}{_suffix(kind.element)}"
     if isinstance(kind, ir.IntType):
         return f"i{kind.width}"
-    return "bf16" if isinstance(kind, BFloat) else "f32" if isinstance(kind, ir.FloatType) else "f64"
+    if isinstance(kind, BFloat | ir.HalfType):
+        return "bf16" if isinstance(kind, BFloat) else "f16"
+    return "f32" if isinstance(kind, ir.FloatType) else "f64"
