@@ -234,7 +234,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         'sum over no examples."""\n    out[...] = 0',
         'sum over no examples."""\n    out[...] += 0',
     ),
-    "result not cast back": ("ops.py", "return result.astype(self.dtype, copy=False)", "return result"),
+    "result not cast back": ("ops.py", "return _cast(result, self.dtype)", "return result"),
     "flip leaves the last axis": (
         "ops.py",
         "tuple(range(array.ndim - axes, array.ndim))",
@@ -345,10 +345,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
     "bfloat16: cut off, not rounded": (
         "kernels/words.py",
-        "return self.build.fptrunc(value, kind)",
-        "half, bits = (ir.VectorType(w, value.type.count) if vector else w for w in (I16, I32))\n"
-        "        bits = self.build.lshr(self.build.bitcast(value, bits), self._sixteen(bits))\n"
-        "        return self.build.bitcast(self.build.trunc(bits, half), kind)",
+        "return self.build.fptrunc(value, _like(value.type, half))",
+        "bits = self.build.bitcast(value, _like(value.type, I32))\n"
+        "        bits = self.build.lshr(bits, self._sixteen(bits.type))\n"
+        "        cut = self.build.trunc(bits, _like(value.type, I16))\n"
+        "        return self.build.bitcast(cut, _like(value.type, half))",
     ),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),

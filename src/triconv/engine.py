@@ -14,11 +14,11 @@ from .form import Problem
 
 Array = NDArray[Any]
 
-
 Run = Callable[[Array, Array, Array], None]
 """run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
 
 The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
+bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
 Infinities and NaN travel as IEEE says, without a warning.
 """
 

@@ -359,7 +359,8 @@ class Call:
         if not self.casts:
             return self._run(a, b)
         with np.errstate(all="ignore"):  # as engines are: what becomes infinite is no accident
-            return _cast(self._run(_cast(a, self.computed), _cast(b, self.computed)), self.dtype)
+            result = self._run(_cast(a, self.computed), _cast(b, self.computed))
+            return _cast(result, self.dtype)
 
     def _run(self, a: Array, b: Array) -> Array:
         out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)

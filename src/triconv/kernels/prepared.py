@@ -18,7 +18,7 @@ from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
 from .team import SLICES, in_parts
-from .threads import thread_count
+from .threads import MOST, thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 from .words import BFLOAT16, GATHERED, PAIRS
 
@@ -62,8 +62,9 @@ class Prepared:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
             # A thread that has whole pieces takes one after the other, copies and all, and each copy is near.
-            few = self.fills != () and thread_count() <= self.pieces
-            rooms = 1 << (thread_count() - 1).bit_length() if few else self.pieces
+            threads = thread_count() if self.pieces > 1 and self.fills else MOST
+            in_turn = threads <= self.pieces
+            rooms = 1 << (threads - 1).bit_length() if in_turn else self.pieces
             for number, size in self.copies:
                 many = self.pieces if number == self.produced else rooms
                 room = lent.array(size * many, self.kind)
@@ -72,7 +73,7 @@ class Prepared:
                     own[number] = room[place : place + size] if many > 1 else room
             a, b, c = self.operands
             operands = [(own[a], own[b], own[c]) for own in seen]
-            if few and self.pieces > 1:
+            if in_turn:
                 self.program.clear(operands)
                 in_parts(partial(self._in_turn, pieces, seen), self.program.work * self.pieces, 1, self.pieces)
             else:
