@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
@@ -43,6 +44,8 @@ def refused(function: Callable[[], Any], *fragments: str) -> None:
 
 
 def every_engine_on_the_grid() -> None:
+    from bounds import allowed, takes
+
     import triconv
     from triconv import ops
     from triconv.dispatch import ENGINES
@@ -57,10 +60,11 @@ def every_engine_on_the_grid() -> None:
         for row in GRID:
             operands = row.operands()
             for operation in OPERATIONS:
-                expected, allowed = row.expected(operation, operands), row.allowed(operation, operands)
-                for engine in ENGINES:
+                expected = row.expected(operation, operands)
+                for engine in filter(partial(takes, operation=operation, row=row), ENGINES):
                     result = row.call(getattr(triconv, operation), operation, operands, engine=engine)
-                    oracle.assert_close(result, expected, allowed, f"{row.name}, {operation}, {engine}")
+                    bound = allowed(operation, row, operands, engine)
+                    oracle.assert_close(result, expected, bound, f"{row.name}, {operation}, {engine}")
                     assert result.dtype == row.dtype
     finally:
         ops.allocate = allocate
@@ -82,10 +86,11 @@ def examples_in_parts() -> None:
 
 
 def a_zero_border_takes_part() -> None:
-    import triconv
-    from triconv.dispatch import ENGINES
+    from bounds import TOTAL
 
-    for engine in ENGINES:
+    import triconv
+
+    for engine in TOTAL:
         three, weight = np.ones((1, 1, 3)), np.array([[[1.0, np.inf]]])
         same(triconv.conv(three, weight, padding=1, engine=engine), [[[np.inf, np.inf, np.inf, np.nan]]])
         hidden = np.array([[[np.inf, 1.0, 1.0, 1.0]]])
@@ -237,14 +242,15 @@ def flipping() -> None:
 
 
 def the_graph_alone_is_read() -> None:
+    from bounds import TOTAL
+
     import triconv
-    from triconv.dispatch import ENGINES
 
     row: Row = BY_NAME["image, local, on a graph"]
     operands = row.operands()
     outside = np.broadcast_to(~row.options["groups"][:, :, None, None], row.weight)
     spoilt = {**operands, "weight": np.where(outside, np.nan, operands["weight"])}
-    for engine in ENGINES:
+    for engine in TOTAL:
         for operation in ("conv", "conv_transpose"):
             function = getattr(triconv, operation)
             same(

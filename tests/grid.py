@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -99,14 +100,45 @@ class Row:
         expected: Array = self.call(oracle.OPERATIONS[operation], operation, operands)
         return expected
 
-    def allowed(self, operation: str, operands: dict[str, Array]) -> Array:
-        """How far a result may lie from it, entry by entry."""
+    def allowed(self, operation: str, operands: dict[str, Array], spreads: bool = False) -> Array:
+        """How far a result may lie from it, entry by entry; further if the engine spreads errors over axes."""
 
         def tolerance(a: Array, b: Array, **options: Any) -> Array:
             return oracle.tolerance(operation, a, b, **options)
 
         allowed: Array = self.call(tolerance, operation, operands)
-        return allowed
+        if not spreads:
+            return allowed
+        a, b = (operands[role] for role in OPERATIONS[operation])
+        further = oracle.spread(operation, a, b, len(self.periods), self.rank, self.options["groups"], self.length)
+        return allowed + self.times_read * further
+
+    @property
+    def pads(self) -> list[tuple[int, int]]:
+        """(before, after) of every axis."""
+        given = (oracle.per_axis(value, self.rank) for value in (self.padding, self.stride, self.dilation))
+        sizes = zip(self.visible[2:], self.kernel, *given, strict=True)
+        return [oracle.pads(p, x, k, s, e) for x, k, p, s, e in sizes]
+
+    @property
+    def times_read(self) -> int:
+        """How many times an entry is there, at most, when borders are written out."""
+        borders = oracle.per_axis(self.border, self.rank)
+        return prod(1 if border == "zero" else 1 + sum(pad) for border, pad in zip(borders, self.pads, strict=True))
+
+    @property
+    def length(self) -> int:
+        """How many numbers the transforms of an axis sum for one result, and the sum over channels and examples.
+
+        An axis has at most as many frequencies as positions, padding and the kernel's span together; operands and the
+        result are sums over them, of a real and an imaginary part.
+        """
+        dilations = oracle.per_axis(self.dilation, self.rank)
+        covered = (
+            x + sum(pad) + e * k
+            for x, k, e, pad in zip(self.visible[2:], self.kernel, dilations, self.pads, strict=True)
+        )
+        return 2 * (3 * sum(covered) + self.visible[0] + self.visible[1] + self.out)
 
 
 def normal(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:

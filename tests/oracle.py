@@ -41,6 +41,26 @@ def tolerance(operation: str, a: Array, b: Array, *args: Any, **options: Any) ->
     return allowed
 
 
+def spread(operation: str, a: Array, b: Array, lead: int, rank: int, groups: Any, length: int) -> Array:
+    """The further bound of an engine whose errors spread over axes: γ · Σ ‖·‖₁‖·‖₁, summed over channels or examples.
+
+    Every entry of the result is a sum over all entries of both operands, with factors of at most 1, most of which
+    cancel. It is taken in steps, of at most `length` numbers together; `lead` axes of a bank are before a weight's
+    channels.
+    """
+
+    def norm(array: Array, before: int) -> Array:
+        axes = (*range(before), *range(before + 2, array.ndim))
+        found: Array = np.where(np.isfinite(array), np.abs(array), 0).sum(axis=axes, dtype=float)
+        return found
+
+    of_weight = operation == "conv_weight"
+    sizes: dict[str, Any] = {"kernel_size": ()} if of_weight else {}
+    norms = norm(a, 0), norm(b, 0 if of_weight else lead)
+    found: Array = bound(length, OPERATIONS[operation](*norms, **sizes, groups=groups), np.result_type(a, b))
+    return found.reshape(*(1,) * (lead if of_weight else 0), *found.shape, *(1,) * rank)
+
+
 def assert_close(actual: Any, expected: Any, allowed: Any, what: str = "") -> None:
     """The same shape, and every entry within what is allowed: NaN never is."""
     actual, expected = np.asarray(actual), np.asarray(expected)

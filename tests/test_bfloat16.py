@@ -206,7 +206,7 @@ def test_whole_numbers_are_rounded_once_to_the_nearest_even(operation: str) -> N
         shapes = {role: getattr(row, role) for role in ("visible", "hidden", "weight")}
         operands = {role: rng.integers(-8, 9, shape).astype(BFLOAT16) for role, shape in shapes.items()}
         wide = {role: array.astype("float64") for role, array in operands.items()}
-        exact = run(row, operation, wide)
+        exact = run(row, operation, wide, engine="direct")
         assert np.abs(exact).max() > 256 or row.bank  # beyond what bfloat16 holds exactly
         for order in ORDERS.values():
             found = run(row, operation, {role: order(array) for role, array in operands.items()}, engine="bfloat16")
@@ -245,7 +245,7 @@ def test_the_choice() -> None:
     few = triconv.explain("conv_weight", (8, 64, 56, 56), (64, 64, 1, 1), dtype="bfloat16")
     assert few.engine.name == "bfloat16"
     half = triconv.explain("conv", *shapes, dtype="float16")
-    assert (half.engine.name, half.problem.dtype) == ("direct", "float32")
+    assert half.problem.dtype == "float32"
     assert half.why_not["bfloat16"] == "it multiplies bfloat16, not float16"
     assert "bfloat16" not in triconv.explain("conv", *shapes).why_not
     with pytest.raises(ValueError, match="bfloat16: it multiplies bfloat16, not float32"):

@@ -15,7 +15,7 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "channels", "files", "interruptions", "memory", "processes"],
+    ["geometry", "filtering", "channels", "files", "interruptions", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
     ["engines"],
@@ -38,9 +38,9 @@ ROOMS: dict[str, list[list[str]]] = {
         ["compile", "threads", "scratch"],
         ["team"],
         ["copy", "finite"],
-        ["layout", "program"],
-        ["loops"],
-        ["ways"],
+        ["correlation", "layout", "program"],
+        ["filtered", "loops", "schedule"],
+        ["ways", "winograd"],
         ["prepared"],
         [""],
     ],
@@ -49,7 +49,7 @@ ROOMS: dict[str, list[list[str]]] = {
     "torch": [
         ["layout", "options", "registry"],
         ["batching", "engines", "portable"],
-        ["operands"],
+        ["operands", "stages"],
         ["operators"],
         ["calls", "pooling"],
         ["functions"],
@@ -73,7 +73,7 @@ ROOMS: dict[str, list[list[str]]] = {
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 
-FOR_NOTHING_OF_OURS = ["geometry", "channels", "memory", "processes"]
+FOR_NOTHING_OF_OURS = ["geometry", "filtering", "channels", "memory", "processes"]
 """These import no module of the package at all."""
 
 

@@ -327,7 +327,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "native: the visible unpadded": ("geometry.py", "return self.before, self.reach", "return 0, self.reach"),
     "native: borders of a transpose taken for zero": (
         "kernels/ways.py",
-        "_with_borders_written_out(problem) if transposed",
+        "with_borders_written_out(problem) if transposed",
         "problem if transposed",
     ),
     "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
@@ -351,6 +351,27 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        cut = self.build.trunc(bits, _like(value.type, I16))\n"
         "        return self.build.bitcast(cut, _like(value.type, half))",
     ),
+    # The engine fft.
+    "fft takes a wave the other way round": ("engines/fft.py", "_waves(f, -(", "_waves(f, ("),
+    "fft without dilation": ("engines/fft.py", "axis.dilation * np.arange(axis.kernel)", "np.arange(axis.kernel)"),
+    "fft without stride": ("engines/fft.py", "axis.stride * np.arange(axis.hidden)", "np.arange(axis.hidden)"),
+    "fft without padding": ("engines/fft.py", "np.arange(axis.hidden) - axis.before, n)", "np.arange(axis.hidden), n)"),
+    "fft counts half the frequencies once": ("engines/fft.py", "(2 * f < n), 2, 1) / n", "(2 * f < n), 1, 1) / n"),
+    "fft counts the middle frequency twice": ("engines/fft.py", "(2 * f < n), 2, 1)", "(2 * f <= n), 2, 1)"),
+    "fft with a frequency too few": (
+        "engines/fft.py",
+        "max(one.visible, one.visible + one.before, read)",
+        "max(one.visible, one.visible + one.before - 1, read - 1)",
+    ),
+    "fft forgets a border": ("engines/fft.py", 'extended = axis.border != "zero"', "extended = False"),
+    "fft multiplies by conjugates": ("engines/fft.py", "[-imaginary] * (rows - 2)", "[imaginary] * (rows - 2)"),
+    "fft keeps channels of a transpose as they are": (
+        "engines/fft.py",
+        "Channels(channels.hidden, channels.visible, channels.groups)",
+        "Channels(channels.visible, channels.hidden, channels.groups)",
+    ),
+    "fft forgets an imaginary part": ("engines/fft.py", "out.imag += made", "out.imag += 0"),
+    "infinities spread": ("dispatch.py", "if not all(map(all_finite", "if all(map(all_finite"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
     "pooling takes the last NaN": (POOL, 'k.build.and_(larger, k.build.fcmp_ordered("ord", held, held))', "larger"),

@@ -7,20 +7,25 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from program import python
 
 from triconv.kernels import team as module
 from triconv.kernels.compile import Call, assembly
+from triconv.kernels.copy import Dim, Move
 from triconv.kernels.relay import FREE, MAIL, Relay
 from triconv.kernels.target import NAMED, target
-from triconv.kernels.team import in_parts, run_all
+from triconv.kernels.team import Sheet, in_parts, run_all
 from triconv.kernels.threads import threads
+
+Array = NDArray[Any]
 
 LONG = 60
 """Seconds after which something that should have happened will not."""
@@ -85,6 +90,37 @@ def test_calls_of_different_kernels_have_their_own_arguments() -> None:
     one, three = call(lambda a: seen.append((a,)), 7), call(lambda *values: seen.append(values), 1, -2, 1 << 62)
     run_all([[one, three], [three, one]])
     assert sorted(seen) == sorted([(7,), (1, -2, 1 << 62)] * 2)
+
+
+def test_parts_may_have_fewer_calls_than_others() -> None:
+    ran: list[int] = []
+    counted = call(ran.append, 0)
+    run_all([[counted._replace(values=(part,))] * part for part in (3, 1, 2)])
+    assert sorted(ran) == [1, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_sheet_moves_to_other_arrays(parts: int) -> None:
+    """What was written down for some arrays runs on others, also from the middle of them, and keeps none of them."""
+    same = np.arange(40.0)
+
+    def calls(source: Array, target: Array) -> list[list[Call]]:
+        move = Move.of([Dim(((0, 0, 10),), 1, 1)], "float64")
+        from_source = [move.calls(source[10 * n :], target[10 * n :], 0, 1) for n in range(parts)]
+        from_same = [move.calls(same[30:], target[40 + 10 * n :], 0, 1) for n in range(parts)]
+        return [[*a, *b] for a, b in zip(from_source, from_same, strict=True)]
+
+    first = np.zeros(40), np.full(80, np.nan)
+    sheet = Sheet.of(calls(*first), first)
+    gone = weakref.ref(first[0])
+    del first
+    assert gone() is None
+    for seed in range(2):
+        source, target = np.random.default_rng(seed).random(40), np.full(80, np.nan)
+        sheet.run((source, target), 3)
+        np.testing.assert_array_equal(target[: 10 * parts], source[: 10 * parts])
+        np.testing.assert_array_equal(target[40 : 40 + 10 * parts], np.tile(same[30:], parts))
+        assert np.isnan(target).sum() == 80 - 20 * parts
 
 
 def test_one_part_stays_here() -> None:

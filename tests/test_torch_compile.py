@@ -115,6 +115,29 @@ def test_compiled_again_only_for_other_shapes() -> None:
         assert getattr(torch.ops.triconv, name).default in seen
 
 
+SIZED: dict[str, Callable[..., Tensor]] = {
+    "visible size": lambda n: tt.conv_transpose(torch.ones(2, 6, n // 2, n // 2).double(), DENSE, stride=2,
+                                                visible_size=n),
+    "visible sizes": lambda n: tt.conv_transpose(torch.ones(2, 6, n // 2, n // 2).double(), DENSE, stride=2,
+                                                 visible_size=(n + 0, n)),
+    "output size": lambda n: TRANSPOSE(torch.ones(2, 6, n // 2, n // 2), output_size=(n, n)),
+    "kernel size": lambda n: tt.conv_weight(V.new_ones(2, 4, 20, 20), V.new_ones(2, 6, 21 - n, 21 - n), n),
+    "bank": lambda n: tt.conv_weight(V.new_ones(2, 4, 20, 20), V.new_ones(2, 6, 18, 18), 3, bank=n),
+    "pooled": lambda n: tt.max_pool_transpose(*tt.max_pool(V.new_ones(2, 4, n, n), 2), n),
+}  # fmt: skip
+TRANSPOSE = tt.nn.ConvTranspose2d(6, 4, 3, stride=2)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_that_a_user_gives_stay_symbols(name: str) -> None:
+    """Other numbers for them are no reason to compile again."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(SIZED[name], fullgraph=True, backend=counter, dynamic=True)
+    for size in (5, 7, 9, 11, 13):
+        torch.testing.assert_close(compiled(size), SIZED[name](size))
+    assert counter.frame_count == 1
+
+
 def test_options_that_change_are_compiled_again() -> None:
     compiled = torch.compile(lambda v, w, stride: tt.conv(v, w, stride=stride), fullgraph=True, backend="eager")
     for stride in (1, 2, 3, (1, 2), (2, 3)):

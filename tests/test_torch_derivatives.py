@@ -16,7 +16,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, jvp, vjp
 
 import triconv.torch as tt
-from triconv.torch import engines
+from triconv.torch import calls as front
+from triconv.torch import engines, operators, stages
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 """PyTorch's own, when it first makes forward derivatives."""
@@ -215,8 +216,12 @@ def test_only_what_is_asked_for_is_computed(
 
 @pytest.mark.parametrize("named", [0, 1])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_only_what_is_named_is_computed(name: str, named: int, calls: list[str]) -> None:
+def test_only_what_is_named_is_computed(
+    name: str, named: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both want gradients, and one is named; also where it is no leaf, and in the second order."""
+    monkeypatch.setattr(stages, "ASKING", 0)
+    front._ready.cache_clear()
     role_of = {role: operation for operation, role in RESULT.items()}
     asked, other = (role_of[OPERATIONS[name][which]] for which in (named, 1 - named))
     operands = leaves(MIXED, name)
@@ -229,6 +234,31 @@ def test_only_what_is_named_is_computed(name: str, named: int, calls: list[str])
     inner = [operand * 1 for operand in operands]
     torch.autograd.grad(function(MIXED, name)(*inner).sum(), inner[named])
     assert calls == [name, asked]
+
+
+def test_small_gradients_are_computed_unasked(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody wants is not handed out; to ask would take longer."""
+    front._ready.cache_clear()
+    a, b = leaves(MIXED, "conv")
+    monkeypatch.setattr(operators, "asked_for", None)
+    (gradient,) = torch.autograd.grad(function(MIXED, "conv")(a, b).sum(), b)
+    assert calls == ["conv", "conv_transpose", "conv_weight"]
+    assert a.grad is None
+    assert gradient.shape == b.shape
+
+
+def test_of_one_gradient_alone_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "ASKING", 0)
+    monkeypatch.setattr(operators, "asked_for", None)
+    front._ready.cache_clear()
+    for wanted in ((True, False), (False, True)):
+        operands = leaves(MIXED, "conv", wanted=wanted)
+        function(MIXED, "conv")(*operands).sum().backward()
+        assert tuple(operand.grad is not None for operand in operands) == wanted
+    both = leaves(MIXED, "conv")
+    front._ready.cache_clear()
+    with pytest.raises(TypeError):
+        function(MIXED, "conv")(*both).sum().backward()
 
 
 def test_nothing_is_kept_that_no_gradient_needs() -> None:

@@ -179,6 +179,19 @@ def test_views_that_are_to_be_computed_are_resolved() -> None:
     torch.testing.assert_close(tt.conv(v.conj().imag, real), tt.conv(-v.imag, real), rtol=0, atol=0)
 
 
+def test_zeros_without_memory_are_operands() -> None:
+    """PyTorch makes them where a derivative is known to be none."""
+    zero, w = torch._efficientzerotensor(2, 3, 5), torch.randn(4, 3, 2, requires_grad=True)
+    hidden = tt.conv(zero, w)
+    assert torch.equal(hidden, torch.zeros(2, 4, 4))
+    cotangent = torch._efficientzerotensor(2, 4, 4)
+    (gradient,) = torch.autograd.grad(tt.conv(torch.randn(2, 3, 5), w), w, cotangent)
+    assert torch.equal(gradient, torch.zeros(4, 3, 2))
+    values, indices = tt.max_pool(zero, 2)
+    assert not values.any()
+    assert not tt.max_pool_transpose(torch._efficientzerotensor(2, 3, 2), indices, 5).any()
+
+
 # dtypes.
 
 
@@ -305,6 +318,73 @@ def test_a_graph_that_is_none_is_refused_as_for_arrays(graph: Tensor) -> None:
         with pytest.raises(expected.type) as found:
             tt.conv(v.to(device), w.clone().to(device).requires_grad_(grad), groups=graph)
         assert str(found.value).replace("float32", "float64") == str(expected.value).replace("float32", "float64")
+
+
+NUMBERS: dict[str, Any] = {"stride": 2, "padding": [1, 0], "dilation": [1, 2], "groups": 2}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_tensors_do_where_arrays_do(name: str, grad: bool, device: str) -> None:
+    """As values of options; what is no whole number is told of as it is of arrays."""
+    given, value = {"groups": 2, name: NUMBERS[name]}, torch.tensor(NUMBERS[name])
+    v, w = torch.from_numpy(V).to(device), torch.from_numpy(W).to(device).requires_grad_(grad)
+    found, expected = tt.conv(v, w, **{**given, name: value}), tt.conv(v, w, **given)
+    assert found.shape == expected.shape
+    assert device == "meta" or torch.equal(found, expected)
+    wrong = value.double() if name != "groups" else torch.tensor(2.0)
+    with pytest.raises(TypeError) as told:
+        triconv.conv(V, W, **{**given, name: wrong.numpy()})
+    with pytest.raises(TypeError) as raised:
+        tt.conv(v, w, **{**given, name: wrong})
+    assert str(raised.value) == str(told.value)
+
+
+def test_sizes_may_be_tensors() -> None:
+    v, w, h = (torch.from_numpy(x) for x in (V, W, H))
+    assert tt.conv_transpose(h, w, visible_size=torch.tensor([6, 5]), groups=2).shape == V.shape
+    assert tt.conv_weight(v, h, torch.tensor([3, 3]), groups=2, bank=torch.tensor(1)).shape == (1, 1, *W.shape)
+    assert tt.max_pool(v, torch.tensor(3), stride=torch.tensor([1, 2]))[0].shape == (2, 4, 4, 2)
+
+
+def test_a_graph_has_values() -> None:
+    """Only who computes nothing could do without them, and nobody asks it to."""
+    v, w = torch.ones(2, 4, 6, 5), torch.ones(6, 4, 3, 3)
+    graph = torch.ones(6, 4, dtype=torch.bool, device="meta")
+    expected = r"^groups on device meta: expected a channel graph with values; make it on the processor$"
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match=expected):
+            tt.conv(v.to(device), w.to(device), groups=graph)
+    with pytest.raises(ValueError, match=expected):
+        tt.nn.Conv2d(4, 6, 3, groups=graph)
+    with FakeTensorMode(), pytest.raises(ValueError, match=r"^groups: expected .* got a fake tensor; make it outside"):
+        tt.nn.Conv2d(4, 6, 3, groups=torch.ones(6, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("allow", [False, True])
+@pytest.mark.parametrize("kind", ["array", "list", "tensor", "fake"])
+def test_fake_operands_take_a_graph_in_any_form(kind: str, allow: bool) -> None:
+    """In the mode and outside of it, as PyTorch estimates memory and plans sharding."""
+    real = torch.ones(6, 4, dtype=torch.bool).tril()
+    mode = FakeTensorMode(allow_non_fake_inputs=allow)
+    graph = {"array": real.numpy(), "list": real.tolist(), "tensor": real, "fake": mode.from_tensor(real)}[kind]
+    v, w = (mode.from_tensor(x) for x in (torch.ones(2, 4, 6, 5), torch.ones(6, 4, 3, 3, requires_grad=True)))
+
+    def shape() -> tuple[int, ...]:
+        hidden = tt.conv(v, w, groups=graph)
+        hidden.sum().backward()
+        assert w.grad.shape == w.shape
+        return tuple(hidden.shape)
+
+    with mode:
+        assert shape() == (2, 6, 4, 3)
+        if kind != "fake":
+            layer = tt.nn.Conv2d(4, 6, 3, groups=graph)
+            assert layer(v).shape == (2, 6, 4, 3)
+            assert not isinstance(layer.groups, torch._subclasses.FakeTensor)
+    if kind != "fake" or not allow:
+        assert shape() == (2, 6, 4, 3)
 
 
 def test_other_devices_have_no_engines() -> None:

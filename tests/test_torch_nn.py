@@ -130,6 +130,27 @@ def test_lbfgs_and_vectors_take_shared_weights() -> None:
     assert closure().item() < before
 
 
+@pytest.mark.parametrize("name", [f"{kind}{rank}d" for kind in ("Conv", "ConvTranspose") for rank in (1, 2, 3)])
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": 2}, {"padding": "same", "dilation": 3}, {"padding": "valid"}], ids=str
+)
+def test_padding_as_copied_code_reads_it(name: str, options: dict[str, Any]) -> None:
+    """An attribute that PyTorch's modules have for torch.nn.functional.pad."""
+    if "Transpose" in name and isinstance(options.get("padding"), str):
+        pytest.skip("PyTorch has no words for the padding of a transpose")
+    ours, theirs = (getattr(library, name)(2, 3, 4, **options) for library in (nn, torch.nn))
+    assert ours._reversed_padding_repeated_twice == theirs._reversed_padding_repeated_twice
+    assert type(ours._reversed_padding_repeated_twice) is type(theirs._reversed_padding_repeated_twice)
+
+
+def test_padding_beyond_pytorchs_as_copied_code_reads_it() -> None:
+    pads = nn.Conv2d(2, 3, 3, padding=((1, 2), (0, 3)))._reversed_padding_repeated_twice
+    x = torch.ones(1, 2, 4, 4)
+    assert torch.nn.functional.pad(x, pads).shape == (1, 2, 7, 7)
+    assert pads == (0, 3, 1, 2)
+    assert nn.Conv2d(2, 3, 3, padding="full")._reversed_padding_repeated_twice == [2, 2, 2, 2]
+
+
 def test_names_are_thin() -> None:
     """A name with a rank is Conv with that many axes."""
     for rank in (1, 2, 3, 4):
@@ -256,6 +277,13 @@ def test_max_pool_of_any_rank() -> None:
     assert torch.equal(nn.MaxPool((2, 2, 2, 2))(x[0]), nn.MaxPool4d(2)(x)[0])
 
 
+def biased(bias: Tensor) -> Tensor:
+    layer = nn.Conv2d(3, 4, 3)
+    layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    result: Tensor = layer(torch.zeros(1, 3, 9, 9))
+    return result
+
+
 ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: nn.Conv(3, 4, 3), TypeError, r"kernel_size=3: expected one int per axis, which also sets the rank"),
     (lambda: nn.Conv2d(0, 4, 3), ValueError, r"in_channels=0: expected an int of at least 1"),
@@ -279,6 +307,13 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: nn.Conv2d(3, 4, 3)(torch.zeros(1, 2, 9, 9)), ValueError, r"as visible has 2, got 3"),
     (lambda: nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 2, 9)), ValueError, r"expected at most the padded visible size 2"),
     (lambda: nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 9, 9).int()), TypeError, r"visible of dtype int32"),
+    (lambda: biased(torch.zeros(1)), ValueError, r"bias of shape \(1,\): expected \(4,\), or a bank of at most \(7,"),
+    (lambda: biased(torch.zeros(())), ValueError, r"bias of shape \(\): expected \(4,\), or a bank"),
+    (lambda: biased(torch.zeros(4, 1, 1)), ValueError, r"bias of shape \(4, 1, 1\): expected \(4,\), or a bank"),
+    (lambda: biased(torch.zeros(8, 2, 4)), ValueError, r"bias of shape \(8, 2, 4\): .* at most \(7, 7, 4\)"),
+    (lambda: biased(torch.zeros(4) * 1j), TypeError, r"bias of dtype complex64: expected a real one"),
+    (lambda: biased(torch.zeros(4).int()), TypeError, r"bias of dtype int32: expected float32"),
+    (lambda: biased(torch.zeros(4, device="meta")), ValueError, r"bias on device meta: expected cpu, as input"),
     (lambda: nn.MaxPool(0), ValueError, r"kernel_size=0: expected an int of at least 1"),
     (lambda: nn.MaxPool2d(2)(torch.zeros(4, 4)), ValueError, r"input of shape \(4, 4\): expected \(examples, chan"),
 ]

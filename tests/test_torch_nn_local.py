@@ -9,6 +9,7 @@ from copy import deepcopy
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -247,8 +248,24 @@ def test_keras_errors() -> None:
         nn.from_keras(np.zeros((30, 13, 8)), kernel_size=3, visible_size=32)
     with pytest.raises(ValueError, match=r"bias of shape \(8,\): expected \(30, 8\)"):
         nn.from_keras(np.zeros((30, 12, 8)), np.zeros(8), kernel_size=3, visible_size=32)
+    with pytest.raises(TypeError, match=r"^kernel of dtype int64: expected float32, .*; cast it"):
+        nn.from_keras(np.zeros((30, 12, 8), int), kernel_size=3, visible_size=32)
+    with pytest.raises(TypeError, match=r"^bias of dtype int64: expected float32, .*; cast it"):
+        nn.from_keras(np.zeros((30, 12, 8)), np.zeros((30, 8), int), kernel_size=3, visible_size=32)
+    with pytest.raises(TypeError, match=r"^bias of dtype complex128: expected a real one, as the kernel is$"):
+        nn.from_keras(np.zeros((30, 12, 8)), np.zeros((30, 8), complex), kernel_size=3, visible_size=32)
     with pytest.raises(ValueError, match="data_format='first'"):
         nn.from_keras(np.zeros((30, 12, 8)), kernel_size=3, visible_size=32, data_format="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", ">f4", "complex64"])
+def test_keras_dtypes(dtype: str) -> None:
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    kernel = np.random.default_rng(0).standard_normal((30, 12, 8)).astype(kind)
+    layer = nn.from_keras(kernel, kernel[:, 0], kernel_size=3, visible_size=32)
+    assert layer.weight.dtype is layer.bias.dtype is getattr(torch, kind.name)
+    wider = np.result_type(kind.newbyteorder("="), np.float32)
+    np.testing.assert_array_equal(layer.bias.to(getattr(torch, wider.name)).detach(), kernel[:, 0].astype(wider))
 
 
 def test_a_first_input_that_is_too_small_leaves_the_layer_waiting() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from grid import BY_NAME, OPERATIONS, Row
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import triconv.torch as tt
 from triconv.form import OPERATIONS as ROLES
@@ -122,11 +125,27 @@ def test_a_batch_of_graphs_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)])
-def test_an_empty_batch_is_refused(dims: tuple[int | None, int | None]) -> None:
-    v, w = (torch.ones(2, 3, 5), torch.ones(4, 3, 2))
+def test_an_empty_batch_gives_one(dims: tuple[int | None, int | None]) -> None:
+    """Of the shape that any batch gives, with gradients of zero, and with the errors of a call without vmap."""
+    v, w = (torch.ones(2, 4, 5), torch.ones(6, 2, 2))
     given = [x if dim is None else x.expand(0, *x.shape) for x, dim in zip((v, w), dims, strict=True)]
-    with pytest.raises(ValueError, match=r"^a batch of 0: expected at least 1 to map over$"):
+    given = [x.clone().requires_grad_() for x in given]
+    found = vmap(lambda v, w: tt.conv(v, w, groups=2), dims)(*given)
+    assert found.shape == (0, 2, 6, 4)
+    for gradient, x in zip(torch.autograd.grad(found.sum(), given), given, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(x))
+    with pytest.raises(ValueError, match=r"^weight of shape \(6, 2, 2\): expected 4 visible channels"):
         vmap(tt.conv, dims)(*given)
+
+
+def test_an_empty_batch_is_pooled() -> None:
+    found = vmap(lambda v: tt.max_pool_transpose(*tt.max_pool(v, 2), (5,)))(torch.ones(0, 2, 4, 5))
+    assert found.shape == (0, 2, 4, 5)
+
+
+def test_no_channels_are_refused_as_without_vmap() -> None:
+    with pytest.raises(ValueError, match=r"^visible of shape \(2, 0, 5\): expected at least 1 of its channels$"):
+        vmap(tt.conv)(torch.ones(3, 2, 0, 5), torch.ones(3, 6, 0, 2))
 
 
 def test_gradients_of_each_example() -> None:
@@ -240,6 +259,8 @@ def test_autocast(dtype: torch.dtype, arrays: tuple[Tensor, Tensor]) -> None:
         assert tt.max_pool(v, 2)[0].dtype == torch.float32
         with torch.no_grad():
             assert tt.conv(v, w).dtype == dtype
+        for one, two in ((torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)):
+            assert tt.conv(v.to(one), w.to(two)).dtype == dtype  # which have no common dtype without it
     torch.testing.assert_close(found, tt.conv(v.to(dtype), w.to(dtype)), rtol=0, atol=0)
     gradients = torch.autograd.grad(found.float().sum(), (v, w))
     assert [g.dtype for g in gradients] == [torch.float32] * 2
@@ -306,3 +327,42 @@ def test_gradients_of_a_batch_of_cotangents(arrays: tuple[Tensor, Tensor]) -> No
     for n, cotangent in enumerate(cotangents):
         expected = torch.autograd.grad(h, arrays, cotangent, retain_graph=True)
         torch.testing.assert_close(tuple(x[n] for x in found), expected)
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_operations_are_counted(fake: bool, arrays: tuple[Tensor, Tensor]) -> None:
+    """As PyTorch counts its own, forward and backward; a bank costs the same, a graph its edges."""
+    mode = FakeTensorMode() if fake else nullcontext()
+    graph = torch.zeros(5, 4, dtype=torch.bool)
+    graph[1:3, 0] = True
+
+    def count(function: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> dict[str, int]:
+        with FlopCounterMode(display=False) as counter, mode:
+            v, w = (torch.empty(x.shape, requires_grad=True) for x in (arrays[0], weight))
+            function(v, w).sum().backward()
+        return {str(operator): flops for operator, flops in counter.get_flop_counts()["Global"].items()}
+
+    w = arrays[1]
+    theirs = count(lambda v, w: torch.nn.functional.conv2d(v, w, padding=1), w)
+    each = theirs["aten.convolution"]
+    assert each == 2 * 2 * 7 * 6 * 5 * 4 * 9
+    names = {"triconv.conv", "triconv.conv_transpose", "triconv.conv_weight"}
+    assert count(lambda v, w: tt.conv(v, w, padding=1), w) == dict.fromkeys(names, each)
+    assert sum(theirs.values()) == 3 * each
+    bank = w.expand(2, 1, *w.shape)
+    assert count(lambda v, w: tt.conv(v, w, padding=1), bank) == dict.fromkeys(names, each)
+    if not fake:  # which has no edges to count
+        found = count(lambda v, w: tt.conv(v, w, padding=1, groups=graph), w)
+        assert found == dict.fromkeys(names, each // 10)
+
+
+def test_a_profile_names_the_operators(arrays: tuple[Tensor, Tensor]) -> None:
+    v, w = arrays
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        tt.conv(v.detach(), w.detach())
+        hidden, indices = tt.max_pool(tt.conv(v, w), 2)
+        hidden.sum().backward()
+        tt.max_pool_transpose(hidden.detach(), indices, (5, 4))
+    rows = {row.key: row.count for row in seen.key_averages()}
+    expected = {"conv": 2, "conv_transpose": 1, "conv_weight": 1, "max_pool": 1, "max_pool_transpose": 2}
+    assert {name: rows.get(f"triconv::{name}") for name in expected} == expected

@@ -30,8 +30,8 @@ MOST = 1 << 60
 
 
 def _listed(value: Any) -> Any:
-    """An array as Python's own lists and numbers, anything else as it is."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    """An array, of any library, as Python's own lists and numbers, anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _several(value: Any) -> bool:
@@ -66,7 +66,8 @@ def sizes_of(name: str, value: Any) -> tuple[int, ...]:
 def _whole(name: str, value: Any, one: Any, least: int, expected: str, axis: int) -> int:
     if isinstance(one, bool | np.bool_) or not hasattr(one, "__index__"):
         raise TypeError(f"{name}={value!r}: {expected}, got {type(one).__name__} on axis {axis}")
-    if (number := index(one)) < least:
+    # A number that a tracer does not know yet stays a symbol: to ask for its index would be to know it.
+    if (number := one if hasattr(one, "node") else index(one)) < least:
         raise ValueError(f"{name}={value!r}: {expected}, got {number} on axis {axis}")
     if number > MOST:
         raise ValueError(f"{name}={value!r}: {expected}, and at most {MOST} on axis {axis}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -14,10 +14,10 @@ import numpy as np
 
 from .arrays import STORED
 from .engine import Array, Engine, Run
-from .engines import bfloat16, direct, im2row, matrix, reference
+from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, fft, im2row, matrix, reference)}
 
 HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
 """Engines of operands in half precision as they are; all others compute with them in float32."""
@@ -109,12 +109,28 @@ def _built(plan: Plan) -> Run:
         _kept.move_to_end(plan)
         return run
     run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
+    if plan.engine.spreads:
+        run = _with_infinities(plan.problem, run)
     with _lock:
         if size <= KEPT_BYTES:
             _kept[plan] = run, size
         while len(_kept) > KEPT_PLANS or sum([size for _, size in list(_kept.values())]) > KEPT_BYTES:
             _kept.popitem(last=False)
     return run
+
+
+def _with_infinities(problem: Problem, run: Run) -> Run:
+    """What spreads infinities and NaN, with the sum as written where there are any, or numbers too large for it."""
+    from .kernels.finite import all_finite
+
+    def either(a: Array, b: Array, out: Array) -> None:
+        finite = run(a, b, out)
+        if finite is None:
+            finite = all(map(all_finite, (out.real, out.imag) if problem.complex else (out,)))
+        if not finite:
+            choose(replace(problem, precision="highest")).built(a, b, out)
+
+    return either
 
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:

@@ -14,8 +14,10 @@ from .form import Problem
 
 Array = NDArray[Any]
 
-Run = Callable[[Array, Array, Array], None]
+Run = Callable[[Array, Array, Array], bool | None]
 """run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
+
+One that `spreads` may return whether that is finite, if it knows.
 
 The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
 bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
@@ -39,6 +41,8 @@ class Engine:
     workspace: Callable[[Problem], int]
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
+    spreads: bool = False
+    """Whether an infinity or NaN reaches results that it should not. Then one that is not finite is computed again."""
     dtypes: tuple[str, ...] = COMPUTED
     """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
 

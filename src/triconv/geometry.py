@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,18 @@ class Parts:
     axis: Axis
     first: tuple[int, int]
     step: tuple[int, int]
+
+
+class Tile(NamedTuple):
+    """Some hidden positions, one dilation apart, and the visible ones that they meet, as far apart; of stride 1.
+
+    They start at (visible, hidden). Of each, those from the first to before the second of `seen` and `made` exist.
+    """
+
+    visible: int
+    hidden: int
+    seen: tuple[int, int]
+    made: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -270,6 +282,29 @@ class Axis:
             after=0,
         )
         return Parts(count, axis, (0, first), (self.stride * turns, turns))
+
+    @property
+    def mirrored(self) -> Axis:
+        """The axis of the transpose as that of a convolution with the flipped kernel, the sizes exchanged; of stride 1.
+
+        Its padding may be negative: then the outermost positions are met by no window.
+        """
+        before = self.span - 1 - self.before
+        after = self.visible - self.hidden - before + self.span - 1
+        return replace(self, visible=self.hidden, hidden=self.visible, before=before, after=after)
+
+    def tiles(self, size: int) -> list[Tile]:
+        """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1."""
+        found, met = [], size + self.kernel - 1
+        for residue in range(min(self.dilation, self.hidden)):
+            count = -(-(self.hidden - residue) // self.dilation)
+            for begin in range(0, count, size):
+                hidden = residue + self.dilation * begin
+                visible = int(self.position(hidden, 0))
+                first = min(max(-(visible // self.dilation), 0), met)
+                last = min(max(-((visible - self.visible) // self.dilation), first), met)
+                found.append(Tile(visible, hidden, (first, last), (0, min(size, count - begin))))
+        return found
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -234,4 +234,4 @@ def tables(problem: Problem) -> int:
     return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True).cuts())
 
 
-ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, ("bfloat16",))
+ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",))

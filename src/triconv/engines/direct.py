@@ -36,7 +36,7 @@ def build(problem: Problem) -> Run:
 def _build_real(problem: Problem) -> Run:
     """The problem on real arrays, a graph's weight being that of its edges alone."""
     from ..kernels.finite import all_finite
-    from ..kernels.prepared import prepared
+    from ..kernels.prepared import aligned, prepared
     from ..kernels.ways import ROLES
 
     @lru_cache(maxsize=KEPT_ORDERS)
@@ -49,7 +49,7 @@ def _build_real(problem: Problem) -> Run:
     given_at = [order.index(number) for number in range(3)]
 
     def run(a: Array, b: Array, out: Array) -> None:
-        arguments = _aligned(a), _aligned(b), _aligned(out)
+        arguments = aligned(a), aligned(b), aligned(out)
         given = [arguments[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
@@ -106,15 +106,6 @@ def _lead(problem: Problem) -> int:
 def _nothing(_a: Array, _b: Array, out: Array) -> None:
     """A sum over no examples."""
     out[...] = 0
-
-
-def _aligned(array: Array) -> Array:
-    """The array, or a copy where its numbers do not lie on multiples of their size."""
-    if array.flags.aligned and (
-        array.dtype.alignment == array.itemsize or not any(step % array.itemsize for step in array.strides)
-    ):
-        return array
-    return array.copy()
 
 
 def _build_complex(problem: Problem) -> Run:

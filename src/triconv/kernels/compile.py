@@ -82,6 +82,8 @@ class Compiled(Protocol):
 
     entry: int
     """Where machine code can call it with one argument, the address of its arguments in a row; none in checked mode."""
+    pointers: tuple[int, ...]
+    """Which of its arguments are addresses in arrays."""
 
     def __call__(self, *values: int, **within: Sequence[tuple[int, int]]) -> None: ...
 
@@ -130,6 +132,7 @@ def _function(kernel: Described, machine: Target) -> Compiled:
         return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(linked[kernel.name]))
     compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
     compiled.entry = linked[_entry_name(kernel)]
+    compiled.pointers = tuple(number for number, kind in enumerate(kinds) if kind is ctypes.c_void_p)
     return compiled  # type: ignore[no-any-return]
 
 

@@ -98,11 +98,8 @@ class Contraction:
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
             corner = k.at(k["C"], c0)
-            for (_, c_m), line in zip(self.rows, sums, strict=True):
-                for column, (first, *others) in zip(self.columns, line, strict=True):
-                    k.put(first, self._start(k, k.at(corner, c_m + column.c), lanes, column.used))
-                    for other in others:
-                        k.put(other, k.zeros(lanes))
+            for part in (part for line in sums for parts in line for part in parts):
+                k.put(part, k.zeros(lanes))
             with k.loop(t1, t0) as t:
                 a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
                 b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
@@ -129,7 +126,7 @@ class Contraction:
             def finish(m: int, j: int, value: Value) -> None:
                 self._store(k, value, places[m, j], self.columns[j].used)
 
-            sums = {(m, j): self._start(k, place, lanes, self.columns[j].used) for (m, j), place in places.items()}
+            sums = dict.fromkeys(places, k.zeros(lanes))
             self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish)
         k.build.ret_void()
 
@@ -177,14 +174,13 @@ class Contraction:
             fold *= 2
         return 1 if self.together > 1 else max(1, min(fold, steps))
 
-    def _start(self, k: Kernel, place: Place, lanes: int, used: int) -> Value:
-        return k.load_vector(place, lanes, used) if self.add and not self.summed else k.zeros(lanes)
-
     def _finish(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
         for value, ((_, c_m), column) in zip(values, product(self.rows, self.columns), strict=True):
             self._store(k, value, k.at(corner, c_m + column.c), column.used)
 
     def _store(self, k: Kernel, value: Value, place: Place, used: int) -> None:
+        if self.add:  # a sum of sums gathers less error than one that goes on
+            value = k.build.fadd(k.load_vector(place, value.type.count, used), value)
         if self.past:
             k.store_past(value, place)
         else:

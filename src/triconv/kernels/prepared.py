@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,13 @@ from .words import BFLOAT16, GATHERED, PAIRS
 Array = NDArray[Any]
 
 
+class Runs(Protocol):
+    """What computes over each of some (A, B, C)."""
+
+    def run(self, *pieces: tuple[Array, Array, Array]) -> bool | None:
+        """Is the result finite? None if nobody looked."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A way, compiled for arrays of certain strides."""
@@ -38,26 +45,24 @@ class Prepared:
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
     pieces: int
     """In how many pieces of so many examples the result is summed, side by side."""
-    kind: np.dtype[Any]
-    """Of the numbers in buffers."""
-    program: Program
+    program: Runs
     operands: tuple[int, ...]
     """Which of the arrays are the program's A, B and C."""
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
 
-    def run(self, given: Sequence[Array]) -> None:
-        """Write the result over one of the arrays, which come in the order of ROLES."""
+    def run(self, given: Sequence[Array]) -> bool | None:
+        """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?"""
         visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
-            self._run(given)
-            return
+            return self._run(given)
         for n in range(0, len(visible), step):
             some = slice(n, n + step)
             self._run((visible[some], hidden[some], weight))
+        return None
 
-    def _run(self, given: Sequence[Array]) -> None:
+    def _run(self, given: Sequence[Array]) -> bool | None:
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
@@ -73,14 +78,16 @@ class Prepared:
                     own[number] = room[place : place + size] if many > 1 else room
             a, b, c = self.operands
             operands = [(own[a], own[b], own[c]) for own in seen]
-            if in_turn:
+            if in_turn and isinstance(self.program, Program):
                 self.program.clear(operands)
-                in_parts(partial(self._in_turn, pieces, seen), self.program.work * self.pieces, 1, self.pieces)
+                turn = partial(self._in_turn, self.program, pieces, seen)
+                in_parts(turn, self.program.work * self.pieces, 1, self.pieces)
+                finite = None
             else:
                 for number, move in self.fills:
                     ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
                     in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
-                self.program.run(*operands)
+                finite = self.program.run(*operands)
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
@@ -88,6 +95,7 @@ class Prepared:
                         result += own[self.produced]
             if result is not given[self.produced]:
                 self._put(result, given[self.produced])
+            return None if folds(self.way.asked) else finite
 
     def _pieces(self, given: Sequence[Array]) -> list[list[Array]]:
         """The arrays of each piece; the result has its own in a buffer."""
@@ -96,14 +104,16 @@ class Prepared:
             [array if number == self.produced else array[cut] for number, array in enumerate(given)] for cut in cuts
         ]
 
-    def _in_turn(self, pieces: Sequence[list[Array]], seen: Sequence[list[Array]], part: int, parts: int) -> list[Call]:
+    def _in_turn(
+        self, program: Program, pieces: Sequence[list[Array]], seen: Sequence[list[Array]], part: int, parts: int
+    ) -> list[Call]:
         """What one part of the work calls: the copies of a piece and what multiplies them, then those of the next."""
         found: list[Call] = []
         a, b, c = self.operands
         for n in range(self.pieces * part // parts, self.pieces * (part + 1) // parts):
             for number, move in self.fills:
                 found += move.calls(pieces[n][number], seen[n][number], 0, 1)
-            found += self.program.calls([(seen[n][a], seen[n][b], seen[n][c])], 0, 1)
+            found += program.calls([(seen[n][a], seen[n][b], seen[n][c])], 0, 1)
         return found
 
     def _put(self, result: Array, out: Array) -> None:
@@ -115,6 +125,12 @@ class Prepared:
         if buffer is not None and not self.drains:
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+    @cached_property
+    def kind(self) -> np.dtype[Any]:
+        """Of the numbers in buffers."""
+        dtype = self.way.asked.dtype
+        return np.dtype("float32" if dtype == PAIRS else dtype)
 
     @cached_property
     def copies(self) -> tuple[tuple[int, int], ...]:
@@ -152,28 +168,40 @@ def prepared(
     lanes = target().lanes(problem.itemsize)
     stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""
     tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored)]
-    fills, drains = [], []
-    for number, (role, buffer, steps) in enumerate(zip(ROLES, best.buffers, strides, strict=True)):
-        shape = part.shape(role)
-        axes = (None, None, *part.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
-        if buffer is not None and number != produced:
-            how = Stored(GATHERED, "", others[number]) if others[number] else None
-            fills.append((number, buffer.fill(shape, steps, axes, problem.dtype, how)))
-        elif buffer is not None and not folds(problem):
-            drains += buffer.drain(shape, steps, problem.dtype, Stored("", BFLOAT16) if rounds else None)
+    fills, drains = moves(best, strides, produced, others)
     return Prepared(
         best,
         produced,
         None if best.supposes is None else ROLES.index(best.supposes),
         examples,
         count,
-        np.dtype("float32" if rounds else problem.dtype),
         # Every part of a weight's gradient reads all examples.
         Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
-        tuple(fills),
-        tuple(drains),
+        fills,
+        drains,
     )
+
+
+def moves(
+    way: Way, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...] = (0, 0, 0)
+) -> tuple[tuple[tuple[int, Move], ...], tuple[tuple[Move, int, int], ...]]:
+    """What fills the buffers of the operands, and what empties that of the result unless it is folded.
+
+    `others` as for `prepared`.
+    """
+    rounded = Stored("", BFLOAT16) if way.asked.dtype == PAIRS else None
+    fills: list[tuple[int, Move]] = []
+    drains: list[tuple[Move, int, int]] = []
+    for number, (role, buffer, steps) in enumerate(zip(ROLES, way.buffers, strides, strict=True)):
+        shape = way.asked.shape(role)
+        axes = (None, None, *way.asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
+        if buffer is not None and number != produced:
+            how = Stored(GATHERED, "", others[number]) if others[number] else None
+            fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype, how)))
+        elif buffer is not None and not folds(way.asked):
+            drains += buffer.drain(shape, steps, way.asked.dtype, rounded)
+    return tuple(fills), tuple(drains)
 
 
 def _examples(best: Way) -> int:
@@ -184,3 +212,12 @@ def _examples(best: Way) -> int:
     if not both or problem.produces is Role.WEIGHT:
         return problem.batch
     return next((problem.batch // n for n in range(2, problem.batch + 1) if problem.batch % n == 0), problem.batch)
+
+
+def aligned(array: Array) -> Array:
+    """The array, or a copy where its numbers do not lie on multiples of their size."""
+    if array.flags.aligned and (
+        array.dtype.alignment == array.itemsize or not any(step % array.itemsize for step in array.strides)
+    ):
+        return array
+    return array.copy()

@@ -30,6 +30,9 @@ from .words import I32, I64, POINTER, Kernel, Value, begin
 CALLS, WIDTH, THREADS, JOINED, WITHIN, AFTER, HEAD = range(7)
 """Words of a job, the last where the mailboxes begin."""
 
+NOTHING = 0
+"""In the place of an entry where a part has fewer calls than others."""
+
 RANGE = 2
 """Words of a range."""
 
@@ -150,7 +153,9 @@ def _work(module: ir.Module) -> ir.Function:
         with k.when(k.less(part, _get(k, job, k.add(place, 1)))):
             with k.loop(calls) as call:
                 row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
-                k.build.call(_Entry(k.build.inttoptr(_get(k, job, row), POINTER)), [_at(k, job, k.add(row, 1))])
+                entry = _get(k, job, row)
+                with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
+                    k.build.call(_Entry(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
             k.build.branch(again)
         k.build.branch(done)
         k.build.position_at_end(done)

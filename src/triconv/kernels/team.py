@@ -15,18 +15,21 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, repeat, starmap
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from ..memory import LINE, address
 from . import threads
 from .compile import Call, function
-from .relay import AFTER, ENDS, FREE, HELPS, JOINS, LEADS, MAIL, MASK, POSTS, WITHIN, WORD, Relay
+from .relay import AFTER, ENDS, FREE, HELPS, JOINS, LEADS, MAIL, MASK, NOTHING, POSTS, WITHIN, WORD, Relay
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -71,7 +74,48 @@ def run_all(parts: Sequence[Part], helpers: int | None = None) -> None:
             for call in part:
                 call.run()
     else:
-        _team.run(parts, most if helpers is None else min(helpers, most))
+        _team.run(_rows(parts), most if helpers is None else min(helpers, most))
+
+
+Rows = NDArray[np.int64]
+"""The words of calls: an entry and its arguments, by part and call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Parts of calls, written down once, to be run on other arrays each time."""
+
+    rows: Rows
+    """Those words that are addresses in arrays to come count from where these begin."""
+    which: Rows
+    """The number of that array; behind the last for all other words."""
+    kept: tuple[NDArray[Any], ...]
+    """The arrays that stay the same."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], arrays: Sequence[NDArray[Any]]) -> Sheet:
+        """Write down parts that are made for some arrays, of which others are to come in the same order."""
+        rows, ends, kept = _rows(parts), [byte_bounds(array) for array in arrays], []
+        which = np.full(rows.shape, len(arrays), np.int64)
+        for part, own in enumerate(parts):
+            for number, call in enumerate(own):
+                for position, array in zip(call.kernel.pointers, call.arrays, strict=True):
+                    where = call.values[position]
+                    found = next((n for n, (low, high) in enumerate(ends) if low <= where < high), None)
+                    if found is None:
+                        kept.append(array)
+                    else:
+                        which[part, number, 1 + position] = found
+        return cls(rows - _begin(arrays)[which], which, tuple(kept))
+
+    def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
+        """Run the parts on these arrays, side by side on this thread and at most so many helpers."""
+        _team.run(self.rows + _begin(arrays)[self.which], min(helpers, len(self.rows) - 1))
+
+
+def _begin(arrays: Sequence[NDArray[Any]]) -> Rows:
+    """Where arrays begin, and where words count from that are no addresses."""
+    return np.array([*map(address, arrays), 0], np.int64)
 
 
 class _Helper:
@@ -109,7 +153,7 @@ class _Team:
         self.size = 0
         self.growing = Lock()
 
-    def run(self, parts: Sequence[Part], most: int) -> None:
+    def run(self, rows: Rows, most: int) -> None:
         """Run parts on this thread and at most so many helpers."""
         if self.size < most:
             self.grow(most)
@@ -117,7 +161,7 @@ class _Team:
         try:
             with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
                 helpers.extend(starmap(self.idle.pop, repeat((), most)))
-            job, *masks = _job(parts, [helper.address for helper in helpers]), *_apart(helpers)
+            job, *masks = _job(rows, [helper.address for helper in helpers]), *_apart(helpers)
             if masks:
                 job[WITHIN : AFTER + 1] = [address(mask) for mask in masks]
             place = address(job)
@@ -160,18 +204,25 @@ class _Team:
                 helper.thread.join(1)
 
 
-def _job(parts: Sequence[Part], mailboxes: Sequence[int]) -> NDArray[np.int64]:
-    """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
-    width, count = 1 + max(len(call.values) for part in parts for call in part), len(mailboxes) + 1
-    words = [len(parts[0]), width, count, 0, 0, 0, *mailboxes]
-    cuts = [len(parts) * number // count for number in range(count + 1)]
-    for cut in pairwise(cuts):
-        words += cut
+def _rows(parts: Sequence[Part]) -> Rows:
+    """The words of calls; of parts that have fewer than others, the last are nothing."""
+    width = 1 + max(len(call.values) for part in parts for call in part)
+    longest, words = max(map(len, parts)), list[int]()
     for part in parts:
-        assert len(part) == len(parts[0]), f"{len(part)} calls: expected {len(parts[0])}, as in the first part"
         for call in part:
             words += (call.kernel.entry, *call.values, *(0,) * (width - 1 - len(call.values)))
-    return np.array(words, np.int64)
+        words += (NOTHING,) * (width * (longest - len(part)))
+    return np.array(words, np.int64).reshape(len(parts), longest, width)
+
+
+def _job(rows: Rows, mailboxes: Sequence[int]) -> Rows:
+    """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
+    (parts, calls, width), count = rows.shape, len(mailboxes) + 1
+    words = [calls, width, count, 0, 0, 0, *mailboxes]
+    cuts = [parts * number // count for number in range(count + 1)]
+    for cut in pairwise(cuts):
+        words += cut
+    return np.concatenate([np.array(words, np.int64), rows.ravel()])
 
 
 class _OpenMP:
@@ -183,9 +234,9 @@ class _OpenMP:
     def __init__(self, parallel: Callable[[int, int, int, int], None]) -> None:
         self.parallel = parallel
 
-    def run(self, parts: Sequence[Part], most: int) -> None:
+    def run(self, rows: Rows, most: int) -> None:
         """Run parts on this thread and at most so many others of the team."""
-        job = _job(parts, [0] * most)
+        job = _job(rows, [0] * most)
         row = np.array([JOINS, address(job), 0], np.int64)
         self.parallel(function(Relay()).entry, address(row), most + 1, 0)
 

@@ -136,7 +136,7 @@ def way(
     """
     produces, axes = problem.produces, problem.geometry.axes
     transposed = produces is Role.VISIBLE
-    inner = _with_borders_written_out(problem) if transposed else problem
+    inner = with_borders_written_out(problem) if transposed else problem
     parts = axes[0].parts(count, transposed) if count > 1 else None
     inner = inner if parts is None else _of_parts(problem, parts)
     each = list(zip(inner.geometry.axes, exact, strict=True))
@@ -274,7 +274,7 @@ PANEL = 2
 """Vectors of a panel, as tiles have where there are many rows."""
 
 
-def _with_borders_written_out(problem: Problem) -> Problem:
+def with_borders_written_out(problem: Problem) -> Problem:
     """The problem whose visible has positions of its own for what borders read; zero borders need none."""
     axes = tuple(axis if axis.border == "zero" else axis.extended for axis in problem.geometry.axes)
     return replace(problem, geometry=replace(problem.geometry, axes=axes))

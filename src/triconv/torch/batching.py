@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..form import OPERANDS, Role
@@ -90,29 +91,33 @@ def batched(
     a, b, *sizes, groups, graph, text, order = arguments
     if in_dims[2 + len(sizes) + 1] is not None:
         raise NotImplementedError("groups: expected one channel graph for the whole batch, got a batch of them")
-    if info.batch_size == 0:
-        raise ValueError("a batch of 0: expected at least 1 to map over")
     roles = OPERANDS[produces]
     dims = dict(zip(roles, in_dims[:2], strict=True))
     given = {
-        role: tensor if dims[role] is None else tensor.movedim(dims[role], 0)
+        role: tensor if dims[role] is None else _some(tensor.movedim(dims[role], 0))
         for role, tensor in zip(roles, (a, b), strict=True)
     }
     rank = a.ndim - 2 - (dims[roles[0]] is not None)
     weight_axes = 0 if produces is W else given[W].ndim - (dims[W] is not None)
     banked = sizes[1] is not None if produces is W else weight_axes > 2 + rank
-    batch = Batch(info.batch_size, rank, banked, groups)
+    batch = Batch(max(info.batch_size, 1), rank, banked, groups)
     have = frozenset([produces, *(role for role in roles if dims[role] is not None)])
     if (index := INDEX.get(have)) is not None:
         folded = [batch.fold(x, role, index) if role in have else x for role, x in given.items()]
         if graph is not None and index:
             graph = graph.repeat((batch.size, 1) if index == 1 else (1, batch.size))
         result = operator(*folded, *sizes, groups, graph, text, order)
-        return batch.unfold(result, produces, index), 0
+        return batch.unfold(result, produces, index)[: info.batch_size], 0
     if produces is V:
         sizes = [None if sizes[0] is None else [batch.size, *sizes[0]]]
     elif produces is W:
         sizes = [[1, *sizes[0]], [batch.size, *(sizes[1] if banked else (1,) * rank)]]
     laid = [batch.lay(x, role) for role, x in given.items()]
     order = batch.lay_order(order, produces)
-    return batch.lift(operator(*laid, *sizes, groups, graph, with_first_axis(text, rank), order), produces), 0
+    result = operator(*laid, *sizes, groups, graph, with_first_axis(text, rank), order)
+    return batch.lift(result, produces)[: info.batch_size], 0
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """A batch of none as one of zeros, which no index would take up otherwise; it is taken away again afterwards."""
+    return tensor if len(tensor) else torch.cat([tensor, tensor.new_zeros((1, *tensor.shape[1:]))])

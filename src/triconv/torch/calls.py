@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from ..arguments import Groups
-from ..form import OPERANDS, OPERATIONS, Problem, Role
+from ..form import OPERANDS, OPERATIONS, Problem
 from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
-from .engines import KEPT_CALLS, Call, Lying, Shape, Sizes, best_order, call_of, kind_of
+from .engines import KEPT_CALLS, Lying, Shape, Sizes, best_order, call_of, kind_of
 from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
-from .operators import OPERATORS, level
+from .operators import OPERATORS, level, lowered
 from .options import DEFAULTS, written
 from .registry import bare, nobody_watches, wanted
+from .stages import Ready
 
 
 def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
@@ -29,14 +30,12 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
         return _operator(operation, a, b, sizes, groups, options)
     if not (known_plain((groups, *options)) and plain(sizes)):
         return _operator(operation, a, b, sizes, groups, options)
-    found, rest = _ready(
-        operation, (a.shape, a.stride()), (b.shape, b.stride()), a.dtype, b.dtype, sizes, groups, options
-    )
+    stage = _ready(operation, (a.shape, a.stride()), (b.shape, b.stride()), a.dtype, b.dtype, sizes, groups, options)
     if wanted(a, b):
         if a.dtype is not b.dtype:
             return _operator(operation, a, b, sizes, groups, options)
-        return level(OPERATIONS[operation], found, a, b, *rest)
-    return found.run(a, b)
+        return level(stage.produces, stage, a, b)
+    return stage.call.run(a, b)
 
 
 @lru_cache(maxsize=KEPT_CALLS)
@@ -49,20 +48,16 @@ def _ready(
     sizes: Sizes,
     groups: Any,
     options: tuple[Any, ...],
-) -> tuple[Call, tuple[Any, ...]]:
-    """The call that these arguments mean, and what the operator takes besides the operands."""
+) -> Ready:
+    """The call that these arguments mean, and what its derivatives are."""
     dtype = common_dtype(OPERATIONS[operation], one, two)
     problem = _problem(operation, tuple(a[0]), tuple(b[0]), dtype, sizes, groups, options)
     geometry, produces = problem.geometry, problem.produces
     order = best_order(produces, geometry.banked, a, b)
     values = dict(zip(DEFAULTS, options, strict=True))
-    named = {
-        Role.HIDDEN: (),
-        Role.VISIBLE: (geometry.visible,),
-        Role.WEIGHT: (geometry.kernel, geometry.bank if geometry.banked else None),
-    }
-    rest = *named[produces], problem.channels.groups, None, written(values, DEFAULTS), order
-    return call_of(problem, values["engine"], dtype, order), rest
+    call = call_of(problem, values["engine"], dtype, order)
+    shared = problem.channels.groups, None, written(values, DEFAULTS)
+    return Ready(produces, a, b, shared, call)
 
 
 def _problem(
@@ -82,11 +77,14 @@ def _operator(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups
     for role, tensor in zip(OPERANDS[produces], (a, b), strict=True):
         check(role.value, tensor)
     check_devices(produces, a, b)
+    a, b = lowered(a.device.type, a, b)
     dtype = common_dtype(produces, a.dtype, b.dtype)
+    if isinstance(groups, Tensor) and not groups.ndim:
+        groups = groups.item()
     if not (torch.compiler.is_compiling() or isinstance(groups, Tensor)) and known(a) and known(b):
         find = _checked if plain((*sizes, groups, *options)) else _problem
         find(operation, a.shape, b.shape, dtype, sizes, groups, options)
-    number, graph = pattern(groups)
+    number, graph = pattern(groups, a)
     text = written(dict(zip(DEFAULTS, options, strict=True)), DEFAULTS)
     sizes = sizes_of(produces, a.ndim - 2, b, sizes)
     result: Tensor = OPERATORS[produces](a.to(dtype), b.to(dtype), *sizes, number, graph, text, None)

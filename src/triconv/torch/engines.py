@@ -19,7 +19,7 @@ from ..form import Problem, Role, name_of, weight_order
 from ..memory import LARGE, empty
 from ..ops import PROBLEMS
 from ..problem import Options
-from .layout import order_of
+from .layout import order_of, strides_of
 from .options import read
 
 DTYPES = {
@@ -79,6 +79,13 @@ class Call:
     allocate: Callable[[Shape, np.dtype[Any]], Array]
     """What gives memory for the result: NumPy, or blocks that are used again if it is large."""
 
+    @property
+    def lying(self) -> Lying:
+        """The shape and the steps of a result."""
+        axes = self.axes or tuple(range(len(self.shape)))
+        steps = strides_of(self.shape, range(len(self.shape)))
+        return tuple([self.shape[axis] for axis in axes]), tuple([steps[axis] for axis in axes])
+
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         """The operation, in a new tensor of `dtype`."""
         computed, run = self.computed, self.plan.built
@@ -97,9 +104,8 @@ def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
     """The numbers of a tensor as an array: a view, if they have the dtype; of bfloat16 the bits, as integers."""
     if tensor.dtype is not dtype:
         tensor = tensor.to(dtype)
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    return (tensor.view(torch.int16) if dtype is torch.bfloat16 else tensor).numpy()
+    held = tensor.view(torch.int16) if dtype is torch.bfloat16 else tensor
+    return held.numpy(force=tensor.requires_grad)
 
 
 def problem_of(

@@ -34,7 +34,8 @@ def conv(
     stride, padding, dilation, border, precision
         As for `triconv.conv`.
     groups
-        An int, or a channel graph: a boolean (C_out, C_in) tensor or array, read on the processor.
+        An int, or a channel graph: a boolean (C_out, C_in) tensor or array, read on the processor. (For
+        ``torch.export(strict=True)``, which loses the values of every NumPy array that it meets, a tensor.)
     engine
         As for `triconv.conv`, on processors; elsewhere PyTorch's own operators compute, and only
         "auto" is taken.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from ..arguments import LOCAL, Groups
 from ..form import OPERANDS, Role
@@ -63,14 +65,29 @@ def check_order(order: Sequence[int] | None) -> None:
         raise ValueError(f"order={list(order)}: expected each axis once")
 
 
-def pattern(groups: Groups) -> tuple[int, Tensor | None]:
-    """The number of groups, and the channel graph as a tensor on the processor."""
-    if isinstance(groups, np.ndarray) and not torch.compiler.is_compiling():
+def pattern(groups: Groups, beside: Tensor) -> tuple[int, Tensor | None]:
+    """The number of groups, and the channel graph as a tensor on the processor, fake where the operands are."""
+    if torch.compiler.is_compiling():
+        if isinstance(groups, Tensor | np.ndarray | list | tuple):
+            return 1, torch.as_tensor(groups, device="cpu")
+        return index(groups), None
+    if isinstance(groups, np.ndarray):
         groups = np.ascontiguousarray(groups) if groups.ndim else groups.item()
-    if isinstance(groups, Tensor | np.ndarray | list | tuple):
-        graph = torch.as_tensor(groups, device="cpu")
-        return 1, graph if torch.compiler.is_compiling() else graph.clone()  # backward finds what forward saw
-    return index(groups), None
+    if not isinstance(groups, Tensor | np.ndarray | list | tuple):
+        return index(groups), None
+    check_graph(groups)
+    mode = beside.fake_mode if isinstance(beside, FakeTensor) else active_fake_mode()
+    if mode is None or isinstance(groups, FakeTensor):
+        return 1, torch.as_tensor(groups, device="cpu").clone()  # backward finds what forward saw
+    with unset_fake_temporarily():
+        graph = torch.as_tensor(groups, device="cpu").clone()
+    return 1, graph if mode.allow_non_fake_inputs else mode.from_tensor(graph)
+
+
+def check_graph(groups: Any) -> None:
+    """A graph says which channels are connected: it has to have numbers."""
+    if isinstance(groups, Tensor) and groups.is_meta:
+        raise ValueError("groups on device meta: expected a channel graph with values; make it on the processor")
 
 
 def sizes_of(produces: Role, rank: int, b: Tensor, sizes: Sizes) -> Sizes:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..arguments import Groups
 from ..dispatch import AUTO
@@ -20,7 +22,7 @@ from ..form import OPERANDS, Problem, Role, name_of
 from . import engines, portable
 from .batching import batched
 from .engines import Sizes
-from .layout import order_of, strides_of
+from .layout import strides_of
 from .operands import check_devices, check_order
 from .options import read, short
 from .registry import (
@@ -35,6 +37,7 @@ from .registry import (
     register,
     wanted,
 )
+from .stages import Ready, Stage, look
 
 SIZES = {
     Role.HIDDEN: "",
@@ -112,17 +115,15 @@ class Form(SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, way: Any, produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-        """The result by a call made ready, or by the operator below this level, whose keys `way` is then."""
-        if isinstance(way, engines.Call):
-            out = way.run(a, b)
+        """The result by a call that is ready, or by the operator below this level, whose keys `way` is then."""
+        if isinstance(way, Ready):
+            ctx.stage, out = way, way.call.run(a, b)
         else:
             *sizes, groups, graph, text, order = rest
             order = order_for(produces, a, b, sizes, order)
             out = below(OPERATORS[produces], way, a, b, *sizes, groups, graph, text, order)
-            ctx.save_for_forward(a, b)  # of a call made ready nobody takes a forward derivative
-        one, two = OPERANDS[produces]
-        ctx.produces, ctx.rank, ctx.shared = produces, a.ndim - 2, rest[-4:-1]
-        ctx.looks = {one: (a.shape, a.stride()), two: (b.shape, b.stride()), produces: (out.shape, out.stride())}
+            ctx.stage = Stage(produces, look(a), look(b), look(out), (groups, graph, text))
+            ctx.save_for_forward(a, b)  # of what is ready nobody takes a forward derivative
         _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
         ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
         ctx.set_materialize_grads(False)
@@ -132,45 +133,53 @@ class Form(SingleLevelFunction):
     def backward(ctx: Any, cotangent: Tensor | None) -> Any:
         gradients: list[Tensor | None] = [None, None]
         if cotangent is not None:
-            operands = OPERANDS[ctx.produces]
-            for number, other in enumerate(reversed(ctx.saved_tensors)):
-                if ctx.needs_input_grad[2 + number] and asked_for(ctx, number):
-                    arrays = {ctx.produces: cotangent, operands[1 - number]: other.conj()}
-                    gradients[number] = _derivative(operands[number], arrays, ctx)
+            stage, (a, b) = ctx.stage, ctx.saved_tensors
+            one, two = OPERANDS[stage.produces]
+            # An operand is saved for the gradient of the other; of one alone nobody needs to ask.
+            ask = not (a is None or b is None or stage.tiny)
+            if b is not None and (not ask or asked_for(ctx, 0)):
+                gradients[0] = _derivative(stage, one, {stage.produces: cotangent, two: b.conj()})
+            if a is not None and (not ask or asked_for(ctx, 1)):
+                gradients[1] = _derivative(stage, two, {stage.produces: cotangent, one: a.conj()})
         return (None, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 4))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        operands = OPERANDS[ctx.produces]
+        stage = ctx.stage
+        operands = OPERANDS[stage.produces]
         total = None
         with outer_levels():
             arrays = {role: primal(x) for role, x in zip(operands, ctx.saved_tensors, strict=True)}
             for role, tangent in zip(operands, tangents[2:4], strict=True):
                 if tangent is not None:
-                    term = _derivative(ctx.produces, {**arrays, role: tangent}, ctx)
+                    term = _derivative(stage, stage.produces, {**arrays, role: tangent})
                     total = term if total is None else total + term
         return total
 
 
-def _derivative(x: Role, arrays: dict[Role, Tensor], ctx: Any) -> Tensor:
+def _derivative(stage: Stage, x: Role, arrays: dict[Role, Tensor]) -> Tensor:
     """The operation that produces a role, on two that are there, with the sizes and the memory order of its own."""
-    shape, steps = ctx.looks[x]
-    sizes: Sizes = ()
-    if x is Role.VISIBLE:
-        sizes = (shape[2:],)
-    elif x is Role.WEIGHT:
-        sizes = (shape[len(shape) - ctx.rank :], shape[: ctx.rank] if len(shape) > 2 + ctx.rank else None)
-    one, two = (arrays[role] for role in OPERANDS[x])
-    return straight(x, one, two, *sizes, *ctx.shared, order_of(shape, steps))
+    one, two = OPERANDS[x]
+    a, b = arrays[one], arrays[two]
+    if _plain(a, b) and not wanted(a, b):
+        return stage.call_of(x, a.dtype).run(a, b)
+    return straight(x, a, b, *stage.rest(x))
 
 
 def straight(produces: Role, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
     """The operator, past all that PyTorch may do about it if it would do nothing."""
-    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+    if not _plain(a, b):
         result: Tensor = OPERATORS[produces](a, b, *rest)
         return result
     call = ready(produces, a, b, *rest)
-    return level(produces, call, a, b, *rest) if wanted(a, b) else call.run(a, b)
+    if not wanted(a, b):
+        return call.run(a, b)
+    return level(produces, Ready(produces, look(a), look(b), rest[-4:-1], call), a, b)
+
+
+def _plain(a: Tensor, b: Tensor) -> bool:
+    """Whether PyTorch has nothing to do about a call but to note it for a gradient."""
+    return bare(a) and bare(b) and nobody_watches() and not torch.compiler.is_compiling()
 
 
 def level(produces: Role, way: Any, *arguments: Any) -> Tensor:
@@ -182,12 +191,37 @@ def level(produces: Role, way: Any, *arguments: Any) -> Tensor:
 # What autocast does: PyTorch's own convolutions are computed in the lower precision, and so are these.
 
 
-def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-    dtype = torch.get_autocast_dtype(device)
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+AUTOCAST = ("cpu", "cuda")
+
+
+def lowered(device: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The operands as autocast wants them, where it is on: of its dtype, if they are real and not double."""
+    if device in AUTOCAST and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         a, b = (x.to(dtype) if x.is_floating_point() and x.dtype is not torch.float64 else x for x in (a, b))
+    return a, b
+
+
+def autocast(produces: Role, key: Any, device: str, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    a, b = lowered(device, a, b)
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         result: Tensor = OPERATORS[produces](a, b, *rest)
     return result
+
+
+# What counters of PyTorch's say.
+
+
+def flops(produces: Role, a: Tensor, b: Tensor, *rest: Any, **_: Any) -> int:
+    """As `FlopCounterMode` asks: what the sum as written takes, of a channel graph its edges where they are known."""
+    *sizes, groups, graph, text, _order = rest
+    return problem_of(produces, a, b, sizes, groups if graph is None else _numbers(graph), text).flops
+
+
+def _numbers(graph: Tensor) -> Any:
+    """The array of a channel graph, in which all is connected if it has no numbers."""
+    there = graph.is_cpu and not isinstance(graph, FakeTensor)
+    return graph.numpy() if there else np.ones(tuple(graph.shape), short(graph.dtype))
 
 
 for _role, (_one, _two) in OPERANDS.items():
@@ -200,6 +234,7 @@ for _role, (_one, _two) in OPERANDS.items():
         batched=partial(batched, partial(straight, _role), _role),
         level=partial(level, _role),
     )
-    for _device in ("CPU", "CUDA"):
-        _key = getattr(torch._C.DispatchKey, f"Autocast{_device}")
-        library.impl(name_of(_role), partial(autocast, _role, _key, _device.lower()), f"Autocast{_device}")
+    register_flop_formula(getattr(torch.ops.triconv, name_of(_role)), get_raw=True)(partial(flops, _role))
+    for _device in AUTOCAST:
+        _key = getattr(torch._C.DispatchKey, f"Autocast{_device.upper()}")
+        library.impl(name_of(_role), partial(autocast, _role, _key, _device), f"Autocast{_device.upper()}")

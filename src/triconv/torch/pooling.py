@@ -45,7 +45,7 @@ def max_pool(
     Parameters
     ----------
     visible
-        Tensor (N, C, *X), real.
+        Tensor (N, C, *X), real; integers, which PyTorch pools on processors, have to be cast, as for every operation.
     window, stride, padding, dilation, ceil
         As for `triconv.max_pool`.
 
@@ -226,25 +226,21 @@ def _put_nowhere(hidden: Tensor, indices: Tensor, size: Sizes, order: Order) -> 
     return hidden.new_empty_strided(shape, strides_of(shape, _order(hidden, order)))
 
 
-def _fold(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
-    """A batch as more examples."""
-    moved = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return moved.flatten(0, 1)
-
-
-def _unfold(tensor: Tensor, info: Any) -> Tensor:
-    split: Tensor = tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
-    return split
+def _in_front(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
+    """A tensor with the batch as its first axis, where it becomes more examples."""
+    return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def _pool_batched(info: Any, in_dims: tuple[Any, ...], visible: Tensor, *rest: Any) -> Any:
-    hidden, indices = POOL(_fold(visible, in_dims[0], info), *rest)
-    return (_unfold(hidden, info), _unfold(indices, info)), (0, 0)
+    visible = _in_front(visible, in_dims[0], info)
+    found = POOL(visible.flatten(0, 1), *rest)
+    return tuple(one.unflatten(0, visible.shape[:2]) for one in found), (0, 0)
 
 
 def _put_batched(info: Any, in_dims: tuple[Any, ...], hidden: Tensor, indices: Tensor, *rest: Any) -> Any:
-    visible = PUT(_fold(hidden, in_dims[0], info), _fold(indices, in_dims[1], info), *rest)
-    return _unfold(visible, info), 0
+    hidden, indices = (_in_front(x, dim, info) for x, dim in zip((hidden, indices), in_dims[:2], strict=True))
+    visible = PUT(hidden.flatten(0, 1), indices.flatten(0, 1), *rest)
+    return visible.unflatten(0, hidden.shape[:2]), 0
 
 
 class Pool(SingleLevelFunction):

@@ -115,15 +115,17 @@ def bare(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_conj()
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
     )
 
 
 def nobody_watches() -> bool:
-    """Whether no transform, mode or tracer is active that would have to know of a call."""
+    """Whether no transform, mode, tracer or profiler is active that would have to know of a call."""
     return (
         torch._C._dispatch_tls_local_include_set().raw_repr() in _QUIET
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._autograd._profiler_enabled()
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
@@ -17,7 +18,8 @@ from ...arguments import LOCAL, axes_in, channels_of, group_count, padding_per_a
 from ...form import weight_order
 from ...geometry import Border
 from ..layout import strides_of
-from ..options import plain
+from ..operands import check_device, check_dtype, check_graph
+from ..options import plain, short
 from ..registry import nobody_watches
 
 Bias = bool | Literal["channel", "bank"]
@@ -85,6 +87,8 @@ class Convolving(_ConvNd):
         self.groups = _graph(groups) if group_count(_numpy(groups)) is None else per_axis("groups", groups, 1)[0]
         self.padding_mode = padding_mode
         _ = self.border
+        # PyTorch's modules have it and code that was copied from them reads it; nothing here does.
+        self._reversed_padding_repeated_twice = _repeated(self.padding, self.kernel_size, self.dilation)
         periods = plain(bank)
         self.bank = None if bank is None else periods if isinstance(periods, tuple) else (periods,) * rank
         self.visible_size = None if visible_size is None else per_axis("visible_size", visible_size, rank)
@@ -224,6 +228,7 @@ def with_bias(produced: Tensor, bias: Tensor | None) -> Tensor:
     """Add the bias: one number a channel, or a bank of them that repeats over positions."""
     if bias is None:
         return produced
+    check_bias(bias, produced)
     if bias.ndim == 1:
         bias = bias.view(-1, *(1,) * (produced.ndim - 2))
     else:
@@ -236,6 +241,22 @@ def with_bias(produced: Tensor, bias: Tensor | None) -> Tensor:
     if not torch.compiler.is_compiling() and nobody_watches():
         return produced.add_(bias)  # the result is ours alone
     return produced + bias
+
+
+def check_bias(bias: Tensor, produced: Tensor) -> None:
+    """Raise what a bias is not that it has to be, where adding it would broadcast or drop a part of it."""
+    channels, *sizes = produced.shape[1:]
+    *periods, last = bias.shape or (0,)
+    fits = last == channels and (not periods or len(periods) == len(sizes))
+    if not fits or any(period > size for period, size in zip(periods, sizes, strict=False)):
+        expected = f"({channels},), or a bank of at most {(*sizes, channels)}"
+        raise ValueError(f"bias of shape {tuple(bias.shape)}: expected {expected}")
+    if bias.dtype is not produced.dtype:
+        check_dtype("bias", bias.dtype)
+        if bias.is_complex() and not produced.is_complex():
+            raise TypeError(f"bias of dtype {short(bias.dtype)}: expected a real one for results that are real")
+    if bias.device != produced.device:
+        check_device("bias", bias, "input", produced)
 
 
 def empty_weight(module: Convolving, shape: tuple[int, ...], **made: Any) -> Tensor:
@@ -257,11 +278,33 @@ def _padding(padding: Any, rank: int) -> Any:
     return tuple(before for before, _ in pads) if all(before == after for before, after in pads) else pads
 
 
+def _repeated(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+    """The padding as torch.nn.functional.pad takes it: before and after each axis, the last axis first."""
+    spans = [step * (taps - 1) for taps, step in zip(kernel, dilation, strict=True)]
+    words = {"valid": [(0, 0) for _ in spans], "same": [(span // 2, span - span // 2) for span in spans]}
+    words["full"] = [(span, span) for span in spans]
+    pads = (
+        words[padding]
+        if isinstance(padding, str)
+        else [one if isinstance(one, tuple) else (one, one) for one in padding]
+    )
+    repeated = tuple(pad for pair in reversed(pads) for pad in pair)
+    return list(repeated) if isinstance(padding, str) else repeated
+
+
 def _numpy(groups: Any) -> Any:
     """A channel graph as an array, for what reads arrays; a number as it is."""
-    return groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
+    if not isinstance(groups, Tensor):
+        return groups
+    check_graph(groups)
+    if isinstance(groups, FakeTensor):
+        raise ValueError("groups: expected a channel graph with values, got a fake tensor; make it outside of the mode")
+    with unset_fake_temporarily():
+        return groups.detach().cpu().numpy()
 
 
 def _graph(groups: Any) -> Tensor:
-    """A copy of a channel graph on the processor, whatever the default device is."""
-    return torch.from_numpy(np.array(_numpy(groups)))
+    """A copy of a channel graph on the processor, whatever the default device or mode is."""
+    array = np.array(_numpy(groups))
+    with unset_fake_temporarily():
+        return torch.from_numpy(array)

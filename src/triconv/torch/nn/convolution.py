@@ -25,7 +25,7 @@ class Conv(Convolving):
 
     `torch.nn.Conv1d`, `Conv2d` and `Conv3d` with more axes, banks of kernels and channel graphs. Arguments, attributes,
     text, initial values from a seed and state_dict keys are theirs. A bank of kernels lies in memory with its hidden
-    channels innermost, as engines like it; what wants contiguous tensors (LBFGS, safetensors) needs a copy of it.
+    channels innermost, as engines like it; `triconv.torch.nn` says what wants contiguous tensors, and what to do then.
 
     Parameters
     ----------
@@ -37,7 +37,10 @@ class Conv(Convolving):
         s, p and e, as for `triconv.conv`; "same" takes strides too.
     groups
         An int, or a channel graph: a boolean (C_out, C_in) array or tensor. The weight is dense then; its entries
-        outside the graph are ignored.
+        outside the graph are ignored. The graph is a part of what is built, as kernel_size is, and no buffer: copies
+        and pickles have it, and a state_dict has not, so load one into a module made with the same graph. (Checkpoints
+        keep PyTorch's keys so; and the graph, which is read on the processor, stays there with its values whatever
+        `to` and `to_empty` do.)
     bias
         True or "channel" is one number per channel; "bank" one per channel and kernel of the bank; False is none.
     padding_mode
@@ -132,10 +135,13 @@ class ConvTranspose(Convolving):
     in_channels, out_channels
         C_out and C_in of the convolution that this is the transpose of.
     output_padding
-        How much larger than the smallest the output is, per axis. An output_size in the call, or a visible_size, says
-        the same in a clearer way.
+        How much larger than the smallest the output is, per axis. From s visible sizes in a row a convolution of
+        stride s makes the same hidden size, so s − 1 is the most; what is more comes out of the padding after, as in
+        PyTorch, and is refused where that is not enough. The positions more, at the end, have what the windows put
+        there, or zero, and the bias. An output_size in the call, or a visible_size, says the same in a clearer way;
+        with a visible_size, or a word for the padding, it is 0.
     groups
-        An int, or a channel graph: a boolean (in_channels, out_channels) array or tensor.
+        An int, or a channel graph: a boolean (in_channels, out_channels) array or tensor, as for `Conv`.
     bias
         True or "channel" is one number per channel; "bank" one per channel and position that the bank tells apart
         (every position when it is local); False is none.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from ...architecture import Convolution
 from ...arguments import PerAxis, axes_in, per_axis
+from ...arrays import compute_dtype, operand
 from .local import LocallyConnected
 
 
@@ -58,7 +59,7 @@ def from_keras(
     >>> from_keras(np.zeros((30, 3 * 4, 8)), np.zeros((30, 8)), kernel_size=3, visible_size=32)
     LocallyConnected(4, 8, kernel_size=(3,), stride=(1,), bank=('local',), visible_size=(32,))
     """
-    values = np.asarray(kernel)
+    values = operand("kernel", kernel)
     taps = per_axis("kernel_size", kernel_size, axes_in(kernel_size))
     rank = len(taps)
     size, step = per_axis("visible_size", visible_size, rank), per_axis("strides", strides, rank)
@@ -75,11 +76,14 @@ def from_keras(
         unfolded = np.moveaxis(values.reshape(*hidden, inputs, *taps, outputs), rank, -2)
     arrays: dict[str, Any] = {"weight": np.moveaxis(unfolded, (-1, -2), (rank, rank + 1))}
     if bias is not None:
-        arrays["bias"] = np.asarray(bias)
+        arrays["bias"] = operand("bias", bias)
+        if arrays["bias"].dtype.kind == "c" and values.dtype.kind != "c":
+            raise TypeError(f"bias of dtype {arrays['bias'].dtype}: expected a real one, as the kernel is")
         if arrays["bias"].shape != (*hidden, outputs):
             raise ValueError(f"bias of shape {arrays['bias'].shape}: expected {(*hidden, outputs)}")
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    dtype = tensors["weight"].dtype
+    dtype = getattr(torch, values.dtype.name)
+    kinds = {name: compute_dtype(array.dtype).newbyteorder("=") for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array, kinds[name])) for name, array in arrays.items()}
     layer = LocallyConnected(
         inputs, outputs, taps, step, bias=bias is not None, dtype=dtype, visible_size=size, device="meta"
     ).to_empty(device="cpu")

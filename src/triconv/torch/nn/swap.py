@@ -45,6 +45,10 @@ def replace(model: Module) -> Report:
     their class and nothing else: parameters are the same objects, and hooks, buffers, attributes and the training mode
     stay, so optimisers, checkpoints and references to the modules go on. They remain instances of PyTorch's classes.
 
+    Nothing is cast: parameters keep their dtypes. An input of another dtype than the weight's, which PyTorch's modules
+    refuse, is taken, and the output has the dtype of NumPy's promotion (float32 and float64 give float64), the bias
+    cast to it; under autocast both have its dtype, as PyTorch's have.
+
     Parameters
     ----------
     model

@@ -1,0 +1,105 @@
+"""Winograd's minimal filtering F(m, r): m neighbouring results of a kernel of r taps from m + r − 1 products.
+
+A correlation of m results is the form on one axis, and it is a sum of few products of the three roles' transforms:
+
+    Σ_{c,k}  h[c] · w[k] · v[c + k]  =  Σ_p  (H h)[p] · (W w)[p] · (V v)[p]
+
+Σ h[c] w[k] is a product of two polynomials, which m + r − 1 of its values tell: H and W evaluate the two, and the
+transpose of V interpolates (Toom and Cook; Winograd 1980). The last point is infinity: the leading coefficient.
+
+Points are small powers of two and their inverses, so H and W are exact. They come in an order in which every so many
+first ones amplify rounding errors little: two points whose product is −1, or 1, disturb each other least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm, prod, sqrt
+
+Row = tuple[float, ...]
+Matrix = tuple[Row, ...]
+
+POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """F(m, r) as the matrices V, W and H, one row for every product."""
+
+    visible: Matrix
+    weight: Matrix
+    hidden: Matrix
+
+    @property
+    def amplification(self) -> float:
+        """How much larger the products are than those of the sum as written, root mean square, for random operands.
+
+        Rounding errors grow by as much: by the product of this over the axes.
+        """
+        results, taps = len(self.hidden[0]), len(self.weight[0])
+        rows = zip(self.visible, self.weight, self.hidden, strict=True)
+        squares = [prod(sum(x * x for x in row) for row in three) for three in rows]
+        return sqrt(sum(squares) / (results * taps))
+
+    def growth(self, role: str) -> float:
+        """The most that absolute products may sum up to in an entry of a role, for operands that are at most one."""
+        others = [matrix for name, matrix in vars(self).items() if name != role]
+        products: list[float] = [prod(sum(map(abs, row)) for row in pair) for pair in zip(*others, strict=True)]
+        own: Matrix = getattr(self, role)
+        entries = zip(*own, strict=True)
+        sums = [sum(abs(x) * product for x, product in zip(entry, products, strict=True)) for entry in entries]
+        return float(max(sums))
+
+
+@lru_cache(maxsize=64)
+def filtering(size: int, kernel: int) -> Filtering:
+    """F(size, kernel): so many results, of a kernel of so many taps.
+
+    Raises
+    ------
+    ValueError
+        If there are not enough points.
+
+    Examples
+    --------
+    >>> for row in filtering(2, 3).visible:
+    ...     print(row)
+    (1.0, 0.0, -1.0, 0.0)
+    (0.0, 1.0, 1.0, 0.0)
+    (0.0, -1.0, 1.0, 0.0)
+    (0.0, -1.0, 0.0, 1.0)
+    """
+    if size + kernel - 2 > len(POINTS):
+        raise ValueError(f"F({size}, {kernel}): expected at most {len(POINTS)} points besides infinity")
+    points = POINTS[: size + kernel - 2]
+    hidden, weight, visible = [], [], []
+    for number in range(len(points) + 1):
+        values, interpolating = _powers(points, number, size), _interpolating(points, number)
+        # To weights, of which there are fewest, goes what makes the visible's entries exact, and none larger than one.
+        whole = lcm(*(entry.denominator for entry in interpolating))
+        scale = Fraction(whole, 1 << int(max(map(abs, interpolating)) * whole - 1).bit_length())
+        hidden.append(values)
+        weight.append([entry / scale for entry in _powers(points, number, kernel)])
+        visible.append([entry * scale for entry in interpolating])
+    return Filtering(*(tuple(tuple(map(float, row)) for row in matrix) for matrix in (visible, weight, hidden)))
+
+
+def _powers(points: Sequence[Fraction], number: int, count: int) -> list[Fraction]:
+    """What a polynomial of so many coefficients is at a point, as a row; at infinity, its last coefficient."""
+    if number == len(points):
+        return [Fraction(int(power == count - 1)) for power in range(count)]
+    return [points[number] ** power for power in range(count)]
+
+
+def _interpolating(points: Sequence[Fraction], number: int) -> list[Fraction]:
+    """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points."""
+    others = [point for other, point in enumerate(points) if other != number]
+    found = [Fraction(1)]
+    for point in others:
+        found = [low - point * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+    if number < len(points):
+        found = [entry / prod(points[number] - point for point in others) for entry in [*found, Fraction(0)]]
+    return found

@@ -1,0 +1,158 @@
+"""Winograd's transforms of a correlation as scratch: how it lies, the jobs that fill it, and the contractions in it.
+
+    S[p, tile, input] · K[chunk, p, input, output] = M[p, tile, output]        for every product p of the filtering
+
+A chunk of kernels is of one panel of outputs and some inputs. Rows of S and M hold the channels of all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..filtering import Matrix, filtering
+from ..form import Problem, Role
+from ..memory import LINE, address
+from .compile import Call, function
+from .correlation import Correlation, Table
+from .index import Index
+from .nest import Nest, cut
+from .program import Program, tiled
+from .target import cache_bytes, target
+from .transform import JOB, Transform
+
+Array = NDArray[Any]
+
+PANEL = 4
+"""Vectors of outputs that are side by side, at most."""
+
+DEPTH = 64
+"""Inputs that are summed at once, and tiles of a weight's gradient: the transforms of such a chunk of a panel's kernels
+fit the second-level cache, and sums of sums gather less error than one long sum."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A transform, with jobs by unit of work, and the steps of its axes."""
+
+    kernel: Transform
+    jobs: Table
+    steps: Table
+
+    def call(self, source: Array, target: Array, first: int, last: int, *wrong: Array) -> Call:
+        """Transform the jobs of some units; on the way back, `wrong` tells what is not finite."""
+        jobs = self.jobs[first:last]
+        values = address(source), address(target), address(jobs), prod(jobs.shape[:-1]), address(self.steps)
+        arrays = source, target, jobs, self.steps, *wrong
+        return Call(function(self.kernel), (*values, *map(address, wrong)), arrays)
+
+
+class Sizes:
+    """How scratch lies for a correlation, by filterings of certain sizes."""
+
+    def __init__(self, problem: Problem, correlation: Correlation, sizes: Sequence[int]) -> None:
+        self.dtype, self.itemsize, self.own, self.sizes = problem.dtype, problem.itemsize, correlation, tuple(sizes)
+        self.filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, correlation.axes, strict=True)]
+        self.lanes, self.line = target().lanes(problem.itemsize), LINE // problem.itemsize
+        self.counts = [len(one.weight) for one in self.filterings]
+        self.points = prod(self.counts)
+        own, vectors = correlation, -(-correlation.outputs // self.lanes)
+        self.wide = self.lanes * next(n for n in range(PANEL, 0, -1) if vectors % n == 0)
+        self.panels = -(-own.outputs // self.wide)
+        self.tiles = own.batch * prod(len(axis.tiles(m)) for axis, m in zip(own.axes, sizes, strict=True))
+        self.inputs, self.outputs = own.groups * own.inputs, own.groups * own.outputs
+        self.seen_row = self.whole(self.inputs)
+        self.made_row = own.groups * self.panels * self.wide
+        self.hidden_row = self.whole(self.outputs - own.outputs + self.panels * self.wide)
+        self.depth = _evenly(own.inputs, DEPTH)
+        self.chunks = own.inputs // self.depth
+        self.kernel = self.depth * self.wide + self.line
+        self.chunk = self.points * self.kernel
+        self.kernels = own.groups * self.panels * self.chunks * self.chunk
+        self.flops = 2 * self.points * self.tiles * self.inputs * own.outputs
+
+    def whole(self, count: int) -> int:
+        """As many numbers as whole vectors, and lines, have."""
+        unit = max(self.lanes, self.line)
+        return -(-count // unit) * unit
+
+    def apart(self, tiles: int, row: int) -> int:
+        """How far the tiles of a product are from those of the next; not so that they meet in few places of a cache."""
+        return self.whole(tiles * row) + self.line
+
+    def scratch(self, tiles: int, row: int) -> int:
+        """The numbers of some tiles, transformed."""
+        return self.points * self.apart(tiles, row)
+
+    def transform(self, role: Role, jobs: Table, apart: int, back: bool = False, pieces: int = 1) -> Step:
+        """The transform of what has a role in a convolution, whose products are so far apart in scratch.
+
+        On the way back, several pieces are added that are one behind the other.
+        """
+        own, each = self.own, [getattr(one, role.value) for one in self.filterings]
+        strides = {Role.VISIBLE: own.seen, Role.HIDDEN: own.made}.get(role)
+        array = [*own.steps(strides)] if strides else [*own.kernel[2:]]
+        products = [prod(self.counts[axis + 1 :]) * apart for axis in range(len(self.counts))]
+        matrices: list[Matrix] = [tuple(zip(*matrix, strict=True)) for matrix in each] if back else each
+        if pieces > 1:
+            matrices, products, array = [((1.0,) * pieces,), *matrices], [self.kernels, *products], [0, *array]
+            jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
+        steps = [*products, *array] if back else [*array, *products]
+        kernel = Transform(self.dtype, tuple(matrices), back)
+        return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
+
+    def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:
+        """The jobs of all tiles, and the rows of scratch left out."""
+        return self.own.jobs(self.own.seen if role is Role.VISIBLE else self.own.made, self.sizes, channels, back)
+
+    def kernel_jobs(self, back: bool) -> Table:
+        """The jobs of all kernels by chunk of a panel, each in scratch that begins with it."""
+        jobs = self.own.kernel_jobs(self.wide, back)
+        jobs = jobs.reshape(-1, self.depth, jobs.shape[-1])
+        jobs[..., 0 if back else 1] = np.arange(self.depth) * self.wide
+        return jobs
+
+    def beginning(self, chunk: int) -> tuple[int, int]:
+        """Where the channels of a chunk of kernels begin, in a row of what is seen and of what is made."""
+        panel, chunk = divmod(chunk, self.chunks)
+        group, panel = divmod(panel, self.panels)
+        return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
+
+    def contraction(self, results: Sequence[Index], sums: Sequence[Index], adds: bool = False) -> Program:
+        """The contraction of every product."""
+        corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
+        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=adds)
+        made = cut(nest, self.itemsize, target(), cache_bytes()[1] // 2)
+        return Program(tiled(made, self.dtype, self.lanes, True), 0)
+
+    def multiplied(self, tiles: int, groups: int, panels: int, adds: bool) -> Program:
+        """M = S · K, or added to M, for one chunk."""
+        row = groups * panels * self.wide
+        results = [
+            Index(self.points, self.apart(tiles, self.seen_row), self.kernel, self.apart(tiles, row)),
+            Index(groups, self.own.inputs, panels * self.chunks * self.chunk, panels * self.wide),
+            Index(panels, 0, self.chunks * self.chunk, self.wide),
+            Index(tiles, self.seen_row, 0, row),
+            Index(self.wide, 0, 1, 1, True),
+        ]
+        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], adds)
+
+    def summed(self, tiles: int, around: int, adds: bool) -> Program:
+        """One chunk of K = S · M, or added to K, summed over some tiles of so many."""
+        seen, hidden = self.apart(around, self.seen_row), self.apart(around, self.hidden_row)
+        results = [
+            Index(self.points, seen, hidden, self.kernel),
+            Index(self.depth, 1, 0, self.wide),
+            Index(self.wide, 0, 1, 1, True),
+        ]
+        return self.contraction(results, [Index(tiles, self.seen_row, self.hidden_row, 0)], adds)
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of equal parts, of which none is left over: at most so much, if that is not much less."""
+    return next((count // n for n in range(-(-count // most), count) if count % n == 0 and n * most < 2 * count), count)

@@ -1,0 +1,85 @@
+"""Work in stages on three arrays and scratch: units of kernel calls that threads share, written down once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compile import Call
+from .program import MULTIPLICATIONS_A_COPY
+from .scratch import Scratch
+from .team import NUMBERS_WORTH_A_THREAD, SLICES, Sheet, run_all
+from .threads import thread_count
+from .words import CHECKED
+
+Array = NDArray[Any]
+Arrays = tuple[Array, Array, Array, Array, Array]
+"""Three arrays, scratch, and marks: zeros that stay zero unless something in the result is not finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What is done before the next begins: units of work that threads share."""
+
+    units: int
+    calls: Callable[[Arrays, int, int, int], list[Call]]
+    """Of some arrays, where scratch of one's own begins, and the first and last of the units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Stages, and the numbers of scratch that all share and that everybody needs besides."""
+
+    flops: int
+    shared: int
+    own: int
+    marks: int
+    """How many numbers."""
+    make: Callable[[], tuple[Stage, ...]]
+    sheets: dict[int, list[Sheet]] = field(default_factory=dict)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Their tables are made when they are first needed."""
+        return self.make()
+
+    @property
+    def parts(self) -> int:
+        """How many parts of a stage to run side by side."""
+        worth = self.flops // (2 * MULTIPLICATIONS_A_COPY * NUMBERS_WORTH_A_THREAD)
+        return thread_count() * SLICES if worth > 1 < thread_count() else 1
+
+    @property
+    def scratch(self) -> int:
+        """The numbers of scratch in all."""
+        return self.shared + self.parts * self.own
+
+    def run(self, *pieces: tuple[Array, Array, Array]) -> bool:
+        """Run the stages on each three arrays and write over the one that is the result; is all of that finite?"""
+        finite = [self._run(operands) for operands in pieces]
+        return all(finite)
+
+    def _run(self, operands: tuple[Array, Array, Array]) -> bool:
+        parts, dtype = self.parts, operands[0].dtype
+        with Scratch() as lent:
+            arrays = *operands, lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
+            if CHECKED:
+                for stage in self.stages:
+                    run_all(self._parts(stage, arrays, parts))
+            else:
+                if parts not in self.sheets:
+                    self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
+                for sheet in self.sheets[parts]:
+                    sheet.run(arrays, thread_count() - 1)
+            return not arrays[4].any()
+
+    def _parts(self, stage: Stage, arrays: Arrays, parts: int) -> list[list[Call]]:
+        """The calls of each part."""
+        many = min(parts, stage.units)
+        cuts = [stage.units * part // many for part in range(many + 1)]
+        return [stage.calls(arrays, self.shared + n * self.own, cuts[n], cuts[n + 1]) for n in range(many)]

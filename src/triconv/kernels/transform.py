@@ -1,0 +1,210 @@
+"""Winograd's transforms: a small matrix along every axis of a tile, over vectors of channels.
+
+    scratch[place + Σ q_a·P_a + channel] = Σ_j  Π_a M_a[q_a, j_a] · array[place + Σ j_a·s_a + channel]
+
+or back, the array from scratch. One axis is transformed after the other, in memory that stays in the first-level cache.
+The array is what the problem has: tiles may reach beyond its edges, and its channels need not fill vectors. What lies
+beyond reads as zero, and is not written. Scratch has whole vectors everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from ..filtering import Matrix
+from .target import Target
+from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
+
+JOB = 4
+"""Integers of a job besides its ends: source, target, channels, and whether the tile lies inside of the array."""
+
+AHEAD = 4
+"""Jobs whose array is on its way from memory."""
+
+At = list[Value | int]
+"""Where on each axis."""
+
+
+class Table(NamedTuple):
+    """What is the same for all passes of a job."""
+
+    steps: Sequence[Value]
+    lanes: int
+    ahead: Value
+    """How far a job to come is from this one, in the source."""
+    wrong: Value
+    """A vector that is no longer zero once something was written that is not finite."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a transform is specialised to; sizes of arrays and their steps are in its tables."""
+
+    dtype: str
+    matrices: tuple[Matrix, ...]
+    """Of each axis; rows make results."""
+    back: bool = False
+    """Whether it goes from scratch to an array, and not from an array to scratch."""
+
+    @property
+    def name(self) -> str:
+        return "transform"
+
+    @property
+    def arguments(self) -> dict[str, ir.Type]:
+        """`steps` are those of the axes in the source, then in the target.
+
+        On the way back `wrong` gets a vector that is zero if all that was written is finite.
+        """
+        found: dict[str, ir.Type] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
+        return {**found, "steps": POINTER, **({"wrong": POINTER} if self.back else {})}
+
+    @property
+    def job(self) -> int:
+        """Integers of a job: behind its first ones, where on each axis the array begins and ends."""
+        return JOB + 2 * len(self.matrices)
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        k = begin(module, name, self.dtype, self.arguments)
+        rank, lanes = len(self.matrices), machine.lanes(BYTES[self.dtype])
+        rooms = [k.scratch(prod(self._sizes(axis)) * lanes) for axis in range(rank - 1)]
+        steps = [k.load(k["steps"], number, I64) for number in range(2 * rank)]
+        wrong = k.variable(k.vector(lanes))
+        k.put(wrong, k.zeros(lanes))
+        with k.loop(k["count"]) as i:
+            source, target, channels, inside, *ends = (
+                k.load(k["jobs"], k.add(k.mul(i, self.job), cell), I64) for cell in range(self.job)
+            )
+            soon = k.build.select(k.less(k.add(i, AHEAD), k["count"]), I64(AHEAD), I64(0))
+            ahead = k.sub(k.load(k["jobs"], k.mul(k.add(i, soon), self.job), I64), source)
+            table = Table(steps, lanes, ahead, wrong)
+            with k.loop(channels, step=lanes) as channel:
+                corner = k.at(k["source"], k.add(source, channel)), k.at(k["target"], k.add(target, channel))
+                left = k.sub(channels, channel)
+                full = k.build.icmp_signed(">=", left, I64(lanes))
+                whole = k.build.and_(full, k.build.icmp_signed("!=", inside, I64(0)))
+                used = k.build.select(full, I64(lanes), left)
+                for axis in range(rank):
+                    if axis != (rank - 1 if self.back else 0):
+                        self._pass(k, axis, corner, rooms, table)
+                        continue
+                    with k.build.if_else(whole) as (then, otherwise):
+                        with then:
+                            self._pass(k, axis, corner, rooms, table)
+                        with otherwise:
+                            self._pass(k, axis, corner, rooms, table, (used, ends))
+        if self.back:
+            k.store_vector(k.get(wrong, k.vector(lanes)), k["wrong"])
+        k.build.ret_void()
+
+    def _sizes(self, axis: int) -> list[int]:
+        """How long the axes are once one, and those before it, are transformed."""
+        done, left = self.matrices[: axis + 1], self.matrices[axis + 1 :]
+        return [*map(len, done), *(len(matrix[0]) for matrix in left)]
+
+    def _pass(
+        self,
+        k: Kernel,
+        axis: int,
+        corner: tuple[Place, Place],
+        rooms: Sequence[Place],
+        table: Table,
+        edge: tuple[Value, Sequence[Value]] | None = None,
+    ) -> None:
+        """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
+        rank, matrix, (steps, lanes, ahead, wrong) = len(self.matrices), self.matrices[axis], table
+
+        def read(at: At) -> Value:
+            if axis:
+                return k.load_vector(_room(k, rooms[axis - 1], at, self._sizes(axis - 1), lanes), lanes)
+            used = None if edge is None or self.back else _within(k, at, *edge)
+            place = _moved(k, corner[0], at, steps[:rank])
+            if not self.back:
+                k.prefetch(place, ahead)
+            return k.load_vector(place, lanes, used)
+
+        def write(at: At, value: Value) -> None:
+            if axis < rank - 1:
+                k.store_vector(value, _room(k, rooms[axis], at, self._sizes(axis), lanes))
+                return
+            used = None if edge is None or not self.back else _within(k, at, *edge)
+            if self.back:  # infinite or NaN times zero is not zero
+                seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
+                k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
+            k.store_vector(value, _moved(k, corner[1], at, steps[rank:]), used)
+
+        others = self._sizes(axis)
+        others.pop(axis)
+        with ExitStack() as loops:
+            at: At = [loops.enter_context(k.loop(size)) for size in others]
+            values = [read([*at[:axis], j, *at[axis:]]) for j in range(len(matrix[0]))]
+            for q, value in _product(k, matrix, values):
+                write([*at[:axis], q, *at[axis:]], value)
+
+
+def _room(k: Kernel, room: Place, at: At, sizes: Sequence[int], lanes: int) -> Place:
+    """A place among vectors that lie in order."""
+    strides = [prod(sizes[axis + 1 :]) * lanes for axis in range(len(sizes))]
+    return _moved(k, room, at, strides)
+
+
+def _moved(k: Kernel, place: Place, at: At, steps: Sequence[Value | int]) -> Place:
+    terms = [k.mul(index, step) for index, step in zip(at, steps, strict=True) if index != 0]
+    return k.at(place, k.add(*terms)) if terms else place
+
+
+def _within(k: Kernel, at: At, used: Value, ends: Sequence[Value]) -> Value:
+    """How many channels to take at a position: none beyond the array."""
+    there: Value = k.build.and_(k.less(ends[0], k.add(at[0], 1)), k.less(at[0], ends[1]))
+    for axis in range(1, len(at)):
+        low, high = ends[2 * axis : 2 * axis + 2]
+        there = k.build.and_(there, k.build.and_(k.less(low, k.add(at[axis], 1)), k.less(at[axis], high)))
+    return k.build.select(there, used, I64(0))
+
+
+def _product(k: Kernel, matrix: Matrix, values: Sequence[Value]) -> Iterator[tuple[int, Value]]:
+    """A matrix times a column of vectors. Rows that differ in signs alone share the sums of what they agree on."""
+    lanes = values[0].type.count
+    rows = dict(enumerate(matrix))
+    while rows:
+        number, row = rows.popitem()
+        twin = next((other for other, own in rows.items() if _twins(row, own)), None)
+        if twin is None:
+            yield number, _sum(k, row, values, lanes)
+            continue
+        own = rows.pop(twin)
+        same = _sum(k, tuple(a if a == b else 0.0 for a, b in zip(row, own, strict=True)), values, lanes)
+        other = _sum(k, tuple(a if a != b else 0.0 for a, b in zip(row, own, strict=True)), values, lanes)
+        yield number, k.build.fadd(same, other)
+        yield twin, k.build.fsub(same, other)
+
+
+def _twins(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether rows are alike but for some signs, and share enough."""
+    agreed = sum(x == y != 0 for x, y in zip(a, b, strict=True))
+    opposed = sum(x == -y != 0 for x, y in zip(a, b, strict=True))
+    return agreed > 0 < opposed and [abs(x) for x in a] == [abs(y) for y in b]
+
+
+def _sum(k: Kernel, row: Sequence[float], values: Sequence[Value], lanes: int) -> Value:
+    """A row times a column of vectors."""
+    terms = sorted((abs(factor) != 1, number, factor) for number, factor in enumerate(row) if factor)
+    combine: Callable[[Value, Value], Value]
+    total = None
+    for scaled, number, factor in terms:
+        value, constant = values[number], ir.Constant(k.vector(lanes), [factor] * lanes)
+        if scaled:
+            total = k.build.fmul(value, constant) if total is None else k.fma(value, constant, total)
+        elif total is None:
+            total = value if factor == 1 else k.build.fneg(value)
+        else:
+            combine = k.build.fadd if factor == 1 else k.build.fsub
+            total = combine(total, value)
+    return k.zeros(lanes) if total is None else total

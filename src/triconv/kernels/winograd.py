@@ -1,0 +1,203 @@
+"""The four ways through Winograd's transforms: what is kept whole, and what goes all the way block by block.
+
+A convolution takes blocks of tiles all the way while they are in the caches, over kernels that are transformed before;
+or, where there are few tiles and many channels, panels of outputs, over tiles that are. The weight's gradient sums
+S · M, where M is the transform of what a convolution would have made, into K: chunk by chunk over all tiles; or in
+pieces of the tiles, each with sums of its own, which are added on the way back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..form import Role
+from .compile import Call
+from .correlation import Table
+from .filtered import DEPTH, Sizes, Step
+from .schedule import Arrays, Schedule, Stage
+
+FEW = 28
+"""Tiles of a block at least: so often is a kernel's number multiplied that comes from further away."""
+
+BLOCK = 1 << 19
+"""Bytes of a block of tiles, in what is seen and in what is made."""
+
+PIECES = 8
+"""Of the tiles of a weight's gradient, at most."""
+
+
+def by_blocks(s: Sizes) -> Schedule:
+    """Blocks of tiles, all the way, over kernels that are transformed before."""
+    most = max(FEW, BLOCK // (s.points * (s.seen_row + s.made_row) * s.itemsize))
+    block = -(-s.tiles // -(-s.tiles // most))
+    tiles = s.scratch(block, s.seen_row)
+
+    def make() -> tuple[Stage, ...]:
+        own, kernel_jobs = s.own, s.kernel_jobs(False)
+        kernel_jobs[..., 1] += np.arange(len(kernel_jobs))[:, None] * s.chunk
+        kernels = s.transform(Role.WEIGHT, kernel_jobs.reshape(-1, kernel_jobs.shape[-1]), s.kernel)
+        begins = [min(first, s.tiles - block) for first in range(0, s.tiles, block)]  # the last reaches back
+        blocks = np.add.outer(begins, np.arange(block))
+        jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, s.inputs)[blocks], 1, s.seen_row)
+        forth = s.transform(Role.VISIBLE, jobs, s.apart(block, s.seen_row))
+        jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, own.outputs)[blocks], 0, s.made_row)
+        jobs = np.repeat(jobs[..., None, :], own.groups, axis=-2)
+        jobs[..., 0] += np.arange(own.groups) * s.panels * s.wide
+        jobs[..., 1] += np.arange(own.groups) * own.outputs
+        back = s.transform(Role.HIDDEN, jobs, s.apart(block, s.made_row), True)
+        programs = [s.multiplied(block, own.groups, s.panels, adds) for adds in _adding(s.chunks)]
+
+        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+            return [kernels.call(arrays[1], arrays[3], first, last)]
+
+        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+            seen, _, made, room, marks = arrays
+            found = []
+            for n in range(first, last):
+                found.append(forth.call(seen, room[place:], n, n + 1))
+                for chunk in range(s.chunks):
+                    operands = room[place + chunk * s.depth :], room[chunk * s.chunk :], room[place + tiles :]
+                    found += programs[chunk > 0].calls((operands,), 0, 1)
+                found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :]))
+            return found
+
+        return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
+
+    return Schedule(s.flops, s.kernels, tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes, make)
+
+
+def by_panels(s: Sizes) -> Schedule:
+    """Panels of outputs, all the way, over tiles that are transformed before."""
+
+    def make() -> tuple[Stage, ...]:
+        own = s.own
+        kernels = s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel)
+        jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, s.inputs), 1, s.seen_row)
+        forth = s.transform(Role.VISIBLE, jobs, s.apart(s.tiles, s.seen_row))
+        jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, s.wide), 0, s.wide)
+        jobs = np.repeat(jobs[None], own.groups * s.panels, axis=0)
+        group, panel = np.divmod(np.arange(len(jobs)), s.panels)
+        jobs[..., 1] += (group * own.outputs + panel * s.wide)[:, None]
+        jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
+        back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True)
+        programs = [s.multiplied(s.tiles, 1, 1, adds) for adds in _adding(s.chunks)]
+
+        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+            return [forth.call(arrays[0], arrays[3], first, last)]
+
+        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+            _, kernel, made, room, marks = arrays
+            k, m = room[place:], room[place + s.chunk :]
+            found = []
+            for n in range(first, last):
+                for chunk in range(s.chunks):
+                    number = n * s.chunks + chunk
+                    seen, _ = s.beginning(number)
+                    found.append(kernels.call(kernel, k, number, number + 1))
+                    found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
+                found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :]))
+            return found
+
+        return Stage(s.tiles, before), Stage(own.groups * s.panels, calls)
+
+    own = s.chunk + s.scratch(s.tiles, s.wide)
+    return Schedule(s.flops, s.scratch(s.tiles, s.seen_row), own, s.own.groups * s.panels * s.lanes, make)
+
+
+def gradient_by_chunks(s: Sizes) -> Schedule:
+    """Chunks of kernels, over the transforms of all that is seen and made."""
+    parts = -(-s.tiles // DEPTH)
+    some = -(-s.tiles // parts)
+    tiles = parts * some
+    hidden = s.scratch(tiles, s.seen_row)
+
+    def make() -> tuple[Stage, ...]:
+        seen = _filled_up(s, Role.VISIBLE, (tiles,), s.seen_row, s.inputs)
+        made = _filled_up(s, Role.HIDDEN, (tiles,), s.hidden_row, s.outputs)
+        kernels = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True)
+        programs = [s.summed(some, tiles, adds) for adds in _adding(parts)]
+
+        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+            room = arrays[3]
+            return [seen.call(arrays[0], room, first, last), made.call(arrays[2], room[hidden:], first, last)]
+
+        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+            room = arrays[3]
+            found = []
+            for n in range(first, last):
+                a, b = s.beginning(n)
+                for part in range(parts):
+                    operands = room[a + part * some * s.seen_row :], room[hidden + b + part * some * s.hidden_row :]
+                    found += programs[part > 0].calls(((*operands, room[place:]),), 0, 1)
+                found.append(kernels.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
+            return found
+
+        return Stage(tiles, before), Stage(len(kernels.jobs), calls)
+
+    return Schedule(s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, s.kernels // s.chunk * s.lanes, make)
+
+
+def gradient_by_pieces(s: Sizes) -> Schedule:
+    """Pieces of the tiles, each block by block into sums of its own, which are added on the way back."""
+    most = max(FEW, min(DEPTH, BLOCK // (s.points * (s.seen_row + s.hidden_row) * s.itemsize)))
+    pieces = max(1, min(PIECES, s.tiles // most))
+    many = -(-s.tiles // (pieces * most))
+    block = -(-s.tiles // (pieces * many))
+    hidden = s.scratch(block, s.seen_row)
+
+    def make() -> tuple[Stage, ...]:
+        seen = _filled_up(s, Role.VISIBLE, (pieces * many, block), s.seen_row, s.inputs)
+        made = _filled_up(s, Role.HIDDEN, (pieces * many, block), s.hidden_row, s.outputs)
+        jobs = s.kernel_jobs(True)
+        jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
+        kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
+        programs = [s.summed(block, block, adds) for adds in _adding(many)]
+
+        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+            room, found = arrays[3], []
+            for n in range(first * many, last * many):
+                found.append(seen.call(arrays[0], room[place:], n, n + 1))
+                found.append(made.call(arrays[2], room[place + hidden :], n, n + 1))
+                for chunk in range(s.kernels // s.chunk):
+                    a, b = s.beginning(chunk)
+                    sums = room[n // many * s.kernels + chunk * s.chunk :]
+                    operands = room[place + a :], room[place + hidden + b :], sums
+                    found += programs[n % many > 0].calls((operands,), 0, 1)
+            return found
+
+        def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+            return [kernels.call(arrays[3], arrays[1], first, last, arrays[4][first * s.lanes :])]
+
+        return Stage(pieces, calls), Stage(len(kernels.jobs), after)
+
+    own = hidden + s.scratch(block, s.hidden_row)
+    return Schedule(s.flops, pieces * s.kernels, own, s.kernels // s.chunk * s.lanes, make)
+
+
+def _adding(terms: int) -> list[bool]:
+    """Whether the first of some terms of a sum is added to what is there, and whether the others are."""
+    return [False, True][:terms]
+
+
+def _numbered(jobs: Table, field: int, row: int) -> Table:
+    """Jobs with their rows of scratch, from the first of a block on."""
+    jobs[..., field] = np.arange(jobs.shape[-2]) * row
+    return jobs
+
+
+def _filled_up(s: Sizes, role: Role, shape: tuple[int, ...], row: int, channels: int) -> Step:
+    """The transform of all tiles of what has a role in a convolution, and of as many zeros as fill the shape."""
+    jobs = s.tile_jobs(role, False, channels)
+    none = np.zeros((int(np.prod(shape)) - s.tiles, jobs.shape[1]), np.int64)
+    none[:, 2] = channels
+    jobs = np.concatenate([jobs, none]).reshape(*shape, -1)
+    return s.transform(role, _numbered(jobs, 1, row), s.apart(shape[-1], row))
+
+
+def schedule(s: Sizes, gradient: bool) -> Schedule:
+    """The way that moves the least through the caches."""
+    seen = s.scratch(s.tiles, s.seen_row)
+    if gradient:
+        whole = seen + s.scratch(s.tiles, s.hidden_row)
+        return gradient_by_chunks(s) if PIECES * s.kernels > whole else gradient_by_pieces(s)
+    return by_panels(s) if s.kernels > seen else by_blocks(s)

@@ -1,0 +1,204 @@
+"""Winograd's filtering: its matrices, its tiles, its four ways through the caches, and what it does to infinities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from bounds import allowed
+from grid import OPERATIONS, RESULT, Row
+from numpy.typing import NDArray
+
+import triconv
+from triconv.engines import winograd
+from triconv.filtering import POINTS, filtering
+from triconv.geometry import Axis
+from triconv.kernels import winograd as ways
+from triconv.kernels.filtered import Sizes
+from triconv.kernels.schedule import Schedule
+
+Array = NDArray[Any]
+
+EVERY_FILTERING = [(m, r) for r in range(1, len(POINTS) + 1) for m in range(1, len(POINTS) + 3 - r)]
+
+
+@pytest.mark.parametrize(("size", "kernel"), EVERY_FILTERING)
+def test_products_sum_up_to_the_form(size: int, kernel: int) -> None:
+    """Σ_p H[p, c] W[p, k] V[p, x] is 1 where x = c + k, and else 0."""
+    one = filtering(size, kernel)
+    form = np.einsum("pc,pk,px->ckx", *map(np.array, (one.hidden, one.weight, one.visible)))
+    c, k, x = np.ogrid[:size, :kernel, : size + kernel - 1]
+    np.testing.assert_allclose(form, (x == c + k).astype(float), rtol=0, atol=1e-13 * one.growth("hidden"))
+
+
+def test_matrices_of_visible_and_hidden_are_exact() -> None:
+    """They are small dyadic fractions; only those of weights are rounded, once."""
+    for size, kernel in EVERY_FILTERING:
+        one = filtering(size, kernel)
+        for matrix in (one.visible, one.hidden):
+            assert all(entry * 2**20 == int(entry * 2**20) for row in matrix for entry in row)
+        assert max(abs(entry) for row in one.visible for entry in row) <= 1
+
+
+def test_more_points_than_there_are() -> None:
+    with pytest.raises(ValueError, match=r"F\(6, 4\): expected at most 7 points"):
+        filtering(6, 4)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("visible", "kernel", "pads"), [(9, 3, (0, 0)), (9, 3, (4, 1)), (5, 2, (1, 3)), (11, 1, (0, 2))]
+)
+def test_tiles_meet_what_the_formula_says(
+    visible: int, kernel: int, pads: tuple[int, int], size: int, dilation: int
+) -> None:
+    """Every hidden position is made once, and every visible position that a tile sees is there."""
+    before, after = (pad * dilation for pad in pads)
+    hidden = visible + before + after - dilation * (kernel - 1)
+    if hidden < 1:
+        pytest.skip("the kernel covers more than the padded visible")
+    axis = Axis(visible, hidden, kernel, 1, dilation, before, after)
+    made = []
+    for tile in axis.tiles(size):
+        positions = [tile.hidden + dilation * j for j in range(size)]
+        made += positions[slice(*tile.made)]
+        assert all(position >= hidden for position in positions[tile.made[1] :])
+        seen = [tile.visible + dilation * j for j in range(size + kernel - 1)]
+        assert seen[0] == axis.position(tile.hidden, 0)
+        there = [tile.seen[0] <= j < tile.seen[1] for j in range(len(seen))]
+        assert there == [0 <= position < visible for position in seen]
+    assert sorted(made) == list(range(hidden))
+
+
+@pytest.mark.parametrize("pads", [(0, 0), (1, 1), (3, 0), (2, 4)])
+def test_a_mirrored_axis_is_that_of_the_transpose(pads: tuple[int, int]) -> None:
+    """Where hidden c meets visible x by tap k, the mirrored axis has x meet c by tap K − 1 − k."""
+    visible, kernel, dilation = 9, 3, 2
+    axis = Axis(visible, visible + sum(pads) - dilation * (kernel - 1), kernel, 1, dilation, *pads)
+    mirrored = axis.mirrored
+    assert (mirrored.visible, mirrored.hidden) == (axis.hidden, axis.visible)
+    for c, x, k in product(range(axis.hidden), range(visible), range(kernel)):
+        assert (axis.position(c, k) == x) == (mirrored.position(x, kernel - 1 - k) == c)
+
+
+ROWS = [
+    Row("tiles left over", (2, 5, 11, 9), (3, 3), 7, padding=1, dtype="float32"),
+    Row("many tiles", (3, 24, 61, 50), (3, 3), 40, padding=(2, 0), dtype="float32"),
+    Row("deep", (2, 256, 6, 7), (3, 3), 72, padding=1, dtype="float32"),
+    Row("groups", (2, 24, 11, 9), (3, 2), 60, groups=4, padding=2, dtype="float32"),
+    Row("dilated", (2, 16, 13, 14), (3, 3), 32, padding=3, dilation=(3, 2), dtype="float32"),
+    Row("cropped", (2, 16, 13), (3,), 32, padding=0, dtype="float64"),
+    Row("volume", (1, 16, 7, 6, 9), (3, 3, 3), 16, padding=1, dtype="float32"),
+    Row("rank four", (1, 8, 5, 4, 6, 5), (2, 3, 3, 2), 16, padding=1, dtype="float32"),
+    Row("bordered", (2, 8, 9, 8), (3, 3), 16, padding=2, border=("circular", "zero"), dtype="float32"),
+    Row("few channels", (1, 3, 20, 20), (5, 5), 2, padding=2, dtype="float64"),
+]
+
+WAYS: list[tuple[Callable[[Sizes], Schedule], Callable[[Sizes], Schedule]]] = [
+    (ways.by_blocks, ways.gradient_by_chunks),
+    (ways.by_panels, ways.gradient_by_pieces),
+]
+
+
+@pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One of the ways, whichever the sizes would ask for."""
+    forth, gradient = request.param
+    monkeypatch.setattr(ways, "schedule", lambda sizes, is_gradient: (gradient if is_gradient else forth)(sizes))
+    return
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int) -> None:
+    operands = row.operands(1)
+    for operation, (first, second) in OPERATIONS.items():
+        problem = triconv.explain(
+            operation, row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options
+        ).problem
+        found = []
+        for number in (1, threads):
+            out = np.full(getattr(row, RESULT[operation]), np.nan, row.dtype)
+            with triconv.threads(number):
+                run = winograd.build(problem)
+                run(operands[first], operands[second], out)
+                run(operands[first].copy(), operands[second], out)  # what was written down moves with the arrays
+            found.append(out)
+        expected = row.expected(operation, operands)
+        oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
+        np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_choice_of_way_follows_the_sizes(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tiles of many channels are taken by channels, many of few by tiles."""
+    taken = []
+    for name in ("by_blocks", "by_panels", "gradient_by_chunks", "gradient_by_pieces"):
+        kept = getattr(ways, name)
+        monkeypatch.setattr(ways, name, lambda sizes, kept=kept, name=name: taken.append(name) or kept(sizes))
+    for row in (
+        Row("wide", (8, 32, 64, 64), (3, 3), 32, padding=1),
+        Row("deep", (1, 256, 6, 6), (3, 3), 256, padding=1),
+    ):
+        triconv.explain(operation, row.visible, row.weight, engine="winograd", **row.options).workspace  # noqa: B018
+    winograd.workspace.cache_clear()
+    ours = ["gradient_by_pieces", "gradient_by_chunks"] if operation == "conv_weight" else ["by_blocks", "by_panels"]
+    assert [name for name in taken if name in ours] == taken
+    assert set(taken) == set(ours)
+
+
+VALUES = {"inf": np.inf, "nan": np.nan, "too large for transforms": 3e38}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("value", VALUES)
+def test_what_is_not_finite_stays_where_it_belongs(value: str, operation: str) -> None:
+    """One such number among others: every entry is what the direct sum has, bit by bit where that is not finite."""
+    row = Row("one number", (2, 8, 12, 12), (3, 3), 8, padding=1, dtype="float32")
+    operands = {role: np.ones_like(array) * np.float32(0.5) for role, array in row.operands(0).items()}
+    operands[OPERATIONS[operation][0]][1, 3, 5, 6] = VALUES[value]
+    function = getattr(triconv, operation)
+    expected = row.call(function, operation, operands, engine="direct")
+    result = row.call(function, operation, operands, engine="winograd")
+    np.testing.assert_array_equal(result, expected)
+    assert value == "too large for transforms" or not np.isfinite(result).all()
+
+
+def test_highest_precision_sums_as_written() -> None:
+    plan = triconv.explain("conv", (8, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    highest = triconv.explain("conv", (8, 64, 56, 56), (64, 64, 3, 3), padding=1, precision="highest")
+    assert plan.engine.name == "winograd"
+    assert highest.engine.name == "direct"
+    assert highest.why_not["winograd"] == 'precision="highest" forbids transforms'
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_relative_error_is_what_the_amplification_says(operation: str, rank: int) -> None:
+    """Of random operands, root mean square: at most 2 eps times the amplification."""
+    row = Row(
+        "accuracy",
+        (2, 64, *(12,) * rank) if rank < 4 else (1, 16, 7, 7, 7, 7),
+        (3,) * rank,
+        32,
+        padding=1,
+        dtype="float32",
+    )
+    operands = row.operands(0)
+    exact = row.call(
+        getattr(triconv, operation), operation, {k: v.astype("f8") for k, v in operands.items()}, engine="direct"
+    )
+    result = row.call(getattr(triconv, operation), operation, operands, engine="winograd")
+    problem = triconv.explain(
+        operation, row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options
+    ).problem
+    grown = np.prod([filtering(m, 3).amplification for m in winograd.tile_sizes(problem)])
+    error = np.sqrt(((result - exact) ** 2).mean() / (exact**2).mean())
+    assert error <= 2 * np.finfo("f4").eps * grown
+    assert error <= 5e-6
