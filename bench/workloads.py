@@ -12,6 +12,7 @@ import numpy as np
 
 from triconv.benchmark.first import TINY
 from triconv.benchmark.workload import Workload
+from triconv.kernels.target import target
 
 OPERATIONS = ("conv", "conv_transpose", "conv_weight")
 
@@ -40,6 +41,9 @@ GROUPS = {
     4: Group("4-D, depthwise, channel graph: each its own"),
     5: Group("stride 1 and few taps: each ≥ 1.7, 5×5 ≥ 1.5, 3×3×3 ≥ 2", mean=2.2),
     6: Group("all in float32: each ≥ 1.0", mean=2.0),
+    7: Group(
+        "bfloat16, where the processor multiplies it: each ≥ 1.0 × PyTorch's, ≥ 1.5 × our own float32 direct engine"
+    ),
 }
 
 
@@ -70,6 +74,7 @@ def _all() -> Iterator[Case]:
     yield from _weak_spots()
     yield from _banks()
     yield from _others()
+    yield from _halves() if target().pairs else ()
     yield Case(TINY)
 
 
@@ -147,6 +152,14 @@ def _banks() -> Iterator[Case]:
     tiled = partial(_case, aim=TILED, padding=1)
     yield tiled("tiled 2×2, 3×3 32→32 @28", (32, 32, 28, 28), (2, 2, 32, 32, 3, 3))
     yield tiled("tiled 4×4, 3×3 32→32 @28", (32, 32, 28, 28), (4, 4, 32, 32, 3, 3))
+
+
+def _halves() -> Iterator[Case]:
+    """The dense workloads in bfloat16."""
+    aim = Aim(7, ((1.0, "PyTorch"), (1.5, "triconv, float32")))
+    for case in (*_resnet(), *_dense()):
+        one = case.workload
+        yield _case(f"bfloat16 {one.name}", one.visible, one.weight, aim, "bfloat16", **one.options)
 
 
 def _others() -> Iterator[Case]:

@@ -271,6 +271,36 @@ def a_gradient_in_pieces() -> None:
     same(triconv.conv_weight(v, h, 1, engine="direct")[:, :, 0, 0], expected)
 
 
+def pairs_of_halves() -> None:
+    """Of small whole numbers, whose sums are exact in float32 and so known bit by bit once they are rounded."""
+    import ml_dtypes
+
+    import triconv
+    from triconv.kernels.target import target
+
+    if not target().pairs:
+        return
+    random = np.random.default_rng(0)
+    rows = [
+        *(BY_NAME[name] for name in ("image", "groups", "tiled and strided", "padding same, strided")),
+        Row("sum in parts", (4, 128, 28, 28), (1, 1), 128),
+        Row("odd groups", (3, 6, 9), (3,), 10, groups=2, padding=1),
+    ]
+    for row in rows:
+        shapes = {role: getattr(row, role) for role in ("visible", "weight", "hidden")}
+        whole = {role: random.integers(-8, 9, shape).astype(ml_dtypes.bfloat16) for role, shape in shapes.items()}
+        for operation, operands in OPERATIONS.items():
+            function = getattr(triconv, operation)
+            for infinite in ("", *operands):
+                given = {role: array.copy() for role, array in whole.items()}
+                if infinite:
+                    given[infinite].flat[0] = np.inf
+                single = {role: array.astype(np.float32) for role, array in given.items()}
+                found = row.call(function, operation, given, engine="bfloat16").astype(np.float32)
+                exact = row.call(function, operation, single, engine="direct")
+                same(found, exact.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
 CHECKS: list[Callable[[], None]] = [
     form,
     geometry,
@@ -283,6 +313,7 @@ CHECKS: list[Callable[[], None]] = [
     the_graph_alone_is_read,
     examples_in_parts,
     a_gradient_in_pieces,
+    pairs_of_halves,
     every_engine_on_the_grid,
 ]
 

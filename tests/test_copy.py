@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triconv.kernels.copy import Dim, Move
+from triconv.kernels.copy import Dim, Move, converted
 from triconv.kernels.team import run_all
 
 Array = NDArray[Any]
@@ -179,3 +179,23 @@ def test_no_copy_leaves_its_arrays() -> None:
     command = [sys.executable, "-c", "import test_copy; test_copy.in_checked_mode()"]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_float16_is_converted_as_numpy_does() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for array in (every, every[::-1], every.reshape(16, 64, 64).transpose(2, 0, 1), every.reshape(256, 256)[::3, 5::7]):
+        wide = converted(array, np.dtype("float32"))
+        np.testing.assert_array_equal(wide, array.astype("float32"))
+        assert wide.strides == array.astype("float32").strides
+
+
+@np.errstate(over="ignore")
+def test_float16_is_rounded_as_numpy_does() -> None:
+    """To even where two are as near; to infinity beyond the largest; what is too small to be normal too."""
+    exact = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype("float32")
+    exact = exact[np.isfinite(exact)]
+    between = (exact[1:] + exact[:-1]) / 2
+    for array in (exact, between, np.nextafter(between, 0), np.nextafter(between, np.float32(1e9)), -between):
+        np.testing.assert_array_equal(converted(array, np.dtype("float16")), array.astype("float16"))
+    special = np.array([np.inf, -np.inf, np.nan, 65519.99, 65520, 1e30, 2.0**-25, 2.0**-26], np.float32)
+    np.testing.assert_array_equal(converted(special, np.dtype("float16")), special.astype("float16"))

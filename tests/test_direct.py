@@ -99,7 +99,7 @@ class Case:
             f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {order}",
         )
 
-        def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], _finite: bool) -> ways.Way:
+        def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object) -> ways.Way:
             return ways.way(problem, self.vector, strides, self.exact, self.parts)
 
         patch.setattr(prepared, "best_way", chosen)
@@ -303,9 +303,7 @@ def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         if case.operation != "conv_weight" or problem.complex or problem.channels.mask is not None:
             continue
 
-        def chosen(
-            problem: Problem, strides: tuple[tuple[int, ...], ...], _finite: bool, case: Case = case
-        ) -> ways.Way:
+        def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object, case: Case = case) -> ways.Way:
             found = ways.way(problem, case.vector, strides, case.exact, case.parts)
             tried[forced_pieces(found), case.vector] += 1
             return found

@@ -44,7 +44,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["prepared"],
         [""],
     ],
-    "engines": [["im2row", "matrix", "reference", "direct", "winograd", "fft"], [""]],
+    "engines": [["im2row", "matrix", "reference", "direct", "bfloat16", "winograd", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
     "torch": [
         ["layout", "options", "registry"],

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import triconv
 from triconv.dispatch import ENGINES
 from triconv.form import Role
-from triconv.memory import release
+from triconv.memory import LARGE, release
 
 Array = NDArray[Any]
 
@@ -109,13 +109,24 @@ def test_half_precision_is_stored_and_computed_in_float32(operation: str, dtype:
     row = Row("half", (2, 3, 9), (3,), 4, padding=1, stride=2)
     halves = {role: array.astype(dtype) for role, array in row.operands().items()}
     singles = {role: array.astype("float32") for role, array in halves.items()}
-    result = row.call(getattr(triconv, operation), operation, halves)
+    result = row.call(getattr(triconv, operation), operation, halves, engine="direct")
     assert result.dtype == dtype
-    expected = row.call(getattr(triconv, operation), operation, singles)
+    expected = row.call(getattr(triconv, operation), operation, singles, engine="direct")
     assert expected.dtype == "float32"
     np.testing.assert_array_equal(result, expected.astype(dtype))
-    plan = triconv.explain(operation, row.visible, row.weight, dtype=dtype, **row.options)
+    plan = triconv.explain(operation, row.visible, row.weight, dtype=dtype, engine="direct", **row.options)
     assert plan.problem.dtype == "float32"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_large_arrays_of_float16_have_the_bits_of_float32(operation: str) -> None:
+    row = Row("large", (2, 40, 90, 80), (3, 3), 48, padding=1, dtype="float32")
+    halves = {role: array.astype("float16") for role, array in row.operands().items()}
+    assert halves["visible"].nbytes > LARGE
+    singles = {role: array.astype("float32") for role, array in halves.items()}
+    result = row.call(getattr(triconv, operation), operation, halves)
+    expected = row.call(getattr(triconv, operation), operation, singles)
+    np.testing.assert_array_equal(result, expected.astype("float16"))
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("float16"), BFLOAT16], ids=str)
@@ -374,7 +385,7 @@ def test_half_precision_overflows_without_a_warning() -> None:
 
 
 def test_explain_knows_bfloat16_by_name() -> None:
-    assert triconv.explain("conv", (1, 1, 5), (1, 1, 2), dtype="bfloat16").problem.dtype == "float32"
+    assert triconv.explain("conv", (1, 1, 5), (1, 1, 2), dtype="bfloat16", engine="direct").problem.dtype == "float32"
 
 
 def test_built_plans_hold_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,15 @@ from threading import RLock
 
 import numpy as np
 
+from .arrays import STORED
 from .engine import Array, Engine, Run
-from .engines import direct, fft, im2row, matrix, reference, winograd
+from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
 
 ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, fft, im2row, matrix, reference)}
+
+HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
+"""Engines of operands in half precision as they are; all others compute with them in float32."""
 
 AUTO = "auto"
 
@@ -131,24 +135,28 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
     """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
-    if not isinstance(engine, str) or (engine != AUTO and engine not in ENGINES):
-        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {", ".join(ENGINES)}')
+    if not isinstance(engine, str) or (engine != AUTO and engine not in (*ENGINES, *HALVES)):
+        names = ", ".join([*ENGINES, *HALVES])
+        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {names}')
     return _choose(problem, engine)
 
 
 @lru_cache(maxsize=KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
-    wanted = ENGINES if engine == AUTO else {engine: ENGINES[engine]}
+    every = {**HALVES, **ENGINES} if problem.dtype in STORED or engine in HALVES else ENGINES
+    wanted = every if engine == AUTO else {engine: every[engine]}
     _check_memory(problem, problem.bytes_of(problem.produces))
-    refused = {name: why for name, one in ENGINES.items() if (why := one.why_not(problem))}
+    own = {name: one.own(problem) for name, one in every.items()}
+    refused = {name: why for name, one in every.items() if (why := one.why_not(own[name]))}
     able = [one for name, one in wanted.items() if name not in refused]
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    fitting = [one for one in able if _bytes_asked(problem, one) <= memory()]
+    fitting = [one for one in able if _bytes_asked(own[one.name], one) <= memory()]
     if not fitting:
-        _check_memory(problem, min(_bytes_asked(problem, one) for one in able))
-    best = min(fitting, key=lambda one: one.cost(problem))
+        _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
+    seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in fitting}
+    best = min(fitting, key=lambda one: seconds[one.name])
 
     def why_not(one: Engine) -> str:
         if one.name in refused:
@@ -156,10 +164,19 @@ def _choose(problem: Problem, engine: str) -> Plan:
         if one.name not in wanted:
             return f'engine="{engine}" was asked for'
         if one not in fitting:
-            return f"its workspace of {_bytes(one.workspace(problem))} does not fit in memory"
-        return f"slower: about {_seconds(one.cost(problem))}"
+            return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
+        return f"slower: about {_seconds(seconds[one.name])}"
 
-    return Plan(problem, best, {name: why_not(one) for name, one in ENGINES.items() if one is not best})
+    return Plan(own[best.name], best, {name: why_not(one) for name, one in every.items() if one is not best})
+
+
+CAST = 20e9
+"""Bytes a second, read and written, as numbers are converted from one dtype to another."""
+
+
+def _casting(problem: Problem, computed: Problem) -> float:
+    """Seconds to convert operands and result of a problem that is computed in another dtype than it is stored in."""
+    return 0.0 if computed is problem else (problem.bytes + computed.bytes) / CAST
 
 
 def _check_memory(problem: Problem, need: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import COMPUTED, STORED
 from .form import Problem
 
 Array = NDArray[Any]
@@ -19,6 +20,7 @@ Run = Callable[[Array, Array, Array], bool | None]
 One that `spreads` may return whether that is finite, if it knows.
 
 The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
+bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
 Infinities and NaN travel as IEEE says, without a warning.
 """
 
@@ -41,6 +43,15 @@ class Engine:
     build: Callable[[Problem], Run]
     spreads: bool = False
     """Whether an infinity or NaN reaches results that it should not. Then one that is not finite is computed again."""
+    dtypes: tuple[str, ...] = COMPUTED
+    """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
+
+    def own(self, problem: Problem) -> Problem:
+        """The problem as it would be computed: of a dtype that is only stored, in another one that the engine takes."""
+        wider = STORED.get(problem.dtype)
+        if wider is None or wider not in self.dtypes:
+            return problem
+        return replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
 
 
 def quiet(run: Run) -> Run:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
-from .arrays import allocate, common_dtype, compute_dtype, named_dtype, operand
+from .arrays import allocate, common_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
 from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
+from .memory import LARGE
 from .problem import Options, problem_hidden, problem_visible, problem_weight
 
 Array = NDArray[Any]
@@ -61,14 +62,15 @@ def conv(
     engine
         "auto" for the cheapest that can, or the name of one; see `explain`.
     precision
-        "highest" forbids engines that regroup the sum through transforms.
+        "highest" forbids engines that regroup the sum through transforms, and bfloat16 multiplied as it is stored.
 
     Returns
     -------
     numpy.ndarray
         hidden (N, C_out, *Y) with Y = floor((X + before + after − e·(K−1) − 1) / s) + 1, in the memory order of
         visible. float32, float64, complex64 or complex128 by NumPy's promotion (complex numbers are not conjugated);
-        float16 and bfloat16 are computed in float32 and rounded once.
+        float16 and bfloat16 are summed in float32 and rounded once. Where the processor multiplies bfloat16 itself,
+        numbers below 2⁻¹²⁶ may count as zero.
 
     Raises
     ------
@@ -316,7 +318,7 @@ def explain(
     if not isinstance(operation, str) or operation not in OPERATIONS:
         raise ValueError(f"operation={' '.join(repr(operation).split())}: expected one of {', '.join(OPERATIONS)}")
     options = Options(stride, padding, dilation, groups, border, precision)
-    kind = compute_dtype(named_dtype(dtype))
+    kind = named_dtype(dtype)
     visible, weight = sizes_of("visible_shape", visible_shape), sizes_of("weight_shape", weight_shape)
     problem = problem_hidden(visible, weight, kind, options)
     return choose(problem.producing(OPERATIONS[operation]), engine)
@@ -357,13 +359,28 @@ class Call:
         if not self.casts:
             return self._run(a, b)
         with np.errstate(all="ignore"):  # as engines are: what becomes infinite is no accident
-            result = self._run(a.astype(self.computed, copy=False), b.astype(self.computed, copy=False))
-            return result.astype(self.dtype, copy=False)
+            result = self._run(_cast(a, self.computed), _cast(b, self.computed))
+            return _cast(result, self.dtype)
 
     def _run(self, a: Array, b: Array) -> Array:
         out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)
         self.plan.built(a, b, out)
         return out
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array in another dtype; itself if it has it."""
+    if array.dtype.name in HALF and dtype.name in HALF and array.nbytes > LARGE:
+        from .kernels.copy import converted
+        from .kernels.target import target
+
+        if array.dtype != dtype and target().halves:
+            return converted(array, dtype)
+    return array.astype(dtype, copy=False)
+
+
+HALF = ("float16", "float32")
+"""What kernels convert into each other, of arrays large enough to be worth it."""
 
 
 def _call(
@@ -378,11 +395,12 @@ def _call(
     first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
     one, two = operand(first, a), operand(second, b)
     dtype = common_dtype(one.dtype, two.dtype)
-    problem = PROBLEMS[operation](one.shape, two.shape, *sizes, compute_dtype(dtype), Options(*written))
+    problem = PROBLEMS[operation](one.shape, two.shape, *sizes, dtype, Options(*written))
+    plan = choose(problem, engine)
     order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else None
-    shape, computed = problem.shape(problem.produces), np.dtype(problem.dtype)
+    shape, computed = problem.shape(problem.produces), named_dtype(plan.problem.dtype)
     casts = any(kind != computed for kind in (one.dtype, two.dtype, dtype))
-    ready = Call(operation, choose(problem, engine), shape, dtype, computed, order, casts)
+    ready = Call(operation, plan, shape, dtype, computed, order, casts)
     if key is not None:
         with _lock:
             while len(_ready) >= KEPT_CALLS:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from .arguments import (
     Bank,
@@ -27,6 +25,15 @@ from .geometry import Axis, Geometry, backward, forward
 Shape = tuple[int, ...]
 
 
+class Kind(Protocol):
+    """What is asked of a dtype."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def itemsize(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
     """The arguments that every operation takes, as the user wrote them."""
@@ -39,7 +46,7 @@ class Options:
     precision: str = "default"
 
 
-def problem_hidden(visible: Shape, weight: Shape, dtype: np.dtype[Any], options: Options) -> Problem:
+def problem_hidden(visible: Shape, weight: Shape, dtype: Kind, options: Options) -> Problem:
     """The problem of conv."""
     rank = _rank("visible", visible)
     periods, (out, per_group), kernel = _split_weight(weight, rank)
@@ -49,7 +56,7 @@ def problem_hidden(visible: Shape, weight: Shape, dtype: np.dtype[Any], options:
     return _problem(Role.HIDDEN, visible[0], axes, periods, channels, dtype, options)
 
 
-def problem_visible(hidden: Shape, weight: Shape, size: Any, dtype: np.dtype[Any], options: Options) -> Problem:
+def problem_visible(hidden: Shape, weight: Shape, size: Any, dtype: Kind, options: Options) -> Problem:
     """The problem of conv_transpose; a size of None is the smallest visible that yields this hidden."""
     rank = _rank("hidden", hidden)
     periods, (out, per_group), kernel = _split_weight(weight, rank)
@@ -67,7 +74,7 @@ def problem_visible(hidden: Shape, weight: Shape, size: Any, dtype: np.dtype[Any
 
 
 def problem_weight(
-    visible: Shape, hidden: Shape, kernel_size: Any, bank: Bank, dtype: np.dtype[Any], options: Options
+    visible: Shape, hidden: Shape, kernel_size: Any, bank: Bank, dtype: Kind, options: Options
 ) -> Problem:
     """The problem of conv_weight."""
     rank = _rank("visible", visible)
@@ -139,7 +146,7 @@ def _problem(
     axes: tuple[Axis, ...],
     periods: Shape | None,
     channels: Channels,
-    dtype: np.dtype[Any],
+    dtype: Kind,
     options: Options,
 ) -> Problem:
     if periods is not None:

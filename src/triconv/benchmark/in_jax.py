@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import STORED
 from ..form import Problem, Role
 from .way import Ready, Way, bordered, not_for, refuse
 from .workload import Operands, masked, within_result
@@ -32,6 +33,7 @@ def _refuse(problem: Problem) -> None:
         a_border_that_is_not_zero=bordered(problem),
         complex_numbers=problem.complex,
         no_axes=problem.geometry.rank == 0,
+        half_precision=problem.dtype in STORED,
     )
     if problem.dtype == "float64":
         import_module("jax").config.update("jax_enable_x64", True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import named_dtype
 from ..form import Problem, Role
 from ..geometry import Axis, Geometry
 from .way import Ready, Unable, Way, bordered, not_for, refuse
@@ -114,6 +115,14 @@ def packed(problem: Problem, operands: Operands, last: bool) -> Ready:
     )
 
 
+def _tensor(array: Array) -> Any:
+    """An array's numbers, of which PyTorch and NumPy know bfloat16 by the bits alone, in the order of the axes."""
+    torch, together = import_module("torch"), np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(together.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(together)
+
+
 class Convolution:
     """PyTorch's convolution of a problem's sizes, in one memory order.
 
@@ -144,7 +153,7 @@ class Convolution:
     def placed(self, role: Role, array: Array) -> Any:
         """An operand in the memory order of this way."""
         del role
-        tensor = self.torch.from_numpy(np.ascontiguousarray(array))
+        tensor = _tensor(array)
         if self.lifted:
             tensor = tensor.unsqueeze(2)
         return tensor.contiguous(memory_format=self.format) if self.last and self.format else tensor
@@ -156,9 +165,10 @@ class Convolution:
             shape[0] = batch
         if role is Role.VISIBLE and not self.native:
             shape[2:] = [axis.reach for axis in self.problem.geometry.axes]
-        return self.placed(role, np.zeros(shape, self.problem.dtype))
+        return self.placed(role, np.zeros(shape, named_dtype(self.problem.dtype)))
 
     def array(self, tensor: Any) -> Array:
+        tensor = tensor.float() if tensor.dtype is self.torch.bfloat16 else tensor
         found: Array = tensor.squeeze(2).numpy() if self.lifted else tensor.numpy()
         return found
 

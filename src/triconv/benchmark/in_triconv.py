@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import STORED
 from ..channels import Channels
 from ..form import Problem, Role
 from ..ops import conv, conv_transpose, conv_weight
@@ -20,13 +21,11 @@ LIBRARY = "triconv"
 
 
 def ways(engine: str = "auto") -> list[Way]:
-    """Channels innermost with the weight as layers keep it; PyTorch's order; a channel graph as dense channels."""
+    """Channels innermost with the weight as layers keep it; float32 in place of half precision, by the direct engine;
+    PyTorch's order; a channel graph as dense channels."""
 
     def ours(problem: Problem, operands: Operands) -> Ready:
-        placed = {
-            role: as_layers_keep(array, problem) if role is Role.WEIGHT else channels_last(array)
-            for role, array in operands.items()
-        }
+        placed = {role: _placed(problem, role, array) for role, array in operands.items()}
         return ready(problem, placed, engine)
 
     def plain(problem: Problem, operands: Operands) -> Ready:
@@ -39,11 +38,24 @@ def ways(engine: str = "auto") -> list[Way]:
         made = ours(replace(as_dense(problem), precision="highest"), masked(problem, operands))
         return Ready(made.call, lambda result: within_result(problem, result))
 
+    def single(problem: Problem, operands: Operands) -> Ready:
+        if problem.dtype not in STORED:
+            raise NotMeant("not for problems in full precision")
+        wide = {role: array.astype(STORED[problem.dtype]) for role, array in operands.items()}
+        placed = {role: _placed(problem, role, array) for role, array in wide.items()}
+        return ready(problem, placed, "direct")
+
     return [
         Way("triconv", LIBRARY, ours),
+        Way("triconv, float32", LIBRARY, single),
         Way("triconv, channels first", LIBRARY, plain),
         Way("triconv, dense", LIBRARY, dense),
     ]
+
+
+def _placed(problem: Problem, role: Role, array: Array) -> Array:
+    """An operand as it lies best."""
+    return as_layers_keep(array, problem) if role is Role.WEIGHT else channels_last(array)
 
 
 def ready(problem: Problem, operands: Operands, engine: str) -> Ready:

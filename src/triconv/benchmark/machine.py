@@ -23,7 +23,7 @@ from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
 from ..kernels.target import Target, target
 from ..kernels.team import run_all
-from ..kernels.words import BYTES, I64, POINTER, begin
+from ..kernels.words import BFLOAT16, BYTES, I64, PAIRS, POINTER, begin
 from ..memory import address
 
 Array = NDArray[Any]
@@ -122,7 +122,8 @@ class Machine:
 
     def least_seconds(self, flops: int, dtype: str) -> float:
         """The time of so many additions and multiplications at the peak; complex numbers are made of real ones."""
-        return flops / (self.peak[{"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)] * 1e9)
+        real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+        return flops / (self.peak[real] * 1e9)
 
     def moving_seconds(self, read: int, written: int) -> float:
         """The time to read and write so many bytes at the measured rates."""
@@ -132,6 +133,8 @@ class Machine:
 def machine(threads: int, array: int = ARRAY, steps: int = STEPS, tries: int = TRIES) -> Machine:
     """Measure the machine with a number of threads."""
     peak = {dtype: _peak(dtype, threads, steps, tries) for dtype in ("float32", "float64")}
+    if target().pairs:  # each number is two, and multiplied with two
+        peak[BFLOAT16] = 2 * _peak(PAIRS, threads, steps, tries)
     # Zeros that were never written all lie on one page of the system's.
     arrays = [np.full(array // 4, number + 1, np.float32) for number in range(threads)]
     others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
@@ -155,7 +158,9 @@ def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:
     here = target()
     run, count = function(MultiplyAdds(dtype)), chains(here)
     # x ← x/2 + 1/2 goes to 1: nothing overflows, and nothing becomes a denormal.
-    values = [np.r_[np.arange(2, count + 2), 0.5, 0.5].astype(dtype) for _ in range(threads)]
+    values = [
+        np.r_[np.arange(2, count + 2), 0.5, 0.5].astype("float32" if dtype == PAIRS else dtype) for _ in range(threads)
+    ]
     calls = [_call(run, one, then=steps) for one in values]
     return threads * 2 * count * here.lanes(BYTES[dtype]) * steps / _best(calls, tries) / 1e9
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import STORED
 from ..dispatch import Plan
 from ..form import Problem, Role
 from ..kernels.threads import VARIABLE, available
@@ -205,14 +206,20 @@ def _verified(row: Row, plan: Plan, values: Operands, settings: Settings) -> dic
     return agreeing
 
 
+ROUNDED = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""By how much of a number rounding it to half precision changes it at most."""
+
+
 def rounding(problem: Problem) -> float:
     """How far two correct results may be apart, as a share of the sum of |products|: each off by half of this.
 
-    A sum of n products is off by at most (n + 2) u Σ|products|, and by more than λ √n u Σ|products| almost never.
+    A sum of n products is off by at most (n + 2) u Σ|products|, and by more than λ √n u Σ|products| almost never. In
+    half precision the sum is rounded once more.
     """
     n = terms(problem)
-    unit = float(np.finfo(problem.dtype).eps) / 2
-    return 2 * min(n + 2, LAMBDA * sqrt(n) + 2) * unit * (4 if problem.complex else 1)
+    unit = float(np.finfo(STORED.get(problem.dtype, problem.dtype)).eps) / 2
+    once = ROUNDED.get(problem.dtype, 0.0)
+    return 2 * (once + min(n + 2, LAMBDA * sqrt(n) + 2) * unit * (4 if problem.complex else 1))
 
 
 def _apart(found: Array, expected: Array, allowed: Array) -> float:

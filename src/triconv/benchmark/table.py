@@ -101,11 +101,15 @@ def notes(rows: Iterable[Row]) -> list[str]:
 def machines(found: Mapping[int, Machine]) -> list[str]:
     """What the machine can do, in words."""
     return [
-        f"{one.threads} thread{'s'[: one.threads > 1]}: peak {one.peak['float32']:.0f} GFLOP/s in float32, "
-        f"{one.peak['float64']:.0f} in float64; memory {one.read:.1f} GB/s read, {one.write:.1f} written, "
-        f"{one.copy:.1f} copied"
+        f"{one.threads} thread{'s'[: one.threads > 1]}: peak {', '.join(_peaks(one))}; "
+        f"memory {one.read:.1f} GB/s read, {one.write:.1f} written, {one.copy:.1f} copied"
         for one in found.values()
     ]
+
+
+def _peaks(one: Machine) -> list[str]:
+    (dtype, peak), *others = one.peak.items()
+    return [f"{peak:.0f} GFLOP/s in {dtype}", *(f"{peak:.0f} in {dtype}" for dtype, peak in others)]
 
 
 def loads() -> list[float]:

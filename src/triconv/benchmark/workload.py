@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import STORED, named_dtype
 from ..dispatch import Plan
 from ..form import Problem, Role, weight_order
 from ..memory import empty
@@ -40,10 +41,12 @@ class Workload:
 def operands(problem: Problem, seed: int = 0) -> dict[Role, Array]:
     """Standard normal arrays for the operands of an operation, contiguous in the order of their axes."""
     rng = np.random.default_rng(seed)
-    return {role: _normal(rng, problem.shape(role), np.dtype(problem.dtype)) for role in problem.operands}
+    return {role: _normal(rng, problem.shape(role), named_dtype(problem.dtype)) for role in problem.operands}
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if dtype.name in STORED:
+        return rng.standard_normal(shape, np.float32).astype(dtype)
     if dtype.kind != "c":
         return rng.standard_normal(shape, dtype.type)
     real = dtype.type(0).real.dtype

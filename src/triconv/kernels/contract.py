@@ -72,6 +72,8 @@ class Contraction:
     """How many steps of a longer depth are written out so."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
+    stored: str = ""
+    """How C is stored, if not as it is summed; nothing can be added to it then."""
 
     name: ClassVar[str] = "contract"
     arguments: ClassVar[dict[str, ir.Type]] = {
@@ -86,7 +88,7 @@ class Contraction:
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
-        k = begin(module, name, self.dtype, self.arguments)
+        k = begin(module, name, self.dtype, self.arguments, {"C": self.stored})
         lanes = machine.lanes(BYTES[self.dtype])
         if self.steps:
             self._written_out(k, lanes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ..memory import address
 from .compile import Call, Compiled, function
 from .target import Target
-from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
+from .team import in_parts
+from .words import BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -68,6 +69,17 @@ class Loop(NamedTuple):
 ONCE = Loop(1, 0, 0)
 
 
+class Stored(NamedTuple):
+    """How source and target are stored, if not as numbers of the copy's dtype; and how far the other of a pair is."""
+
+    source: str = ""
+    target: str = ""
+    other: int = 0
+
+
+AS_THEY_ARE = Stored()
+
+
 @dataclass(frozen=True, eq=False)
 class Move:
     """The plan of a copy: its jobs in the order of their targets, and their numbers summed up to each."""
@@ -76,27 +88,30 @@ class Move:
     jobs: NDArray[np.int64]
     done: NDArray[np.int64]
     """Numbers written before each job, and in all."""
+    stored: Stored = AS_THEY_ARE
     _slices: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, dims: Sequence[Dim], dtype: str) -> Move:
+    def of(cls, dims: Sequence[Dim], dtype: str, stored: Stored = AS_THEY_ARE) -> Move:
         """target[Σ position · step] = source[Σ position · step], or zero, for every combination of the dims' pairs.
 
         Arrays are given when the copy is run. No two combinations may have the same target.
         """
         segments = [[Segment(*segment) for segment in dim.segments if segment[2] > 0] for dim in dims]
-        return cls._of_jobs([_box(list(zip(dims, box, strict=True)), dtype) for box in product(*segments)], dtype)
+        jobs = [_box(list(zip(dims, box, strict=True)), dtype) for box in product(*segments)]
+        return cls._of_jobs(jobs, dtype, stored)
 
     @classmethod
     def joined(cls, moves: Iterable[Move], dtype: str) -> Move:
         """The plans of copies between the same arrays as one. No two may have the same target."""
-        return cls._of_jobs([move.jobs for move in moves], dtype)
+        found = list(moves)
+        return cls._of_jobs([move.jobs for move in found], dtype, found[0].stored if found else AS_THEY_ARE)
 
     @classmethod
-    def _of_jobs(cls, tables: Sequence[NDArray[np.int64]], dtype: str) -> Move:
+    def _of_jobs(cls, tables: Sequence[NDArray[np.int64]], dtype: str, stored: Stored) -> Move:
         jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
         jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
-        return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]))
+        return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]), stored)
 
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""
@@ -106,12 +121,12 @@ class Move:
     def calls(self, source: Array, target: Array, part: int, parts: int) -> list[Call]:
         """What copies one part; parts may run at the same time."""
         first, count = self._slices.get((part, parts)) or self._slice(part, parts)
-        values = address(source), address(target), self._jobs + first, count
+        values = address(source), address(target), self._jobs + first, count, self.stored.other
         return [Call(self._kernel, values, (source, target, self.jobs))]
 
     @cached_property
     def _kernel(self) -> Compiled:
-        return function(Copy(self.dtype, bool((self.jobs[:, :1] == (BESIDE, BELOW)).any())))
+        return function(Copy(self.dtype, bool((self.jobs[:, :1] == (BESIDE, BELOW)).any()), *self.stored[:2]))
 
     @cached_property
     def _jobs(self) -> int:
@@ -245,6 +260,25 @@ def _merged(loops: Iterable[Loop]) -> list[Loop]:
     return merged
 
 
+def converted(array: Array, dtype: np.dtype[Any]) -> Array:
+    """What array.astype(dtype) gives, of float16 to float32 or back: NumPy converts one number at a time."""
+    names = array.dtype.name, dtype.name
+    out = np.empty_like(array, dtype)
+    if sorted(names) != ["float16", "float32"] or not array.dtype.isnative or not array.flags.aligned:
+        return array.astype(dtype)
+    move = _conversion(array.shape, array.strides, out.strides, *names)
+    in_parts(partial(move.calls, array, out), array.size)
+    return out
+
+
+@lru_cache(maxsize=256)
+def _conversion(shape: tuple[int, ...], steps: tuple[int, ...], to: tuple[int, ...], source: str, target: str) -> Move:
+    sizes = [np.dtype(name).itemsize for name in (source, target)]
+    dims = [Dim(((0, 0, n),), a // sizes[0], b // sizes[1]) for n, a, b in zip(shape, steps, to, strict=True)]
+    how = Stored(FLOAT16, "") if source == FLOAT16 else Stored("", FLOAT16)
+    return Move.of([dim for dim in dims if dim.segments[0][2] > 1] or dims[:1], "float32", how)
+
+
 @dataclass(frozen=True)
 class Copy:
     """The kernel: runs a table of jobs. All sizes are in the table."""
@@ -252,13 +286,22 @@ class Copy:
     dtype: str
     turns: bool
     """Whether some jobs transpose: that takes most of the time to compile."""
+    source: str = ""
+    target: str = ""
+    """How the two are stored, if not as numbers."""
 
     name: ClassVar[str] = "copy"
-    arguments: ClassVar[dict[str, ir.Type]] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
+    arguments: ClassVar[dict[str, ir.Type]] = {
+        "source": POINTER,
+        "target": POINTER,
+        "jobs": POINTER,
+        "count": I64,
+        "other": I64,
+    }
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
-        k = begin(module, name, self.dtype, self.arguments)
+        k = begin(module, name, self.dtype, self.arguments, {"source": self.source, "target": self.target})
         lanes = machine.lanes(BYTES[self.dtype])
         with k.loop(k["count"]) as i:
             kind, source, target, *rest = (k.load(k["jobs"], k.add(k.mul(i, JOB), cell), I64) for cell in range(JOB))

@@ -15,7 +15,7 @@ from ..memory import address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
-from .words import BYTES, I64, POINTER, begin
+from .words import BFLOAT16, BYTES, I64, POINTER, begin
 
 ABREAST = 8
 
@@ -25,12 +25,13 @@ class Finite:
     """Adds up every number times zero, which is zero if and only if all of them are finite."""
 
     dtype: str
+    stored: str = ""
     name: ClassVar[str] = "finite"
     arguments: ClassVar[dict[str, ir.Type]] = {"numbers": POINTER, "count": I64, "result": POINTER}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
-        k = begin(module, name, self.dtype, self.arguments)
+        k = begin(module, name, self.dtype, self.arguments, {"numbers": self.stored})
         lanes = machine.lanes(BYTES[self.dtype])
         kind, zeros = k.vector(lanes), k.zeros(lanes)
         sums = [k.variable(kind) for _ in range(ABREAST)]
@@ -53,16 +54,17 @@ class Finite:
 
 
 def all_finite(array: NDArray[Any]) -> bool:
-    """Whether no number of a float32 or float64 array is infinite or NaN."""
+    """Whether no number of a float32 or float64 array is infinite or NaN; or of bfloat16, whatever it is called."""
     before = _before(array.shape, array.strides, array.itemsize)
     if before is None:
-        return bool(np.isfinite(array).all())
-    kernel, start = _kernel(array.dtype.char), address(array) - before
+        return all_finite(array.copy()) if array.itemsize == 2 and array.size else bool(np.isfinite(array).all())
+    kind = np.dtype(f"f{max(4, array.itemsize)}")
+    kernel, start = _kernel(kind.name, BFLOAT16 if array.itemsize == 2 else ""), address(array) - before
     totals: list[NDArray[Any]] = []
 
     def calls(part: int, parts: int) -> list[Call]:
         first, last = array.size * part // parts, array.size * (part + 1) // parts
-        total = np.empty(1, array.dtype)
+        total = np.empty(1, kind)
         totals.append(total)
         return [Call(kernel, (start + first * array.itemsize, last - first, address(total)), (array, total))]
 
@@ -80,6 +82,6 @@ def _before(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
     return before if sum(map(abs, ends)) + itemsize == prod(shape) * itemsize else None
 
 
-@lru_cache(maxsize=2)
-def _kernel(dtype: str) -> Compiled:
-    return function(Finite(np.dtype(dtype).name))
+@lru_cache(maxsize=3)
+def _kernel(dtype: str, stored: str) -> Compiled:
+    return function(Finite(dtype, stored))

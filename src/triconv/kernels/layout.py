@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..geometry import OUTSIDE, Axis
 
 if TYPE_CHECKING:
-    from .copy import Dim, Move
+    from .copy import Dim, Move, Stored
 
 Array = NDArray[Any]
 Pieces = list[tuple[int, int, int, int]]
@@ -116,10 +116,18 @@ class Buffer:
             step *= self.panel if self.panel and last else self.sizes[axis] + self.gap * last
         return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0, self.panel, step)
 
-    def fill(self, shape: Sequence[int], steps: Sequence[int], axes: Sequence[Axis | None], dtype: str) -> Move:
+    def fill(
+        self,
+        shape: Sequence[int],
+        steps: Sequence[int],
+        axes: Sequence[Axis | None],
+        dtype: str,
+        stored: Stored | None = None,
+    ) -> Move:
         """The copy of an array of this shape and these steps into the buffer, extended by the axes' borders."""
-        from .copy import Dim, Move
+        from .copy import AS_THEY_ARE, Dim, Move
 
+        how = stored or AS_THEY_ARE
         sizes = zip(shape, self.shape, self.before, axes, strict=True)
         pieces = [_pieces(*each) for each in sizes]
         if self.split > 1:
@@ -127,31 +135,34 @@ class Buffer:
         own = self.layout
         dims = [Dim(tuple(found), step, to) for found, step, to in zip(pieces, steps, own.steps, strict=True)]
         if self.apart is not None:
-            return Move.joined([Move.of(box, dtype) for box in self._boxes(shape, steps, dims, filled=True)], dtype)
+            boxes = self._boxes(shape, steps, dims, filled=True)
+            return Move.joined([Move.of(box, dtype, how) for box in boxes], dtype)
         if self.panel:
             last = self.order[-1]
             panels = Dim(((0, 0, shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
             dims[last : last + 1] = [panels, Dim(((0, 0, self.panel),), steps[last], 1)]
-        return Move.of(dims, dtype)
+        return Move.of(dims, dtype, how)
 
-    def drain(self, shape: Sequence[int], steps: Sequence[int], dtype: str) -> list[tuple[Move, int, int]]:
+    def drain(
+        self, shape: Sequence[int], steps: Sequence[int], dtype: str, stored: Stored | None = None
+    ) -> list[tuple[Move, int, int]]:
         """The copies of the buffer, which has no padding, to an array of this shape and these steps.
 
         Each residue has a copy of its own, with where it begins in the buffer and along the array's last axis.
         """
-        from .copy import Dim, Move
+        from .copy import AS_THEY_ARE, Dim, Move
 
-        own = self.layout
+        own, how = self.layout, stored or AS_THEY_ARE
         if self.apart is not None:
             dims = [Dim(((0, 0, n),), step, to) for n, step, to in zip(shape, own.steps, steps, strict=True)]
             boxes = self._boxes(shape, steps, dims, filled=False)
-            return [(Move.joined([Move.of(box, dtype) for box in boxes], dtype), 0, 0)]
+            return [(Move.joined([Move.of(box, dtype, how) for box in boxes], dtype), 0, 0)]
         found = []
         for residue in range(min(self.split, shape[-1])):
             sizes = (*shape[:-1], -(-(shape[-1] - residue) // self.split))
             to = (*steps[:-1], steps[-1] * self.split)
             dims = [Dim(((0, 0, n),), step, target) for n, step, target in zip(sizes, own.steps, to, strict=True)]
-            found.append((Move.of(dims, dtype), residue * own.residue, residue))
+            found.append((Move.of(dims, dtype, how), residue * own.residue, residue))
         return found
 
     def _boxes(self, shape: Sequence[int], steps: Sequence[int], dims: list[Dim], filled: bool) -> Iterator[list[Dim]]:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from ..form import Problem, Role
 from .compile import Call
-from .copy import Move
+from .copy import Move, Stored
 from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch
 from .target import cache_bytes, target
 from .team import SLICES, in_parts
+from .threads import MOST, thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
+from .words import BFLOAT16, GATHERED, PAIRS
 
 Array = NDArray[Any]
 
@@ -64,15 +66,28 @@ class Prepared:
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
+            # A thread that has whole pieces takes one after the other, copies and all, and each copy is near.
+            threads = thread_count() if self.pieces > 1 and self.fills else MOST
+            in_turn = threads <= self.pieces
+            rooms = 1 << (threads - 1).bit_length() if in_turn else self.pieces
             for number, size in self.copies:
-                room = lent.array(size * self.pieces, given[number].dtype)
+                many = self.pieces if number == self.produced else rooms
+                room = lent.array(size * many, self.kind)
                 for piece, own in enumerate(seen):
-                    own[number] = room[piece * size : (piece + 1) * size] if self.pieces > 1 else room
-            for number, move in self.fills:
-                ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
-                in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
+                    place = piece * many // self.pieces * size
+                    own[number] = room[place : place + size] if many > 1 else room
             a, b, c = self.operands
-            finite = self.program.run(*((own[a], own[b], own[c]) for own in seen))
+            operands = [(own[a], own[b], own[c]) for own in seen]
+            if in_turn and isinstance(self.program, Program):
+                self.program.clear(operands)
+                turn = partial(self._in_turn, self.program, pieces, seen)
+                in_parts(turn, self.program.work * self.pieces, 1, self.pieces)
+                finite = None
+            else:
+                for number, move in self.fills:
+                    ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
+                    in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
+                finite = self.program.run(*operands)
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
@@ -89,6 +104,18 @@ class Prepared:
             [array if number == self.produced else array[cut] for number, array in enumerate(given)] for cut in cuts
         ]
 
+    def _in_turn(
+        self, program: Program, pieces: Sequence[list[Array]], seen: Sequence[list[Array]], part: int, parts: int
+    ) -> list[Call]:
+        """What one part of the work calls: the copies of a piece and what multiplies them, then those of the next."""
+        found: list[Call] = []
+        a, b, c = self.operands
+        for n in range(self.pieces * part // parts, self.pieces * (part + 1) // parts):
+            for number, move in self.fills:
+                found += move.calls(pieces[n][number], seen[n][number], 0, 1)
+            found += program.calls([(seen[n][a], seen[n][b], seen[n][c])], 0, 1)
+        return found
+
     def _put(self, result: Array, out: Array) -> None:
         """Write what was computed in a buffer to where it belongs."""
         for move, begin, first in self.drains:
@@ -98,6 +125,12 @@ class Prepared:
         if buffer is not None and not self.drains:
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+    @cached_property
+    def kind(self) -> np.dtype[Any]:
+        """Of the numbers in buffers."""
+        dtype = self.way.asked.dtype
+        return np.dtype("float32" if dtype == PAIRS else dtype)
 
     @cached_property
     def copies(self) -> tuple[tuple[int, int], ...]:
@@ -110,19 +143,32 @@ def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: i
     return [call for source, target in ends for call in move.calls(source, target, part, parts)]
 
 
-def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
-    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?"""
-    best, produced = best_way(problem, strides, finite), ROLES.index(problem.produces)
+def prepared(
+    problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool, others: tuple[int, ...] = (0, 0, 0)
+) -> Prepared:
+    """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?
+
+    Of a problem of pairs the result is bfloat16. Where the numbers of a pair are not neighbours in an operand, `others`
+    says how far apart they are, the strides are in numbers too, and the pairs are put together in a copy.
+    """
+    produces, produced = problem.produces, ROLES.index(problem.produces)
+    copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
+    best = best_way(problem, strides, finite, copied)
     count = pieces(best)
     examples = _examples(best) // count
+    copied |= frozenset({produces} if count > 1 else ())
     if examples < problem.batch:
         some = replace(problem, batch=examples)
-        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, count > 1)
-    part = best.asked
+        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, copied)
+    rounds, part = problem.dtype == PAIRS, best.asked
+    if rounds and any(cut.adds for cut in best.cuts()):  # nothing is rounded before it is whole
+        parts = best.problem.batch // part.batch
+        best = way(part, best.vector, strides, best.exact, parts, copied | {produces})
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
-    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line)]
-    fills, drains = moves(best, strides, produced)
+    stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""
+    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored)]
+    fills, drains = moves(best, strides, produced, others)
     return Prepared(
         best,
         produced,
@@ -138,18 +184,23 @@ def prepared(problem: Problem, strides: tuple[Strides, ...], finite: bool, in_li
 
 
 def moves(
-    way: Way, strides: tuple[Strides, ...], produced: int
+    way: Way, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...] = (0, 0, 0)
 ) -> tuple[tuple[tuple[int, Move], ...], tuple[tuple[Move, int, int], ...]]:
-    """What fills the buffers of the operands, and what empties that of the result unless it is folded."""
+    """What fills the buffers of the operands, and what empties that of the result unless it is folded.
+
+    `others` as for `prepared`.
+    """
+    rounded = Stored("", BFLOAT16) if way.asked.dtype == PAIRS else None
     fills: list[tuple[int, Move]] = []
     drains: list[tuple[Move, int, int]] = []
     for number, (role, buffer, steps) in enumerate(zip(ROLES, way.buffers, strides, strict=True)):
         shape = way.asked.shape(role)
         axes = (None, None, *way.asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
         if buffer is not None and number != produced:
-            fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype)))
+            how = Stored(GATHERED, "", others[number]) if others[number] else None
+            fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype, how)))
         elif buffer is not None and not folds(way.asked):
-            drains += buffer.drain(shape, steps, way.asked.dtype)
+            drains += buffer.drain(shape, steps, way.asked.dtype, rounded)
     return tuple(fills), tuple(drains)
 
 

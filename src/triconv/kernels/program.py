@@ -41,8 +41,11 @@ class Tiled:
     """Into how many equal pieces that write no number of C in common the table can be cut."""
 
 
-def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
-    """The contractions of a nest with their tables, to be run in this order; does C begin `in_line`, on a vector?"""
+def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "") -> list[Tiled]:
+    """The contractions of a nest with their tables, to be run in this order.
+
+    Does C begin `in_line`, on a vector, and how is it `stored`, if not as it is summed?
+    """
     found = []
     corners, taps = cut.tables()
     many = corners[:, 4] - corners[:, 3]
@@ -51,7 +54,7 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool) -> list[Tiled]:
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.adds):
-            contraction = _contraction(cut, sizes, lanes, dtype, in_line)
+            contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
             tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
             apart = prod(map(len, starts[: cut.outer])) if cut.nest.spread else max(1, len(tiles))
             found.append(Tiled(contraction, tiles, taps, apart))
@@ -80,10 +83,14 @@ class Program:
 
     def run(self, *pieces: Operands) -> None:
         """Run the contractions over each of some (A, B, C), which have results of their own."""
+        self.clear(pieces)
+        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
+
+    def clear(self, pieces: Sequence[Operands]) -> None:
+        """Put zeros where the contractions would add to what is there."""
         if self.adds:
             for _, _, c in pieces:
                 c[...] = 0
-        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
 
     def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
         """What one part of the work calls, in this order: some pieces, or a share of one."""
@@ -135,7 +142,7 @@ def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
     return not any(step % lanes for step in [*steps, *cut.nest.corners[:, 2]])
 
 
-def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line: bool) -> Contraction:
+def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line: bool, stored: str) -> Contraction:
     depth = cut.depth
     taken = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     vector = next((loop for loop in taken if loop.vector), Index(lanes, 0, 1, 0, True))
@@ -161,6 +168,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         steps=cut.steps,
         together=cut.together,
         past=in_line and _past(cut, sizes, lanes),
+        stored=stored,
     )
 
 

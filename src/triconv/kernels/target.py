@@ -26,6 +26,16 @@ class Target:
         """How many numbers a vector register holds."""
         return self.vector_bytes // itemsize
 
+    @property
+    def halves(self) -> bool:
+        """Whether it converts float16 to float32 and back, as all do but baseline x86."""
+        return self.vector_bytes > NAMED["sse"][2] or not self.triple.startswith(X86)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it adds products of pairs of bfloat16 to float32 in one instruction."""
+        return "+avx512bf16" in self.features.split(",")
+
 
 X86, ARM = "x86_64", "aarch64"
 

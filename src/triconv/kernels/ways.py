@@ -127,12 +127,12 @@ def way(
     strides: tuple[Strides, ...],
     exact: tuple[bool, ...],
     count: int = 1,
-    beside: bool = False,
+    copied: frozenset[Role] = frozenset(),
 ) -> Way:
     """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES.
 
-    If its first axis is cut into so many parts, they are further examples of a problem without a border there. The
-    result can be computed `beside` the array that it is for.
+    If its first axis is cut into so many parts, they are further examples of a problem without a border there. Some
+    can be `copied` in any case; the result is then computed beside the array that it is for.
     """
     produces, axes = problem.produces, problem.geometry.axes
     transposed = produces is Role.VISIBLE
@@ -171,7 +171,7 @@ def way(
             lies_well = lies_well and _near(problem, role, steps)
         changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
         same = buffer.shape == shape and not changed
-        as_it_is = same and lies_well and not (role is produces and (beside or folds(problem)))
+        as_it_is = same and lies_well and role not in copied and not (role is produces and folds(problem))
         buffers.append(None if as_it_is else buffer)
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
@@ -306,20 +306,22 @@ def _local(problem: Problem) -> bool:
 
 
 @lru_cache(maxsize=KEPT)
-def best_way(problem: Problem, strides: tuple[Strides, ...], finite: bool) -> Way:
-    """The way that should take the least time.
+def best_way(
+    problem: Problem, strides: tuple[Strides, ...], finite: bool, copied: frozenset[Role] = frozenset()
+) -> Way:
+    """The way that should take the least time, with some arrays copied in any case.
 
     If operands are finite, products with a zero of the border may be left out, and products with a zero beyond the
     hidden put in. Else only what the sum has may be multiplied.
     """
     rank = problem.geometry.rank
     always = (problem.produces is Role.VISIBLE and not finite,) * rank
-    found = [way(problem, vector, strides, always) for vector in vectors(problem)]
+    found = [way(problem, vector, strides, always, 1, copied) for vector in vectors(problem)]
     best = min(found, key=Way.seconds)
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
-    ways = [best, *(way(problem, best.vector, strides, exact) for exact in others)]
+    ways = [best, *(way(problem, best.vector, strides, exact, 1, copied) for exact in others)]
     if finite and over_data(best.vector) and (count := filling(problem)) > 1:
-        cut_up = way(problem, "example", strides, always, count)
+        cut_up = way(problem, "example", strides, always, count, copied)
         whole = next(one for one in found if one.vector == "example")
         ways += [cut_up] if cut_up.copied <= OVERLAP * whole.copied else []
     return min(ways, key=Way.seconds)

@@ -7,16 +7,24 @@ the array it is meant for, stop at the first that misses, and say which it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
 
-I1, I32, I64, POINTER = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.PointerType()
-REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-BYTES = {"float32": 4, "float64": 8}
+I1, I16, I32, I64, POINTER = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.PointerType()
+
+PAIRS = "bfloat16 pairs"
+"""A dtype of kernels: two bfloat16 numbers side by side, in the place of one float32. What is summed is float32."""
+
+REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType(), PAIRS: ir.FloatType()}
+BYTES = {"float32": 4, "float64": 8, PAIRS: 4}
+
+BFLOAT16, FLOAT16, GATHERED = "bfloat16", "float16", "gathered"
+"""How arrays may be stored: each float32 number as bfloat16 or float16, in two bytes; or the two of a pair as far apart
+as the kernel's argument `other` says."""
 
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
 """Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
@@ -34,12 +42,16 @@ class Place:
 
 @dataclass
 class Kernel:
-    """A function under construction: the numbers' type, arguments by name, and a builder at its end."""
+    """A function under construction: the numbers' type, arguments by name, and a builder at its end.
+
+    Arrays that are `stored` otherwise have two bytes a number: words that load and store them convert.
+    """
 
     dtype: str
     function: ir.Function
     build: ir.IRBuilder
     arguments: dict[str, Any]
+    stored: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -128,32 +140,68 @@ class Kernel:
 
     def at(self, place: Place, offset: Value | int, kind: ir.Type | None = None) -> Place:
         """The place of the offset-th number from a place on."""
-        moved = self.build.gep(
-            place.pointer, [self.whole(offset)], inbounds=not CHECKED, source_etype=kind or self.real
-        )
+        kind = kind or self.element(place)
+        moved = self.build.gep(place.pointer, [self.whole(offset)], inbounds=not CHECKED, source_etype=kind)
         return Place(moved, place.array)
+
+    def element(self, place: Place) -> ir.Type:
+        """What lies at a place."""
+        return I16 if place.array in self.stored else self.real
 
     def load(self, place: Place, offset: Value | int = 0, kind: ir.Type | None = None) -> Value:
         """One number, or one of another kind."""
         where = self.at(place, offset, kind)
+        if kind is None and place.array in self.stored:
+            return self._loaded(where, lambda at: self.load(at, 0, I16), I32, self.real)
         self.check(where, _size(kind or self.real))
         return self.build.load(where.pointer, typ=kind or self.real)
 
     def store(self, value: Value, place: Place, offset: Value | int = 0) -> None:
+        value = self._rounded(value, place)
         where = self.at(place, offset, value.type)
         self.check(where, _size(value.type))
         self.build.store(value, where.pointer)
 
     def load_vector(self, place: Place, lanes: int, used: Value | int | None = None) -> Value:
         """The numbers from a place on; zero behind the first `used`, which alone are read."""
-        kind = self.vector(lanes)
+        if place.array in self.stored:
+            wide = ir.VectorType(I32, lanes)
+            return self._loaded(place, lambda at: self._vector(at, lanes, used), wide, self.vector(lanes))
+        return self._vector(place, lanes, used)
+
+    def _vector(self, place: Place, lanes: int, used: Value | int | None) -> Value:
+        """What lies at a place and behind it, as it is stored."""
+        element = self.element(place)
+        kind, size = self.vector(lanes, element), _size(element)
         if used is None or (isinstance(used, int) and used == lanes):
-            self.check(place, lanes * BYTES[self.dtype])
-            return self.build.load(place.pointer, typ=kind, align=BYTES[self.dtype])
-        self.check(place, self.mul(used, BYTES[self.dtype]))
+            self.check(place, lanes * size)
+            return self.build.load(place.pointer, typ=kind, align=size)
+        self.check(place, self.mul(used, size))
         return self.intrinsic(
             "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
         )
+
+    def _loaded(self, place: Place, load: Callable[[Place], Value], wide: ir.Type, kind: ir.Type) -> Value:
+        """What `load` reads of halves of numbers, as numbers: a bfloat16 is the upper half of the same float32."""
+        if self.stored[place.array] == FLOAT16:
+            return self.build.fpext(self.build.bitcast(load(place), _like(kind, ir.HalfType())), kind)
+        upper = place
+        if gathered := self.stored[place.array] == GATHERED:
+            upper = self.at(place, self["other"])
+        bits = self.build.shl(self.build.zext(load(upper), wide), self._sixteen(wide))
+        if gathered:
+            bits = self.build.or_(bits, self.build.zext(load(place), wide))
+        return self.build.bitcast(bits, kind)
+
+    def _sixteen(self, wide: ir.Type) -> Value:
+        return wide([16] * wide.count) if isinstance(wide, ir.VectorType) else wide(16)
+
+    def _rounded(self, value: Value, place: Place) -> Value:
+        """Numbers as they are stored at a place: rounded, where it has fewer bits."""
+        if place.array not in self.stored or _scalar(value.type) != self.real:
+            return value
+        half = ir.HalfType() if self.stored[place.array] == FLOAT16 else BFloat()
+        return self.build.fptrunc(value, _like(value.type, half))
 
     def load_apart(self, place: Place, step: Value | int, lanes: int, used: Value | None = None) -> Value:
         """Every step-th number from a place on; zero behind the first `used` of them, which alone have to be there."""
@@ -173,6 +221,7 @@ class Kernel:
 
     def store_past(self, value: Value, place: Place) -> None:
         """Write a vector that nobody reads soon to memory, past the caches; the place begins on a whole vector."""
+        value = self._rounded(value, place)
         size = value.type.count * _size(value.type.element)
         self.check(place, size)
         stored = self.build.store(value, place.pointer, align=size)
@@ -180,6 +229,7 @@ class Kernel:
 
     def store_vector(self, value: Value, place: Place, used: Value | int | None = None) -> None:
         """Write a vector's numbers, or only the first `used`."""
+        value = self._rounded(value, place)
         lanes, size = value.type.count, _size(value.type.element)
         if used is None or (isinstance(used, int) and used == lanes):
             self.check(place, lanes * size)
@@ -248,8 +298,13 @@ class Kernel:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a · b + c: in one rounding where the processor has an instruction for it, which all but baseline x86 have.
 
-        There it is two instructions: one rounding would be a call of the C library for every number.
+        There it is two instructions: one rounding would be a call of the C library for every number. Of pairs both
+        products are added, by an instruction that takes numbers too small to be normal as zero, and leaves none.
         """
+        if self.dtype == PAIRS:
+            pairs = ir.VectorType(BFloat(), 2 * a.type.count)
+            values = [c, self.build.bitcast(a, pairs), self.build.bitcast(b, pairs)]
+            return self.intrinsic(f"x86.avx512bf16.dpbf16ps.{32 * a.type.count}", c.type, values, [])
         return self.intrinsic("fmuladd", a.type, [a, b, c], [a.type])
 
     def total(self, vector: Value) -> Value:
@@ -273,7 +328,7 @@ class Kernel:
 
     def intrinsic(self, name: str, result: ir.Type, values: Sequence[Value], overload: Sequence[ir.Type]) -> Value:
         """One of LLVM's own functions."""
-        full = f"llvm.{name}.{'.'.join(_suffix(kind) for kind in overload)}"
+        full = ".".join(["llvm", name, *map(_suffix, overload)])
         module = self.function.module
         declared = module.globals.get(full)
         if declared is None:
@@ -284,8 +339,13 @@ class Kernel:
 LIMITS = "limits"
 
 
-def begin(module: ir.Module, name: str, dtype: str, arguments: dict[str, ir.Type]) -> Kernel:
-    """Begin a function without a result. Its pointers do not alias: operands and results never overlap."""
+def begin(
+    module: ir.Module, name: str, dtype: str, arguments: dict[str, ir.Type], stored: dict[str, str] | None = None
+) -> Kernel:
+    """Begin a function without a result. Its pointers do not alias: operands and results never overlap.
+
+    `stored` names arrays whose numbers are not stored as they are computed with, and how they are.
+    """
     if CHECKED:
         arguments = {**arguments, LIMITS: POINTER}
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
@@ -298,11 +358,36 @@ def begin(module: ir.Module, name: str, dtype: str, arguments: dict[str, ir.Type
         given[title] = Place(argument, title) if is_array else argument
     entry, body = function.append_basic_block("entry"), function.append_basic_block("body")
     ir.IRBuilder(entry).branch(body)
-    return Kernel(dtype, function, ir.IRBuilder(body), given)
+    how = {title: way for title, way in (stored or {}).items() if way}
+    return Kernel(dtype, function, ir.IRBuilder(body), given, how)
+
+
+class BFloat(ir.Type):  # type: ignore[misc]
+    """bfloat16, which llvmlite has no name for."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
+def _like(kind: ir.Type, element: ir.Type) -> ir.Type:
+    """As many of another type."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def _scalar(kind: ir.Type) -> ir.Type:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
 
 
 def _size(kind: ir.Type) -> int:
-    return 4 if isinstance(kind, ir.FloatType) else 8
+    if isinstance(kind, ir.IntType):
+        return int(kind.width) // 8
+    return 2 if isinstance(kind, BFloat | ir.HalfType) else 4 if isinstance(kind, ir.FloatType) else 8
 
 
 def _suffix(kind: ir.Type) -> str:
@@ -312,4 +397,6 @@ def _suffix(kind: ir.Type) -> str:
         return f"v{kind.count}{_suffix(kind.element)}"
     if isinstance(kind, ir.IntType):
         return f"i{kind.width}"
+    if isinstance(kind, BFloat | ir.HalfType):
+        return "bf16" if isinstance(kind, BFloat) else "f16"
     return "f32" if isinstance(kind, ir.FloatType) else "f64"

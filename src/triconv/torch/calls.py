@@ -16,7 +16,7 @@ from ..arguments import Groups
 from ..form import OPERANDS, OPERATIONS, Problem
 from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
-from .engines import KEPT_CALLS, Lying, Shape, Sizes, best_order, call_of, numpy_dtype
+from .engines import KEPT_CALLS, Lying, Shape, Sizes, best_order, call_of, kind_of
 from .operands import check, check_devices, common_dtype, known, pattern, sizes_of
 from .operators import OPERATORS, level, lowered
 from .options import DEFAULTS, written
@@ -65,7 +65,7 @@ def _problem(
 ) -> Problem:
     values = dict(zip(DEFAULTS, options, strict=True))
     del values["engine"]
-    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
+    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, kind_of(dtype), Options(groups=groups, **values))
 
 
 _checked = lru_cache(maxsize=KEPT_CALLS)(_problem)

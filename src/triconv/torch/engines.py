@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +36,15 @@ COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 """dtypes that are only stored, and what they are computed in."""
 
 
-def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """What NumPy calls the dtype that results of a dtype are computed in."""
-    return np.dtype(DTYPES[COMPUTED.get(dtype, dtype)])
+class Kind(NamedTuple):
+    """A dtype that NumPy need not know."""
+
+    name: str
+    itemsize: int
+
+
+def kind_of(dtype: torch.dtype) -> Kind:
+    return Kind(DTYPES[dtype], dtype.itemsize)
 
 
 KEPT_CALLS = 1024
@@ -69,7 +75,7 @@ class Call:
     dtype: torch.dtype
     computed: torch.dtype
     kind: np.dtype[Any]
-    """`computed`, as NumPy calls it."""
+    """`computed`, as NumPy calls it; of bfloat16 the bits, as integers."""
     allocate: Callable[[Shape, np.dtype[Any]], Array]
     """What gives memory for the result: NumPy, or blocks that are used again if it is large."""
 
@@ -89,14 +95,17 @@ class Call:
             out = out.transpose(self.axes)
         run(one, two, out)
         result = torch.from_numpy(out)
+        if computed is torch.bfloat16:
+            result = result.view(computed)
         return result if computed is self.dtype else result.to(self.dtype)
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> Any:
-    """The numbers of a tensor as an array: a view, if they have the dtype."""
+    """The numbers of a tensor as an array: a view, if they have the dtype; of bfloat16 the bits, as integers."""
     if tensor.dtype is not dtype:
         tensor = tensor.to(dtype)
-    return tensor.numpy(force=tensor.requires_grad)
+    held = tensor.view(torch.int16) if dtype is torch.bfloat16 else tensor
+    return held.numpy(force=tensor.requires_grad)
 
 
 def problem_of(
@@ -104,17 +113,18 @@ def problem_of(
 ) -> Problem:
     """The problem of a call whose options are a text; `groups` is a number or a channel graph."""
     values = {name: value for name, value in read(text).items() if name != "engine"}
-    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, numpy_dtype(dtype), Options(groups=groups, **values))
+    return PROBLEMS[operation](tuple(a), tuple(b), *sizes, kind_of(dtype), Options(groups=groups, **values))
 
 
 def call_of(problem: Problem, engine: str, dtype: torch.dtype, order: Sequence[int]) -> Call:
     """A call with an engine chosen; the result's axes lie in an order, the outermost first."""
     plan, shape = choose(problem, engine), problem.shape(problem.produces)
     axes = None if list(order) == sorted(order) else tuple(np.argsort(order).tolist())
-    kind = numpy_dtype(dtype)
+    computed = next(kind for kind, name in DTYPES.items() if name == plan.problem.dtype)
+    kind = np.dtype("int16" if computed is torch.bfloat16 else plan.problem.dtype)
     allocate = empty if problem.bytes_of(problem.produces) >= LARGE else np.empty
     lying = tuple(shape[axis] for axis in order)
-    return Call(plan, lying, axes, dtype, COMPUTED.get(dtype, dtype), kind, allocate)
+    return Call(plan, lying, axes, dtype, computed, kind, allocate)
 
 
 def pattern_of(graph: Array) -> Pattern:

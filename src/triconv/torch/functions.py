@@ -45,7 +45,8 @@ def conv(
     torch.Tensor
         hidden (N, C_out, *Y), in the memory order of visible: channels_last gives channels_last. float32, float64,
         complex64 or complex128 by NumPy's promotion, where PyTorch's own convolutions refuse dtypes that differ;
-        float16 and bfloat16 are computed in float32 and rounded once. Under autocast, its dtype.
+        float16 and bfloat16 are summed in float32 and rounded once (where the processor multiplies bfloat16 itself,
+        numbers below 2⁻¹²⁶ may count as zero). Under autocast, its dtype.
 
         It can be differentiated with respect to visible and weight, in both modes and any number of times; a complex
         gradient is PyTorch's, the conjugate of the derivative.

@@ -1,0 +1,237 @@
+"""bfloat16 operands as they are stored, two at a time, by the processor's own dot product of pairs.
+
+Two neighbours of what is summed are one number of 32 bits: visible channels of a convolution, hidden ones of its
+transpose, examples of a kernel's gradient. So it is the direct engine's contraction of a problem with half as many of
+them, whose product of two numbers is a sum of two products. Products of bfloat16 are exact in float32, so a sum of n is
+off by at most n · 2⁻²⁴ Σ|products|, as float32's own are, before it is rounded once, by at most 2⁻⁸ of it. The
+instruction takes numbers too small to be normal (below 2⁻¹²⁶) as zero and leaves none: up to 2⁻¹²⁶ more for every sum
+of a product, and 2⁻¹²⁶ times the other factor for every such operand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..channels import Channels
+from ..engine import Array, Engine, Run
+from ..form import Problem, Role, weight_order
+from ..kernels.layout import Buffer
+from ..memory import LINE, address
+
+if TYPE_CHECKING:
+    from ..kernels.prepared import Prepared
+    from ..kernels.ways import Strides, Way
+
+KEPT_ORDERS = 8
+"""How many memory orders of a problem are kept ready."""
+
+KEPT_STRIDES = 1024
+"""How many arrays' strides are looked at once only."""
+
+HALF, PAIR = 2, 4
+"""Bytes of a number, and of two."""
+
+
+def why_not(problem: Problem) -> tuple[str, ...]:
+    if problem.dtype != "bfloat16":
+        return (f"it multiplies bfloat16, not {problem.dtype}",)
+    from ..kernels.target import target
+
+    reasons = {
+        "this processor multiplies no pairs of bfloat16 (avx512_bf16)": not target().pairs,
+        'precision="highest" keeps numbers that are too small to be normal': problem.precision == "highest",
+        "a channel graph sums one product at a time": problem.channels.mask is not None,
+        f"there are no two {_summed(problem)} to a sum": _count(problem) < 2,
+        "what lies on a border is added up in float32": problem.produces is Role.VISIBLE
+        and any(axis.border != "zero" for axis in problem.geometry.axes),
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
+
+
+def _summed(problem: Problem) -> str:
+    """What pairs are made of."""
+    return {Role.HIDDEN: "visible channels", Role.VISIBLE: "hidden channels", Role.WEIGHT: "examples"}[problem.produces]
+
+
+def _count(problem: Problem) -> int:
+    """How many of them one sum has."""
+    channels = problem.channels
+    each = {
+        Role.HIDDEN: channels.visible // channels.groups,
+        Role.VISIBLE: channels.hidden // channels.groups,
+        Role.WEIGHT: problem.batch,
+    }
+    return each[problem.produces]
+
+
+def _axes(problem: Problem) -> tuple[int, int]:
+    """The axis of each operand along which pairs are."""
+    lead = problem.geometry.rank * problem.geometry.banked
+    return {Role.HIDDEN: (1, lead + 1), Role.VISIBLE: (1, lead), Role.WEIGHT: (0, 0)}[problem.produces]
+
+
+def pairs(problem: Problem) -> Problem:
+    """The problem on pairs; an odd one has a zero beside it."""
+    from ..kernels.words import PAIRS
+
+    channels, half = problem.channels, -(-_count(problem) // 2)
+    groups, batch = channels.groups, problem.batch
+    match problem.produces:
+        case Role.HIDDEN:
+            channels = Channels(half * groups, channels.hidden, groups)
+        case Role.VISIBLE:
+            channels = Channels(channels.visible, half * groups, groups)
+        case Role.WEIGHT:
+            batch = half
+    return replace(problem, channels=channels, batch=batch, dtype=PAIRS, itemsize=PAIR)
+
+
+def build(problem: Problem) -> Run:
+    if problem.batch == 0:
+        return _nothing
+    from ..kernels.finite import all_finite
+    from ..kernels.prepared import prepared
+    from ..kernels.ways import ROLES
+
+    inner, count, axes = pairs(problem), _count(problem), _axes(problem)
+
+    @lru_cache(maxsize=KEPT_ORDERS)
+    def ready(strides: tuple[Strides, ...], others: tuple[int, ...], finite: bool, in_line: bool) -> Prepared:
+        return prepared(inner, strides, finite, in_line, others)
+
+    banked = problem.produces is Role.WEIGHT and problem.geometry.banked
+    produced = ROLES.index(problem.produces)
+    order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
+    one, two, three = (order.index(number) for number in range(3))
+
+    def run(a: Array, b: Array, out: Array) -> None:
+        if count % 2:
+            a, b = _even(a, axes[0], count), _even(b, axes[1], count)
+        numbers = _aligned(a), _aligned(b), _aligned(out)
+        a, b, result = numbers
+        lying = (
+            _paired(a.strides, axes[0], address(a) % PAIR),
+            _paired(b.strides, axes[1], address(b) % PAIR),
+            _single(result.strides),
+        )
+        strides, others = zip(lying[one], lying[two], lying[three], strict=True)
+        # Of a gradient some pairs of examples may be taken at a time.
+        arrays = (_in_twos(a), _in_twos(b), result) if problem.produces is Role.WEIGHT else numbers
+        given = [arrays[one], arrays[two], arrays[three]]
+        in_line = banked and address(result) % LINE == 0  # nothing else is written past the caches
+        best = ready(strides, others, True, in_line)
+        if best.supposes not in (None, produced) and not all_finite(numbers[order.index(best.supposes)]):
+            best = ready(strides, others, False, in_line)
+        best.run(given)
+        if best.supposes == produced and not all_finite(result):
+            ready(strides, others, False, in_line).run(given)
+        if result is not out:
+            out[...] = result
+
+    return run
+
+
+def _nothing(_a: Array, _b: Array, out: Array) -> None:
+    """A sum over no examples."""
+    out[...] = 0
+
+
+def _aligned(array: Array) -> Array:
+    """The array, or a copy where its numbers do not lie on multiples of their size."""
+    return array if _on_halves(address(array) % HALF, array.strides) else array.copy()
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _on_halves(*steps: int | Strides) -> bool:
+    return not any(np.hstack(steps) % HALF)
+
+
+def _even(array: Array, axis: int, count: int) -> Array:
+    """The array with a zero behind every so many along an axis."""
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    groups = array.reshape(*before, array.shape[axis] // count, count, *after)
+    found = np.zeros_like(groups, shape=(*before, groups.shape[axis], count + 1, *after))
+    into, given = np.moveaxis(found, axis + 1, 0), np.moveaxis(groups, axis + 1, 0)
+    if count < FEW:  # NumPy's inner loops would be as short
+        for one, other in zip(into, given, strict=False):
+            one[...] = other
+    else:
+        into[:count] = given
+    return found.reshape(*before, -1, *after)
+
+
+FEW = 8
+"""Numbers that are copied faster one after the other than together."""
+
+
+def _in_twos(array: Array) -> Array:
+    """The array with an axis of two behind that of the examples."""
+    return array.reshape(-1, 2, *array.shape[1:])
+
+
+Lying = tuple[tuple[int, ...], int]
+"""An array's steps, and 0; or where the numbers of pairs are not neighbours how far apart they are, in numbers as the
+steps are then too."""
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _paired(strides: Strides, axis: int, place: int) -> Lying:
+    """How an array of pairs along an axis lies, so many bytes behind where a pair can."""
+    others = [place, *strides[:axis], *strides[axis + 1 :]]
+    other = strides[axis] // HALF
+    doubled = [2 * step if number == axis else step for number, step in enumerate(strides)]
+    if other == 1 and not any(step % PAIR for step in others):
+        return tuple(step // PAIR for step in doubled), 0
+    return tuple(step // HALF for step in doubled), other
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _single(strides: Strides) -> Lying:
+    """How an array of numbers lies."""
+    return tuple(step // HALF for step in strides), 0
+
+
+@lru_cache(maxsize=KEPT_ORDERS)
+def _expected(problem: Problem, well: bool) -> Way:
+    """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
+    from ..kernels.ways import ROLES, best_way
+
+    inner, rank = pairs(replace(problem, batch=max(problem.batch, 2))), problem.geometry.rank
+    strides, copied = [], {Role.VISIBLE, Role.HIDDEN, Role.WEIGHT} - {problem.produces}
+    for role in ROLES:
+        shape = inner.shape(role)
+        order = tuple(range(len(shape)))
+        if role is Role.WEIGHT:
+            order = weight_order(rank, problem.geometry.banked)
+        elif well:
+            order = (0, *range(2, 2 + rank), 1)
+            copied -= {role} if problem.produces is not Role.WEIGHT else set()
+        strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
+    return best_way(inner, tuple(strides), True, frozenset(copied))
+
+
+def cost(problem: Problem) -> float:
+    """Seconds on arrays that lie well."""
+    return 1e-5 + _expected(problem, True).seconds()
+
+
+def workspace(problem: Problem) -> int:
+    """Operands made even, copies with pairs put together, the result in float32 or in pieces of that, tables."""
+    from ..kernels.ways import pieces
+
+    ways = [_expected(problem, well) for well in (True, False)]
+    even = sum(2 * problem.bytes_of(role) for role in problem.operands) if _count(problem) % 2 else 0
+    result = 2 * problem.bytes_of(problem.produces) * max(map(pieces, ways))
+    return even + result + max(way.copied for way in ways) + 3 * tables(problem)
+
+
+def tables(problem: Problem) -> int:
+    """Tiles and taps."""
+    return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True).cuts())
+
+
+ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",))
