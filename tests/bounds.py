@@ -39,15 +39,17 @@ def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -
     """By the sum as written; or of what goes through transforms, by the most that these reach on the way."""
     if engine != "winograd":
         return row.allowed(operation, operands, engine not in TOTAL)
-    problem = problem_of(operation, row)
-    sizes, axes = winograd.tile_sizes(problem), problem.geometry.axes
-    filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, axes, strict=True)]
-    growth = prod(one.growth(ROLE[operation]) for one in filterings)
-    channels, (a, b) = problem.channels, OPERATIONS[operation]
+    (a, b), problem = OPERATIONS[operation], problem_of(operation, row)
+    channels = problem.channels
     sums = max(channels.weight[1], channels.hidden // channels.groups)
     if operation == "conv_weight":
         sums = problem.batch * prod(problem.geometry.hidden)
     largest = prod(float(np.abs(one[np.isfinite(one)]).max(initial=0)) for one in (operands[a], operands[b]))
-    roundings = sums + 3 * sum(len(one.weight) for one in filterings)
-    bound: Array = np.asarray(oracle.bound(roundings, sums * growth * largest, row.dtype))
-    return bound
+    total = 0.0
+    for part in winograd.parts(problem):
+        sizes, axes = winograd.tile_sizes(part.problem), part.problem.geometry.axes
+        filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, axes, strict=True)]
+        growth = prod(one.growth(ROLE[operation]) for one in filterings)
+        roundings = sums + 3 * sum(len(one.weight) for one in filterings) + len(winograd.parts(problem))
+        total += oracle.bound(roundings, sums * growth * largest, row.dtype)
+    return np.asarray(total)

@@ -86,6 +86,26 @@ def test_a_mirrored_axis_is_that_of_the_transpose(pads: tuple[int, int]) -> None
         assert (axis.position(c, k) == x) == (mirrored.position(x, kernel - 1 - k) == c)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize(("visible", "pads"), [(9, (0, 0)), (1, (4, 3)), (8, (5, 1)), (12, (0, 3))])
+def test_residues_meet_what_the_axis_does(visible: int, kernel: int, pads: tuple[int, int], stride: int) -> None:
+    """Every pair of a hidden position and a tap that sees something is one residue's, and no other's."""
+    hidden = (visible + sum(pads) - kernel) // stride + 1
+    axis = Axis(visible, hidden, kernel, stride, 1, *pads)
+    pairs = list(product(range(hidden), range(kernel)))
+    expected = [(c, k, int(axis.position(c, k))) for c, k in pairs if 0 <= axis.position(c, k) < visible]
+    found, positions = [], []
+    for one in axis.residues:
+        positions += range(one.visible, visible, stride)
+        assert len(range(one.visible, visible, stride)) == one.axis.visible
+        for c, j in product(range(hidden), range(one.axis.kernel)):
+            if 0 <= (u := int(one.axis.position(c, j))) < one.axis.visible:
+                found.append((c, one.kernel + stride * j, one.visible + stride * u))
+    assert sorted(found) == expected
+    assert sorted(positions) == list(range(visible))
+
+
 ROWS = [
     Row("tiles left over", (2, 5, 11, 9), (3, 3), 7, padding=1, dtype="float32"),
     Row("many tiles", (3, 24, 61, 50), (3, 3), 40, padding=(2, 0), dtype="float32"),
@@ -96,6 +116,9 @@ ROWS = [
     Row("volume", (1, 16, 7, 6, 9), (3, 3, 3), 16, padding=1, dtype="float32"),
     Row("rank four", (1, 8, 5, 4, 6, 5), (2, 3, 3, 2), 16, padding=1, dtype="float32"),
     Row("bordered", (2, 8, 9, 8), (3, 3), 16, padding=2, border=("circular", "zero"), dtype="float32"),
+    Row("strided", (3, 24, 61, 50), (3, 3), 40, padding=1, stride=2, dtype="float32", visible_size=(61, 50)),
+    Row("steps of their own", (2, 5, 20, 19, 6), (5, 4, 1), 18, padding=2, stride=(2, 3, 1), visible_size=(20, 19, 6)),
+    Row("a stride longer than the kernel", (2, 8, 23, 9), (2, 3), 16, stride=(3, 1), visible_size=(23, 9)),
     Row("few channels", (1, 3, 20, 20), (5, 5), 2, padding=2, dtype="float64"),
 ]
 

@@ -92,6 +92,14 @@ class Tile(NamedTuple):
     made: tuple[int, int]
 
 
+class Residue(NamedTuple):
+    """Every s-th position of an axis, and the taps that meet it: an axis of stride 1, and where the two begin."""
+
+    axis: Axis
+    visible: int
+    kernel: int
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of a convolution: both sizes, kernel, stride s, dilation e, padding (before, after), bank t, border."""
@@ -292,6 +300,26 @@ class Axis:
         before = self.span - 1 - self.before
         after = self.visible - self.hidden - before + self.span - 1
         return replace(self, visible=self.hidden, hidden=self.visible, before=before, after=after)
+
+    @property
+    def residues(self) -> list[Residue]:
+        """The axis as one of stride 1 for each residue of its visible positions that exists; of dilation 1.
+
+        Their convolutions add up to the axis's own; of its other operations each makes a part. A residue that no tap
+        meets has an axis without taps.
+        """
+        if self.stride == 1:
+            return [Residue(self, 0, 0)]
+        found = []
+        for number in range(self.stride):
+            first = max(0, -((number - self.before) // self.stride))  # of its positions, the padding's first counted
+            visible = self.stride * first + number - self.before
+            count, taps = -((visible - self.visible) // self.stride), -((number - self.kernel) // self.stride)
+            if count > 0:
+                after = self.hidden - count - first + taps - 1
+                axis = Axis(count, self.hidden, max(taps, 0), 1, 1, first, after)
+                found.append(Residue(axis, visible, number))
+        return found
 
     def tiles(self, size: int) -> list[Tile]:
         """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1."""

@@ -1,7 +1,9 @@
-"""Winograd's minimal filtering on every axis at once: fewer multiplications, for kernels that step by one.
+"""Winograd's minimal filtering on every axis at once: fewer multiplications, for kernels of few taps.
 
 Tiles of m results take m + r − 1 products on each axis instead of m · r, between transforms that mostly add. For the
 transpose the kernel is flipped, and the weight's gradient is the same sum with the roles exchanged (`filtering`).
+A stride leaves a problem of stride 1 for each residue of the visible positions, with every s-th tap: their
+convolutions are added up; of the transpose and of the weight's gradient each makes a part.
 
 Rounding errors grow by the product of the axes' `amplification`: relative to the root mean square of the result, about
 that times 2 eps for independent random operands. Tiles that would exceed AMPLIFIED are not taken.
@@ -9,15 +11,18 @@ that times 2 eps for independent random operands. Tiles that would exceed AMPLIF
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..engine import Array, Engine, Run
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
+from ..memory import empty
 
 if TYPE_CHECKING:
     from ..kernels.prepared import Prepared
@@ -30,7 +35,7 @@ AMPLIFIED = 9.5
 CYCLES, COPIED = 4e9, 25e9
 """A second's cycles, and bytes copied."""
 
-MULTIPLIED, TRANSFORMED, KERNEL, STARTED = 0.6, 7.0, 12.0, 1e-4
+MULTIPLIED, TRANSFORMED, KERNEL, STARTED = 0.52, 6.0, 10.0, 7e-5
 """Cycles of a vector's multiplication in a contraction, and of a vector transformed, of tiles and of kernels; and
 seconds to start all."""
 
@@ -48,12 +53,40 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         found.append("needs one kernel for all positions")
     if problem.channels.mask is not None:
         found.append("needs whole groups of channels")
-    if any(axis.stride > 1 for axis in geometry.axes):
-        found.append("needs stride 1")
-    if not any(axis.kernel > 1 for axis in geometry.axes) or any(len(POINTS) < axis.kernel for axis in geometry.axes):
-        found.append(f"needs kernels of 2 to {len(POINTS)} taps")
-    if not found and not _choices(problem):
+    if any(axis.stride > 1 and (axis.dilation > 1 or axis.border != "zero") for axis in geometry.axes):
+        found.append("needs stride 1 where there is dilation or a border that is not zero")
+    taps = [-(-axis.kernel // axis.stride) for axis in geometry.axes]
+    if max(taps, default=1) == 1 or max(taps) > len(POINTS):
+        found.append(f"needs kernels of 2 to {len(POINTS)} taps, a stride apart")
+    if not found and not all(_choices(part.problem) for part in parts(problem)):
         found.append(f"rounding errors would grow more than {AMPLIFIED} times")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A problem of stride 1, and what of the visible and of the weight it is of, as slices."""
+
+    problem: Problem
+    visible: tuple[slice, ...]
+    weight: tuple[slice, ...]
+
+    def of(self, role: Role, array: Array) -> Array:
+        """The part of an array in a role."""
+        slices = {Role.VISIBLE: self.visible, Role.WEIGHT: self.weight}.get(role, ())
+        return array[(slice(None), slice(None), *slices)]
+
+
+@lru_cache(maxsize=64)
+def parts(problem: Problem) -> tuple[Part, ...]:
+    """The problems of stride 1 that a problem is made of: those that have taps."""
+    geometry, found = problem.geometry, []
+    for residues in product(*(axis.residues for axis in geometry.axes)):
+        steps = list(zip(residues, geometry.axes, strict=True))
+        if all(one.axis.kernel for one in residues):
+            inner = replace(problem, geometry=replace(geometry, axes=tuple(one.axis for one in residues)))
+            visible = tuple(slice(one.visible, None, axis.stride) for one, axis in steps)
+            found.append(Part(inner, visible, tuple(slice(one.kernel, None, axis.stride) for one, axis in steps)))
     return tuple(found)
 
 
@@ -65,19 +98,19 @@ def _choices(problem: Problem) -> tuple[tuple[int, ...], ...]:
     for sizes in product(*each):
         kernels = [axis.kernel for axis in problem.geometry.axes]
         amplified = prod(filtering(m, r).amplification for m, r in zip(sizes, kernels, strict=True))
-        if any(m > 1 for m in sizes) and amplified <= AMPLIFIED:
+        if (max(sizes) > 1 or max(kernels) == 1) and amplified <= AMPLIFIED:
             found.append(sizes)
     return tuple(found)
 
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well."""
-    return min(_seconds(problem, sizes) for sizes in _choices(problem))
+    return sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
 
 
 @lru_cache(maxsize=64)
 def tile_sizes(problem: Problem) -> tuple[int, ...]:
-    """How many results a tile has along each axis."""
+    """How many results a tile of a problem of stride 1 has along each axis."""
     return min(_choices(problem), key=lambda sizes: _seconds(problem, sizes))
 
 
@@ -133,14 +166,14 @@ def _lying(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> 
     return _Lying(Way(problem, inner, "hidden", (), tuple(buffers), (), ()), found)
 
 
-def _scheduled(problem: Problem, strides: tuple[Strides, ...]) -> tuple[_Lying, Schedule]:
+def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tuple[_Lying, Schedule]:
     """Where arrays of these strides, in numbers, are copied to, and what is done then."""
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
 
     def sizes(lying: _Lying) -> Sizes:
-        return Sizes(problem, Correlation.of(lying.way.problem, *lying.strides), tile_sizes(problem))
+        return Sizes(problem, Correlation.of(lying.way.problem, *lying.strides), tile_sizes(problem), adds)
 
     lying = _lying(problem, strides, False)
     way = winograd.schedule(sizes(lying), problem.produces is Role.WEIGHT)
@@ -149,12 +182,12 @@ def _scheduled(problem: Problem, strides: tuple[Strides, ...]) -> tuple[_Lying, 
     return lying, way(sizes(lying))
 
 
-def _prepared(problem: Problem, strides: tuple[Strides, ...]) -> Prepared:
-    """The problem made ready for arrays of these strides, in numbers."""
+def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> Prepared:
+    """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
 
-    lying, program = _scheduled(problem, strides)
+    lying, program = _scheduled(problem, strides, adds)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
@@ -168,23 +201,43 @@ def build(problem: Problem) -> Run:
 
     order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
     given_at, produced = [order.index(number) for number in range(3)], ROLES.index(problem.produces)
+    every, summed = parts(problem), problem.produces is Role.HIDDEN
 
-    @lru_cache(maxsize=KEPT_ORDERS)
-    def ready(strides: tuple[Strides, ...]) -> Prepared:
-        return _prepared(problem, tuple(tuple(step // problem.itemsize for step in own) for own in strides))
+    @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
+    def ready(number: int, strides: tuple[Strides, ...]) -> Prepared:
+        steps = tuple(tuple(step // problem.itemsize for step in own) for own in strides)
+        return _prepared(every[number].problem, steps, summed and number > 0)
 
     def run(a: Array, b: Array, out: Array) -> bool | None:
-        if problem.batch == 0:
+        if problem.batch == 0 or not _covers(problem):
             out[...] = 0
+        if problem.batch == 0:
             return True
         arguments = aligned(a), aligned(b), aligned(out)
-        given = [arguments[number] for number in given_at]
-        finite = ready((given[0].strides, given[1].strides, given[2].strides)).run(given)
+        given, finite = [arguments[number] for number in given_at], list[bool | None]()
+        if summed and len(every) > 1 and out.strides[1] != out.itemsize:
+            given[produced] = _channels_last(out)
+        for number, part in enumerate(every):
+            own = [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
+            finite.append(ready(number, tuple(array.strides for array in own)).run(own))
         if given[produced] is not out:
             out[...] = given[produced]
-        return finite
+        return None if None in finite else all(finite)
 
     return run
+
+
+def _covers(problem: Problem) -> bool:
+    """Whether the parts make all of the result, and not only what some tap, or some visible position, meets."""
+    sizes = {Role.VISIBLE: "visible", Role.HIDDEN: "hidden", Role.WEIGHT: "kernel"}
+    made = [prod(getattr(part.problem.geometry, sizes[problem.produces])) for part in parts(problem)]
+    whole = prod(getattr(problem.geometry, sizes[problem.produces]))
+    return bool((max if problem.produces is Role.HIDDEN else sum)([0, *made]) == whole)
+
+
+def _channels_last(like: Array) -> Array:
+    """An array of the same shape whose channels are side by side."""
+    return np.moveaxis(empty((len(like), *like.shape[2:], like.shape[1]), like.dtype), -1, 1)
 
 
 @lru_cache(maxsize=64)
@@ -195,22 +248,27 @@ def workspace(problem: Problem) -> int:
 
     if problem.batch == 0:
         return 0
-    strides = []
-    for role in ROLES:
-        shape = problem.shape(role)
-        strides.append(Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps)
-    lying, program = _scheduled(problem, tuple(strides))
-    return lying.way.copied + program.scratch * problem.itemsize + 2 * tables(problem)
+
+    def of_part(part: Problem) -> int:
+        shapes = [part.shape(role) for role in ROLES]
+        plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
+        lying, program = _scheduled(part, tuple(plain), False)
+        return lying.way.copied + program.scratch * problem.itemsize
+
+    every = [part.problem for part in parts(problem)]
+    sums = problem.bytes_of(problem.produces) if problem.produces is Role.HIDDEN and len(every) > 1 else 0
+    return max(map(of_part, every), default=0) + sums + 2 * tables(problem)
 
 
 def tables(problem: Problem) -> int:
     """The jobs of all tiles and kernels."""
-    if problem.batch == 0:
-        return 0
-    sizes = tile_sizes(problem)
+    return sum(_jobs(part.problem) for part in parts(problem)) if problem.batch else 0
+
+
+def _jobs(problem: Problem) -> int:
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
     tiles = problem.batch * prod(
-        len((axis.mirrored if transposed else axis).tiles(m)) for axis, m in zip(axes, sizes, strict=True)
+        len((axis.mirrored if transposed else axis).tiles(m)) for axis, m in zip(axes, tile_sizes(problem), strict=True)
     )
     return 8 * (4 + 2 * len(axes)) * (2 * tiles * (1 + problem.channels.groups) + prod(problem.channels.weight))
 

@@ -70,9 +70,10 @@ class Turning:
 
 
 class Sizes:
-    """How scratch lies for a correlation, by filterings of certain sizes."""
+    """How scratch lies for a correlation, by filterings of certain sizes; its result may be added to what is there."""
 
-    def __init__(self, problem: Problem, correlation: Correlation, sizes: Sequence[int]) -> None:
+    def __init__(self, problem: Problem, correlation: Correlation, sizes: Sequence[int], adds: bool = False) -> None:
+        self.adds = adds
         self.dtype, self.itemsize, self.own, self.sizes = problem.dtype, problem.itemsize, correlation, tuple(sizes)
         self.filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, correlation.axes, strict=True)]
         self.lanes, self.line = target().lanes(problem.itemsize), LINE // problem.itemsize
@@ -121,7 +122,7 @@ class Sizes:
             matrices, products, array = [((1.0,) * pieces,), *matrices], [self.kernels, *products], [0, *array]
             jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
         steps = [*products, *array] if back else [*array, *products]
-        kernel = Transform(self.dtype, tuple(matrices), back)
+        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds)
         return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:

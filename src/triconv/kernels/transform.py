@@ -51,6 +51,8 @@ class Transform:
     """Of each axis; rows make results."""
     back: bool = False
     """Whether it goes from scratch to an array, and not from an array to scratch."""
+    adds: bool = False
+    """Whether it adds to what the array has."""
 
     @property
     def name(self) -> str:
@@ -135,10 +137,13 @@ class Transform:
                 k.store_vector(value, _room(k, rooms[axis], at, self._sizes(axis), lanes))
                 return
             used = None if edge is None or not self.back else _within(k, at, *edge)
+            place = _moved(k, corner[1], at, steps[rank:])
+            if self.adds:
+                value = k.build.fadd(k.load_vector(place, lanes, used), value)
             if self.back:  # infinite or NaN times zero is not zero
                 seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
                 k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
-            k.store_vector(value, _moved(k, corner[1], at, steps[rank:]), used)
+            k.store_vector(value, place, used)
 
         others = self._sizes(axis)
         others.pop(axis)

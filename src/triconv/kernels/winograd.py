@@ -9,6 +9,7 @@ pieces of the tiles, each with sums of its own, which are added on the way back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
@@ -38,11 +39,9 @@ def by_blocks(s: Sizes) -> Schedule:
         own, kernel_jobs = s.own, s.kernel_jobs(False)
         kernel_jobs[..., 1] += np.arange(len(kernel_jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, kernel_jobs.reshape(-1, kernel_jobs.shape[-1]), s.kernel)
-        begins = [min(first, s.tiles - block) for first in range(0, s.tiles, block)]  # the last reaches back
-        blocks = np.add.outer(begins, np.arange(block))
-        jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, s.inputs)[blocks], 1, s.seen_row)
-        forth = s.transform(Role.VISIBLE, jobs, s.apart(block, s.seen_row))
-        jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, own.outputs)[blocks], 0, s.made_row)
+        blocks = -(-s.tiles // block), block
+        forth = _filled_up(s, Role.VISIBLE, blocks, s.seen_row, s.inputs)
+        jobs = _numbered(_with_none(s.tile_jobs(Role.HIDDEN, True, own.outputs), blocks), 0, s.made_row)
         jobs = np.repeat(jobs[..., None, :], own.groups, axis=-2)
         jobs[..., 0] += np.arange(own.groups) * s.panels * s.wide
         jobs[..., 1] += np.arange(own.groups) * own.outputs
@@ -195,11 +194,15 @@ def _numbered(jobs: Table, field: int, row: int) -> Table:
 
 def _filled_up(s: Sizes, role: Role, shape: tuple[int, ...], row: int, channels: int) -> Step:
     """The transform of all tiles of what has a role in a convolution, and of as many zeros as fill the shape."""
-    jobs = s.tile_jobs(role, False, channels)
-    none = np.zeros((int(np.prod(shape)) - s.tiles, jobs.shape[1]), np.int64)
-    none[:, 2] = channels
-    jobs = np.concatenate([jobs, none]).reshape(*shape, -1)
+    jobs = _with_none(s.tile_jobs(role, False, channels), shape)
     return s.transform(role, _numbered(jobs, 1, row), s.apart(shape[-1], row))
+
+
+def _with_none(jobs: Table, shape: tuple[int, ...]) -> Table:
+    """Jobs, and as many of tiles that are not there as fill the shape."""
+    none = np.zeros((prod(shape) - len(jobs), jobs.shape[1]), np.int64)
+    none[:, 2] = jobs[0, 2]
+    return np.concatenate([jobs, none]).reshape(*shape, -1)
 
 
 def schedule(s: Sizes, gradient: bool) -> Callable[[Sizes], Schedule]:
