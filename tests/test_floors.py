@@ -18,7 +18,7 @@ FLOORS: list[list[str]] = [
     ["geometry", "filtering", "channels", "files", "interruptions", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
-    ["engines"],
+    ["engines", "trial"],
     ["dispatch"],
     ["ops", "pool", "architecture"],
     ["tape", "layers", "data", "plots", "recipe", "torch", "jax", "dask", "operator"],

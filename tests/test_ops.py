@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -21,7 +22,9 @@ from grid import GRID, OPERATIONS, RESULT, Row, normal
 from numpy.typing import NDArray
 
 import triconv
+from triconv import dispatch, trial
 from triconv.dispatch import ENGINES
+from triconv.engine import Engine
 from triconv.form import Role
 from triconv.memory import LARGE, release
 
@@ -232,6 +235,7 @@ def test_a_flipped_weight_makes_a_true_convolution() -> None:
 
 def test_explain_computes_nothing() -> None:
     """A gigabyte of result is planned in no time and no memory."""
+    triconv.explain("conv", (1, 1, 1), (1, 1, 1))  # loads what it needs
     tracemalloc.start()
     began = time.perf_counter()
     plan = triconv.explain("conv", (1, 64, 1500, 1500), (96, 64, 3, 3), padding=1, engine="reference")
@@ -339,6 +343,53 @@ def test_explain_a_named_engine(engine: str) -> None:
         assert text in str(plan), text
 
 
+def test_the_fastest_engine_may_be_tried_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the estimates say; once for a problem; and the plan tells of all that were tried."""
+    tried: list[str] = []
+    times = {"direct": 3e-3, "winograd": 1e-3, "fft": 2e-3}
+    monkeypatch.setattr(trial, "seconds", lambda engine, _: tried.append(engine.name) or times.get(engine.name, 1.0))
+    monkeypatch.setattr(dispatch, "WORTH_A_TRIAL", float("inf"))
+    v, w = random(2, 16, 21, 19, dtype="float32"), random(16, 16, 3, 3, dtype="float32", seed=1)
+    result = triconv.conv(v, w, engine="measure")
+    able = [name for name, one in ENGINES.items() if takes_problem(one, v, w)]
+    assert tried == able
+    np.testing.assert_array_equal(result, triconv.conv(v, w, engine="winograd"))
+    plan = triconv.explain("conv", v.shape, w.shape, engine="measure", dtype="float32")
+    assert tried == able
+    assert plan.engine.name == "winograd"
+    assert "measured 1 ms" in dict(plan.rows())["engine"]
+    assert "measured 3 ms" in dict(plan.rows())["not direct"]
+
+
+def takes_problem(engine: Engine, v: Array, w: Array) -> bool:
+    return not engine.why_not(triconv.explain("conv", v.shape, w.shape, dtype="float32").problem)
+
+
+def test_a_trial_takes_the_time_of_a_call() -> None:
+    problem = triconv.explain("conv", (2, 16, 40, 40), (16, 16, 3, 3), dtype="float32").problem
+    ran: list[tuple[Any, ...]] = []
+    engine = replace(ENGINES["direct"], build=lambda _: lambda *arrays: ran.append(arrays))
+    assert 0 <= trial.seconds(engine, problem) < 1
+    assert len(ran) == 1 + trial.TRIALS
+    for a, b, out in ran:
+        assert [array.shape for array in (a, b, out)] == [(2, 16, 40, 40), (16, 16, 3, 3), (2, 16, 38, 38)]
+        assert a.strides[1] == a.itemsize
+        assert np.isfinite(a).all()
+        assert np.isfinite(b).all()
+
+
+def test_a_plan_remembers_what_it_took() -> None:
+    plan = triconv.explain("conv", (2, 16, 41, 40), (16, 16, 3, 3), dtype="float32")
+    assert "measured" not in dict(plan.rows())["engine"]
+    v, w, out = (
+        random(2, 16, 41, 40, dtype="float32"),
+        random(16, 16, 3, 3, dtype="float32"),
+        np.empty((2, 16, 39, 38), "f4"),
+    )
+    plan.run(v, w, out)
+    assert "GFLOP/s of the sum as written" in dict(plan.rows())["engine"]
+
+
 def test_the_cheapest_engine_is_the_default() -> None:
     small = triconv.explain("conv", (1, 1, 1), (1, 1, 1))
     assert small.seconds <= min(ENGINES[name].cost(small.problem) for name in TOTAL)
@@ -346,8 +397,6 @@ def test_the_cheapest_engine_is_the_default() -> None:
 
 
 def test_an_engine_that_declines_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     from triconv import dispatch
 
     problem = triconv.explain("conv", (1, 1, 5), (1, 1, 2)).problem

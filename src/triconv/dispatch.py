@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
+from time import perf_counter
 
 import numpy as np
 
+from . import trial
 from .arrays import STORED
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
@@ -22,7 +24,12 @@ ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd
 HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
 """Engines of operands in half precision as they are; all others compute with them in float32."""
 
-AUTO = "auto"
+AUTO, MEASURE = "auto", "measure"
+"""What an engine may be called besides by its name: the one that should be fastest, or that was when they were tried.
+"""
+
+WORTH_A_TRIAL = 4
+"""How many times as long as the fastest an engine may be expected to take, to be tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,8 @@ class Plan:
     problem: Problem
     engine: Engine
     why_not: dict[str, str]
+    measured: dict[str, float] = field(default_factory=dict)
+    """The least seconds that engines took when they were tried, and this plan's when it was run."""
 
     @property
     def built(self) -> Run:
@@ -53,7 +62,10 @@ class Plan:
         repeated = any(step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True))
         if not out.flags.writeable or (repeated and out.size):
             raise ValueError("out is read-only or overlaps itself: expected an array of its own")
-        self.built(a, b, out)
+        run, begun = self.built, perf_counter()
+        run(a, b, out)
+        took, name = perf_counter() - begun, self.engine.name
+        self.measured[name] = min(took, self.measured.get(name, took))
 
     @property
     def flops(self) -> int:
@@ -89,9 +101,15 @@ class Plan:
             ("equation", equation(problem)),
             *_phases(problem),
             ("work", f"{problem.flops:,} flops on {_bytes(problem.bytes)}, workspace at most {_bytes(self.workspace)}"),
-            ("engine", f"{self.engine.name}, about {_seconds(self.seconds)}"),
+            ("engine", f"{self.engine.name}, about {_seconds(self.seconds)}{self._measured(self.engine.name)}"),
         ]
-        return rows + [(f"not {name}", reason) for name, reason in self.why_not.items()]
+        return rows + [(f"not {name}", f"{reason}{self._measured(name)}") for name, reason in self.why_not.items()]
+
+    def _measured(self, name: str) -> str:
+        """What an engine took, with the rate of the sum as written."""
+        if not (took := self.measured.get(name)):
+            return ""
+        return f", measured {_seconds(took)}: {self.flops / took / 1e9:.3g} GFLOP/s of the sum as written"
 
 
 KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
@@ -134,17 +152,20 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
 
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
-    """The plan for a problem: the named engine, or the one with the least cost among those that can take it."""
-    if not isinstance(engine, str) or (engine != AUTO and engine not in (*ENGINES, *HALVES)):
+    """The plan for a problem: the named engine, or of those that can take it the one that should take, or takes, least.
+
+    Which one "measure" finds is remembered, as is every choice.
+    """
+    if not isinstance(engine, str) or engine not in (AUTO, MEASURE, *ENGINES, *HALVES):
         names = ", ".join([*ENGINES, *HALVES])
-        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}" or one of {names}')
+        raise ValueError(f'engine={" ".join(repr(engine).split())}: expected "{AUTO}", "{MEASURE}" or one of {names}')
     return _choose(problem, engine)
 
 
 @lru_cache(maxsize=KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
     every = {**HALVES, **ENGINES} if problem.dtype in STORED or engine in HALVES else ENGINES
-    wanted = every if engine == AUTO else {engine: every[engine]}
+    wanted = every if engine in (AUTO, MEASURE) else {engine: every[engine]}
     _check_memory(problem, problem.bytes_of(problem.produces))
     own = {name: one.own(problem) for name, one in every.items()}
     refused = {name: why for name, one in every.items() if (why := one.why_not(own[name]))}
@@ -157,6 +178,11 @@ def _choose(problem: Problem, engine: str) -> Plan:
         _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
     seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in fitting}
     best = min(fitting, key=lambda one: seconds[one.name])
+    measured: dict[str, float] = {}
+    if engine == MEASURE and problem.terms:
+        worth = [one for one in fitting if seconds[one.name] <= WORTH_A_TRIAL * seconds[best.name]]
+        measured = {one.name: trial.seconds(one, own[one.name]) for one in worth}
+        best = min(worth, key=lambda one: measured[one.name] + _casting(problem, own[one.name]))
 
     def why_not(one: Engine) -> str:
         if one.name in refused:
@@ -167,7 +193,8 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
         return f"slower: about {_seconds(seconds[one.name])}"
 
-    return Plan(own[best.name], best, {name: why_not(one) for name, one in every.items() if one is not best})
+    refusals = {name: why_not(one) for name, one in every.items() if one is not best}
+    return Plan(own[best.name], best, refusals, measured)
 
 
 CAST = 20e9

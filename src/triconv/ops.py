@@ -60,7 +60,8 @@ def conv(
         What the padding reads: "zero", "circular", "reflect" (without the edge value) or "replicate"; or one per axis.
         A zero border takes part in the products: 0 · inf is NaN.
     engine
-        "auto" for the cheapest that can, or the name of one; see `explain`.
+        "auto" for the one that should be fastest; "measure" for the one that is, as each that is worth it is tried
+        when such a problem first comes; or the name of one. See `explain`.
     precision
         "highest" forbids engines that regroup the sum through transforms, and bfloat16 multiplied as it is stored.
 

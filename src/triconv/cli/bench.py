@@ -44,7 +44,7 @@ def bench(
     groups: Groups = 1,
     border: Border = "zero",
     dtype: Annotated[str, typer.Option(help="float32, float64, complex64, complex128.")] = "float32",
-    engine: Annotated[str, typer.Option(help="auto, or the name of one.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, measure, or the name of one.")] = "auto",
     operations: Annotated[str, typer.Option(help="Which, between commas.")] = ",".join(OPERATIONS),
     threads: Annotated[str, typer.Option(help="Numbers of threads, between commas.")] = "1,2",
     rounds: Annotated[int, typer.Option(help="Samples of each candidate.")] = 10,

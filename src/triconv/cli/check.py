@@ -87,7 +87,7 @@ def explain(
     groups: Groups = 1,
     border: Border = "zero",
     dtype: Annotated[str, typer.Option(help="float32, float64, complex64, complex128, float16.")] = "float32",
-    engine: Annotated[str, typer.Option(help="auto, or the name of one.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, measure, or the name of one.")] = "auto",
 ) -> None:
     """Explain what an operation would do.
 

@@ -72,14 +72,14 @@ class Schedule:
                 for stage in self.stages:
                     run_all(self._parts(stage, arrays, parts))
             else:
-                for sheet in self.sheets.get(parts) or self._written_down(parts, dtype):
+                for sheet in self.sheets.get(parts) or self._written_down(parts, *arrays[3:]):
                     sheet.run(arrays, thread_count() - 1)
             return not arrays[4].any()
 
-    def _written_down(self, parts: int, dtype: np.dtype[Any]) -> list[Sheet]:
-        """The sheets of the stages, made for arrays that stand for those to come, whose memory may overlap."""
-        a, b, c = (np.empty(1, dtype) for _ in range(3))
-        arrays = a, b, c, np.empty(self.shared + parts * self.own, dtype), np.empty(self.marks, dtype)
+    def _written_down(self, parts: int, room: Array, marks: Array) -> list[Sheet]:
+        """The sheets of the stages. For the three arrays others stand in, as their own memory may overlap."""
+        a, b, c = (np.empty(1, room.dtype) for _ in range(3))
+        arrays = a, b, c, room, marks
         self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
         return self.sheets[parts]
 
