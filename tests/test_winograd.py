@@ -211,6 +211,22 @@ def test_what_is_not_finite_stays_where_it_belongs(value: str, operation: str) -
     assert value == "too large for transforms" or not np.isfinite(result).all()
 
 
+@pytest.mark.parametrize(
+    ("visible", "weight", "options", "reason"),
+    [
+        ((1, 3, 40, 40), (4, 3, 9, 9), {"stride": 5}, "needs strides of at most 16 together"),
+        ((1, 3, 40, 40), (4, 3, 3, 3), {"stride": 2, "dilation": 2}, "needs stride 1 where there is dilation"),
+        ((1, 3, 40, 40), (4, 3, 1, 1), {}, "needs kernels of 2 to 7 taps, a stride apart"),
+        ((1, 3, 40, 40), (4, 3, 8, 3), {}, "needs kernels of 2 to 7 taps, a stride apart"),
+        ((1, 3, 9, 9, 9, 9), (4, 3, 5, 5, 5, 5), {}, "rounding errors would grow more than 9.5 times"),
+        ((1, 3, 40, 40), (2, 2, 4, 3, 3, 3), {}, "needs one kernel for all positions"),
+    ],
+)
+def test_what_it_does_not_take(visible: Any, weight: Any, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        triconv.explain("conv", visible, weight, engine="winograd", **options)
+
+
 def test_highest_precision_sums_as_written() -> None:
     plan = triconv.explain("conv", (8, 64, 56, 56), (64, 64, 3, 3), padding=1)
     highest = triconv.explain("conv", (8, 64, 56, 56), (64, 64, 3, 3), padding=1, precision="highest")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import lcm, prod, sqrt
 
 Row = tuple[float, ...]
@@ -33,7 +33,7 @@ class Filtering:
     weight: Matrix
     hidden: Matrix
 
-    @property
+    @cached_property
     def amplification(self) -> float:
         """How much larger the products are than those of the sum as written, root mean square, for random operands.
 
@@ -46,7 +46,7 @@ class Filtering:
 
     def growth(self, role: str) -> float:
         """The most that absolute products may sum up to in an entry of a role, for operands that are at most one."""
-        others = [matrix for name, matrix in vars(self).items() if name != role]
+        others = [getattr(self, name) for name in ("visible", "weight", "hidden") if name != role]
         products: list[float] = [prod(sum(map(abs, row)) for row in pair) for pair in zip(*others, strict=True)]
         own: Matrix = getattr(self, role)
         entries = zip(*own, strict=True)

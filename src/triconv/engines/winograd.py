@@ -11,6 +11,7 @@ that times 2 eps for independent random operands. Tiles that would exceed AMPLIF
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -39,6 +40,9 @@ MULTIPLIED, TRANSFORMED, KERNEL, STARTED = 0.57, 6.8, 5.0, 4e-5
 """Cycles of a vector's multiplication in a contraction, and of a vector transformed, of tiles and of kernels; and
 seconds to start all."""
 
+MANY_PARTS = 16
+"""Problems of stride 1 that take no longer to start than to run."""
+
 KEPT_ORDERS = 8
 """How many memory orders of a problem are kept ready."""
 
@@ -55,6 +59,8 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         found.append("needs whole groups of channels")
     if any(axis.stride > 1 and (axis.dilation > 1 or axis.border != "zero") for axis in geometry.axes):
         found.append("needs stride 1 where there is dilation or a border that is not zero")
+    if prod(axis.stride for axis in geometry.axes) > MANY_PARTS:
+        found.append(f"needs strides of at most {MANY_PARTS} together")
     taps = [-(-axis.kernel // axis.stride) for axis in geometry.axes]
     if max(taps, default=1) == 1 or max(taps) > len(POINTS):
         found.append(f"needs kernels of 2 to {len(POINTS)} taps, a stride apart")
@@ -92,15 +98,21 @@ def parts(problem: Problem) -> tuple[Part, ...]:
 
 @lru_cache(maxsize=64)
 def _choices(problem: Problem) -> tuple[tuple[int, ...], ...]:
-    """Sizes of tiles that do not amplify errors too much, and fill the axes well."""
-    each = [range(1, len(POINTS) + 3 - axis.kernel) if axis.kernel > 1 else (1,) for axis in problem.geometry.axes]
-    found = []
-    for sizes in product(*each):
-        kernels = [axis.kernel for axis in problem.geometry.axes]
-        amplified = prod(filtering(m, r).amplification for m, r in zip(sizes, kernels, strict=True))
-        if (max(sizes) > 1 or max(kernels) == 1) and amplified <= AMPLIFIED:
-            found.append(sizes)
-    return tuple(found)
+    """Sizes of tiles that do not amplify errors too much; tiles of one are for kernels of one tap."""
+    kernels = [axis.kernel for axis in problem.geometry.axes]
+    return tuple(sizes for sizes in _within(kernels, AMPLIFIED) if max(sizes) > 1 or max(kernels) == 1)
+
+
+def _within(kernels: Sequence[int], limit: float) -> Iterator[tuple[int, ...]]:
+    """Sizes of tiles for kernels of so many taps, that amplify errors at most so much."""
+    if not kernels:
+        yield ()
+        return
+    first, *others = kernels
+    for size in range(1, len(POINTS) + 3 - first) if first > 1 else (1,):
+        amplified = filtering(size, first).amplification
+        if amplified <= limit:
+            yield from ((size, *rest) for rest in _within(others, limit / amplified))
 
 
 def cost(problem: Problem) -> float:
