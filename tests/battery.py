@@ -98,6 +98,15 @@ def a_zero_border_takes_part() -> None:
         same(triconv.conv_transpose(hidden, np.ones((1, 1, 2)), padding=1, engine=engine), [[[np.inf, 2.0, 2.0]]])
 
 
+def transforms_spread_no_infinities() -> None:
+    import triconv
+
+    visible, weight = np.ones((1, 2, 9, 9)), np.ones((2, 2, 3, 3))
+    visible[0, 1, 4, 4] = np.inf
+    for engine in ("winograd", "fft"):
+        same(triconv.conv(visible, weight, engine=engine), triconv.conv(visible, weight, engine="direct"))
+
+
 def geometry() -> None:
     from triconv.geometry import forward, pooled
 
@@ -310,6 +319,7 @@ CHECKS: list[Callable[[], None]] = [
     bad_input,
     sizes_of_a_transpose,
     a_zero_border_takes_part,
+    transforms_spread_no_infinities,
     the_graph_alone_is_read,
     examples_in_parts,
     a_gradient_in_pieces,

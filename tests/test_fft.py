@@ -200,3 +200,18 @@ def test_relative_error_against_float64(row: Row, operation: str) -> None:
     expected = row.call(getattr(triconv, operation), operation, doubles, engine="direct")
     result = row.call(getattr(triconv, operation), operation, operands, engine="fft")
     assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["direct", "fft", "winograd"])
+def test_a_result_between_other_fields(engine: str) -> None:
+    """Numbers that are not a whole number of their own size apart: what lies between them stays as it is."""
+    fields = np.zeros(8, [("number", "f4"), ("other", "u1")])
+    fields["other"] = 7
+    random = np.random.default_rng(0)
+    visible, weight = random.standard_normal((1, 1, 6)).astype("f4"), random.standard_normal((1, 1, 3)).astype("f4")
+    out = fields["number"][:4].reshape(1, 1, 4)
+    plan = triconv.explain("conv", visible.shape, weight.shape, engine=engine)
+    plan.run(visible, weight, out)
+    np.testing.assert_allclose(out, triconv.conv(visible, weight, engine="reference"), rtol=0, atol=1e-5)
+    assert (fields["other"] == 7).all()
+    assert not fields["number"][4:].any()

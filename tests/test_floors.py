@@ -32,7 +32,7 @@ FLOORS: list[list[str]] = [
 
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
-        ["target", "words", "index"],
+        ["target", "words", "index", "waves"],
         ["block"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "threads", "scratch"],
@@ -42,6 +42,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["filtered", "loops", "schedule"],
         ["ways", "winograd"],
         ["prepared"],
+        ["fourier"],
         [""],
     ],
     "engines": [["im2row", "matrix", "reference", "direct", "bfloat16", "winograd", "fft"], [""]],

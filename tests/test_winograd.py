@@ -188,7 +188,7 @@ def test_the_choice_of_way_follows_the_sizes(operation: str, monkeypatch: pytest
         Row("deep", (1, 256, 6, 6), (3, 3), 256, padding=1),
     ):
         triconv.explain(operation, row.visible, row.weight, engine="winograd", **row.options).workspace  # noqa: B018
-    winograd.workspace.cache_clear()
+    winograd._workspace.cache_clear()
     ours = ["gradient_by_pieces", "gradient_by_chunks"] if operation == "conv_weight" else ["by_blocks", "by_panels"]
     assert [name for name in taken if name in ours] == taken
     assert set(taken) == set(ours)

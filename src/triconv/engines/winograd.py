@@ -6,7 +6,8 @@ A stride leaves a problem of stride 1 for each residue of the visible positions,
 convolutions are added up; of the transpose and of the weight's gradient each makes a part.
 
 Rounding errors grow by the product of the axes' `amplification`: relative to the root mean square of the result, about
-that times 2 eps for independent random operands. Tiles that would exceed AMPLIFIED are not taken.
+that times 2 eps for independent random operands, and what long sums add besides. Tiles that would exceed AMPLIFIED are
+not taken.
 """
 
 from __future__ import annotations
@@ -252,14 +253,18 @@ def _channels_last(like: Array) -> Array:
     return np.moveaxis(empty((len(like), *like.shape[2:], like.shape[1]), like.dtype), -1, 1)
 
 
-@lru_cache(maxsize=64)
 def workspace(problem: Problem) -> int:
     """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side."""
+    from ..kernels.threads import thread_count
+
+    return _workspace(problem, thread_count()) if problem.batch else 0
+
+
+@lru_cache(maxsize=64)
+def _workspace(problem: Problem, _threads: int) -> int:
+    """With so many threads, which have scratch of their own."""
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
-
-    if problem.batch == 0:
-        return 0
 
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
