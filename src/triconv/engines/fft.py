@@ -280,12 +280,14 @@ def cost(problem: Problem) -> float:
 
 
 def workspace(problem: Problem) -> int:
+    """What stages write, and what contractions copy besides: as much as operands and the result, twice, at most."""
     plan = planned(_real(problem))
-    return plan.workspace + plan.tables + (2 * problem.bytes if problem.complex else 0)
+    return plan.workspace * 5 // 4 + tables(problem) + (4 if problem.complex else 2) * problem.bytes
 
 
 def tables(problem: Problem) -> int:
-    return planned(_real(problem)).tables
+    """Matrices, tiles of every frequency, and jobs of copies: about a byte for each number that they move."""
+    return planned(_real(problem)).tables + problem.bytes * 5 // (4 * problem.itemsize)
 
 
 ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True)
