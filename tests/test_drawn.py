@@ -37,10 +37,11 @@ SPARE = 1.25
 """So many times more are drawn, as some are drawn twice."""
 OVERLAP = 1 / 3
 """Of the problems of the ranks that PyTorch (1 to 3) or SciPy (1 and more) know, the share they must have checked."""
-EVERY = 8
-"""Engines that transform compile kernels of their own for each new size, so they take one in so many."""
-TRANSFORMED = 1 / (20 * EVERY)
-"""And the share that they must have agreed on, which take no banks and no graphs, and some no strides."""
+EVERY = {"fft": 8}
+"""An engine that compiles kernels of its own for each new size takes one in so many."""
+TRANSFORMED = 1 / 160
+"""The share that engines which transform must have agreed on: they take no banks and no graphs, and few taps. Of rank
+four the grid, and tests of their own, have what they take."""
 LARGEST_VISIBLE = {1: 5, 2: 3, 3: 2, 4: 1}
 """How many positions more than the fewest possible an axis may have."""
 LARGEST_KERNEL = {1: 5, 2: 3, 3: 3, 4: 2}
@@ -309,7 +310,7 @@ def check(row: Row, operand_seed: int, counts: Counter[str]) -> None:
         for name, engine in dispatch.ENGINES.items():
             if name == "reference":
                 continue
-            if engine.why_not(problem) or (engine.spreads and operand_seed % EVERY):
+            if engine.why_not(problem) or operand_seed % EVERY.get(name, 1):
                 declined.add(name)
                 continue
             result = row.call(function, operation, operands, engine=name)
@@ -348,7 +349,7 @@ def draw_and_check(rank: int, examples: int) -> Counter[str]:
 
 def assert_enough(rank: int, counts: Counter[str], at_least: int) -> None:
     for engine, one in dispatch.ENGINES.items():
-        least = at_least * TRANSFORMED * (rank > 0) if one.spreads else at_least
+        least = at_least * TRANSFORMED * (rank in (1, 2, 3)) if one.spreads else at_least
         assert counts[engine] >= least, f"rank {rank}: {engine} agreed on {counts[engine]} problems only"
     for peer in (["PyTorch"] if rank in (1, 2, 3) else []) + (["SciPy"] if rank else []):
         assert counts[peer] >= at_least * OVERLAP, f"rank {rank}: {peer} had {counts[peer]} problems only"
