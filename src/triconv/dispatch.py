@@ -109,7 +109,7 @@ class Plan:
         """What an engine took, with the rate of the sum as written."""
         if not (took := self.measured.get(name)):
             return ""
-        return f", measured {_seconds(took)}: {self.flops / took / 1e9:.3g} GFLOP/s of the sum as written"
+        return f", measured {_seconds(took)}: {self.flops / took / 1e9:.4g} GFLOP/s of the sum as written"
 
 
 KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
