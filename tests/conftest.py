@@ -1,7 +1,29 @@
-"""One thread a test process: the processes are what runs in parallel."""
+"""One thread a test process: the processes are what runs in parallel. And results full of NaN, for those who ask."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
 from threadpoolctl import threadpool_limits
 from torch import set_num_threads
 
+from triconv import ops
+
 set_num_threads(1)
 threadpool_limits(1)
+
+
+@pytest.fixture(scope="module")
+def poisoned() -> Iterator[None]:
+    """Results are allocated full of NaN: what an engine does not write is seen."""
+
+    def allocate(*args: Any) -> Any:
+        out = allocated(*args)
+        out[...] = np.nan
+        return out
+
+    allocated = ops.allocate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "allocate", allocate)
+        yield

@@ -20,7 +20,7 @@ from test_copy import borders
 from test_direct import ORDERS, VECTORS
 
 import triconv
-from triconv import dispatch, memory, ops
+from triconv import dispatch, memory
 from triconv import torch as front
 from triconv.engines import bfloat16
 from triconv.form import Problem, Role, weight_order
@@ -39,7 +39,10 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 ROUNDING = 2.0**-8
 """Half a unit in the last of eight bits, by which one rounding to bfloat16 may change a number."""
 
-pytestmark = pytest.mark.skipif(not target().pairs, reason="this processor multiplies no pairs of bfloat16")
+pytestmark = [
+    pytest.mark.skipif(not target().pairs, reason="this processor multiplies no pairs of bfloat16"),
+    pytest.mark.usefixtures("poisoned"),
+]
 operations = pytest.mark.parametrize("operation", OPERATIONS)
 rows = pytest.mark.parametrize("row", GRID, ids=lambda row: row.name)
 
@@ -58,19 +61,6 @@ LARGE = [
     Row("volume", (2, 6, 8, 8, 8), (3, 3, 3), 40, padding=1),
     Row("line", (8, 32, 200), (9,), 48, padding=4),
 ]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results are allocated full of NaN: what is not written is seen."""
-
-    def allocate(*args: Any) -> Array:
-        out = allocated(*args)
-        out[...] = np.nan
-        return out
-
-    allocated = ops.allocate
-    monkeypatch.setattr(ops, "allocate", allocate)
 
 
 def halves(row: Row, number: int = 1) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row, normal
 from numpy.typing import NDArray
 
 import triconv
-from triconv import dispatch, ops
+from triconv import dispatch
 from triconv.engines import im2row
 from triconv.form import weight_order
 
@@ -25,17 +25,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 operations = pytest.mark.parametrize("operation", OPERATIONS)
 
 
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results are allocated full of NaN: what an engine does not write is seen."""
-
-    def allocate(*args: Any) -> Array:
-        out = allocated(*args)
-        out[...] = np.nan
-        return out
-
-    allocated = ops.allocate
-    monkeypatch.setattr(ops, "allocate", allocate)
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 def run(operation: str, row: Row, operands: dict[str, Array], engine: str) -> Array:

@@ -230,7 +230,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
     "memory unchecked": ("dispatch.py", "if need > memory():", "if need < 0:"),
     "empty batches left unwritten": (
-        "engines/direct.py",
+        "engine.py",
         'sum over no examples."""\n    out[...] = 0',
         'sum over no examples."""\n    out[...] += 0',
     ),

@@ -64,6 +64,16 @@ def quiet(run: Run) -> Run:
     return quietly
 
 
+KEPT_ORDERS = 8
+"""How many memory orders of a problem an engine keeps ready."""
+
+
+def nothing(_a: Array, _b: Array, out: Array) -> bool:
+    """A sum over no examples."""
+    out[...] = 0
+    return True
+
+
 def takes_all(_problem: Problem) -> tuple[str, ...]:
     """The `why_not` of an engine that is total."""
     return ()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..channels import Channels
-from ..engine import Array, Engine, Run
+from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..form import Problem, Role, weight_order
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
@@ -25,9 +25,6 @@ from ..memory import LINE, address
 if TYPE_CHECKING:
     from ..kernels.prepared import Prepared
     from ..kernels.ways import Strides, Way
-
-KEPT_ORDERS = 8
-"""How many memory orders of a problem are kept ready."""
 
 KEPT_STRIDES = 1024
 """How many arrays' strides are looked at once only."""
@@ -92,10 +89,10 @@ def pairs(problem: Problem) -> Problem:
 
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
-        return _nothing
+        return nothing
     from ..kernels.finite import all_finite
     from ..kernels.prepared import prepared
-    from ..kernels.ways import ROLES
+    from ..kernels.ways import ROLES, arguments
 
     inner, count, axes = pairs(problem), _count(problem), _axes(problem)
 
@@ -105,8 +102,7 @@ def build(problem: Problem) -> Run:
 
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     produced = ROLES.index(problem.produces)
-    order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
-    one, two, three = (order.index(number) for number in range(3))
+    given_at = arguments(problem)
 
     def run(a: Array, b: Array, out: Array) -> None:
         if count % 2:
@@ -118,13 +114,13 @@ def build(problem: Problem) -> Run:
             _paired(b.strides, axes[1], address(b) % PAIR),
             _single(result.strides),
         )
-        strides, others = zip(lying[one], lying[two], lying[three], strict=True)
+        strides, others = zip(*(lying[number] for number in given_at), strict=True)
         # Of a gradient some pairs of examples may be taken at a time.
         arrays = (_in_twos(a), _in_twos(b), result) if problem.produces is Role.WEIGHT else numbers
-        given = [arrays[one], arrays[two], arrays[three]]
+        given = [arrays[number] for number in given_at]
         in_line = banked and address(result) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, others, True, in_line)
-        if best.supposes not in (None, produced) and not all_finite(numbers[order.index(best.supposes)]):
+        if best.supposes not in (None, produced) and not all_finite(numbers[given_at[best.supposes]]):
             best = ready(strides, others, False, in_line)
         best.run(given)
         if best.supposes == produced and not all_finite(result):
@@ -133,11 +129,6 @@ def build(problem: Problem) -> Run:
             out[...] = result
 
     return run
-
-
-def _nothing(_a: Array, _b: Array, out: Array) -> None:
-    """A sum over no examples."""
-    out[...] = 0
 
 
 def _aligned(array: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..channels import Channels
-from ..engine import Array, Engine, Run, quiet, takes_all
+from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
 from ..form import Problem, Role, weight_order
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from ..kernels.prepared import Prepared
     from ..kernels.ways import Strides, Way
 
-KEPT_ORDERS = 8
-"""How many memory orders of a problem are kept ready."""
-
 
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
-        return _nothing
+        return nothing
     if problem.complex:
         return _build_complex(problem)
     run = _build_real(problem)
@@ -37,7 +34,7 @@ def _build_real(problem: Problem) -> Run:
     """The problem on real arrays, a graph's weight being that of its edges alone."""
     from ..kernels.finite import all_finite
     from ..kernels.prepared import aligned, prepared
-    from ..kernels.ways import ROLES
+    from ..kernels.ways import ROLES, arguments
 
     @lru_cache(maxsize=KEPT_ORDERS)
     def ready(strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
@@ -45,12 +42,11 @@ def _build_real(problem: Problem) -> Run:
 
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
-    order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
-    given_at = [order.index(number) for number in range(3)]
+    given_at = arguments(problem)
 
     def run(a: Array, b: Array, out: Array) -> None:
-        arguments = aligned(a), aligned(b), aligned(out)
-        given = [arguments[number] for number in given_at]
+        numbers = aligned(a), aligned(b), aligned(out)
+        given = [numbers[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, True, in_line)
@@ -101,11 +97,6 @@ def _packed(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _lead(problem: Problem) -> int:
     """How many axes a weight has before those of its channels."""
     return problem.geometry.rank * problem.geometry.banked
-
-
-def _nothing(_a: Array, _b: Array, out: Array) -> None:
-    """A sum over no examples."""
-    out[...] = 0
 
 
 def _build_complex(problem: Problem) -> Run:

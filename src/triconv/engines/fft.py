@@ -36,7 +36,7 @@ from math import prod
 import numpy as np
 
 from ..channels import Channels
-from ..engine import Array, Engine, Run, quiet
+from ..engine import Array, Engine, Run, nothing, quiet
 from ..form import Problem, Role
 from ..kernels.waves import Cut
 
@@ -55,13 +55,8 @@ CHUNK = 12 << 20
 
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
-        return _nothing
+        return nothing
     return quiet(_of_complex(problem) if problem.complex else _of_real(problem))
-
-
-def _nothing(_a: Array, _b: Array, out: Array) -> None:
-    """A sum over no examples."""
-    out[...] = 0
 
 
 def _of_complex(problem: Problem) -> Run:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine import Array, Engine, Run
+from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
 from ..memory import empty
@@ -34,18 +34,12 @@ if TYPE_CHECKING:
 AMPLIFIED = 9.5
 """The most that rounding errors may grow: as those of tiles of 4 by 4 and kernels of 3 by 3, and somewhat more."""
 
-CYCLES = 4e9
-"""Of a second."""
-
 MULTIPLIED, TRANSFORMED, KERNEL, STARTED = 0.57, 6.8, 5.0, 4e-5
 """Cycles of a vector's multiplication in a contraction, and of a vector transformed, of tiles and of kernels; and
 seconds to start all."""
 
 MANY_PARTS = 16
 """Problems of stride 1 that take no longer to start than to run."""
-
-KEPT_ORDERS = 8
-"""How many memory orders of a problem are kept ready."""
 
 
 def why_not(problem: Problem) -> tuple[str, ...]:
@@ -130,6 +124,7 @@ def tile_sizes(problem: Problem) -> tuple[int, ...]:
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
     from ..kernels.target import target
+    from ..kernels.ways import CYCLES
 
     lanes, channels, axes = target().lanes(problem.itemsize), problem.channels, problem.geometry.axes
     transposed = problem.produces is Role.VISIBLE
@@ -147,16 +142,9 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     return points * (multiplied + transformed) / CYCLES + STARTED
 
 
-@dataclass(frozen=True)
-class _Lying:
-    """Where arrays are copied first, as the transforms want their channels side by side."""
-
-    way: Way
-    strides: tuple[Strides, ...]
-
-
-def _lying(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> _Lying:
-    from ..kernels.layout import Buffer
+def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Way:
+    """Where arrays are copied first, as the transforms want channels side by side; of kernels perhaps in any order."""
+    from ..kernels.layout import Buffer, Layout
     from ..kernels.ways import ROLES, Way, with_borders_written_out
 
     bordered = any(axis.border != "zero" for axis in problem.geometry.axes)
@@ -175,24 +163,25 @@ def _lying(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> 
         as_it_is = (steps[unit] == 1 or shape[unit] == 1) and not extended
         as_it_is |= role is Role.WEIGHT and any_kernel
         buffers.append(None if as_it_is else Buffer(shape, tuple(before), order))
-    found = tuple(own if buffer is None else buffer.layout.steps for own, buffer in zip(strides, buffers, strict=True))
-    return _Lying(Way(problem, inner, "hidden", (), tuple(buffers), (), ()), found)
+    layouts = (Layout(own) if buffer is None else buffer.layout for own, buffer in zip(strides, buffers, strict=True))
+    return Way(problem, inner, "hidden", (), tuple(buffers), tuple(layouts), ())
 
 
-def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tuple[_Lying, Schedule]:
+def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tuple[Way, Schedule]:
     """Where arrays of these strides, in numbers, are copied to, and what is done then."""
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
 
-    def sizes(lying: _Lying) -> Sizes:
-        return Sizes(problem, Correlation.of(lying.way.problem, *lying.strides), tile_sizes(problem), adds)
+    def sizes(way: Way) -> Sizes:
+        correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
+        return Sizes(problem, correlation, tile_sizes(problem), adds)
 
-    lying = _lying(problem, strides, False)
-    way = winograd.schedule(sizes(lying), problem.produces is Role.WEIGHT)
-    if way is winograd.by_panels:
-        lying = _lying(problem, strides, True)
-    return lying, way(sizes(lying))
+    way = _way(problem, strides, False)
+    schedule = winograd.schedule(sizes(way), problem.produces is Role.WEIGHT)
+    if schedule is winograd.by_panels:
+        way = _way(problem, strides, True)
+    return way, schedule(sizes(way))
 
 
 def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> Prepared:
@@ -200,21 +189,21 @@ def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> Pre
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
 
-    lying, program = _scheduled(problem, strides, adds)
+    way, program = _scheduled(problem, strides, adds)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
-    copies = moves(lying.way, strides, produced)
-    return Prepared(lying.way, produced, None, problem.batch, 1, program, operands, *copies)
+    return Prepared(way, produced, None, problem.batch, 1, program, operands, *moves(way, strides, produced))
 
 
 def build(problem: Problem) -> Run:
+    if problem.batch == 0:
+        return nothing
     from ..kernels.prepared import aligned
-    from ..kernels.ways import ROLES
+    from ..kernels.ways import ROLES, arguments
 
-    order = [ROLES.index(role) for role in (*problem.operands, problem.produces)]
-    given_at, produced = [order.index(number) for number in range(3)], ROLES.index(problem.produces)
-    every, summed = parts(problem), problem.produces is Role.HIDDEN
+    given_at, produced = arguments(problem), ROLES.index(problem.produces)
+    every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
     def ready(number: int, strides: tuple[Strides, ...]) -> Prepared:
@@ -222,12 +211,10 @@ def build(problem: Problem) -> Run:
         return _prepared(every[number].problem, steps, summed and number > 0)
 
     def run(a: Array, b: Array, out: Array) -> bool | None:
-        if problem.batch == 0 or not _covers(problem):
+        if not covered:
             out[...] = 0
-        if problem.batch == 0:
-            return True
-        arguments = aligned(a), aligned(b), aligned(out)
-        given, finite = [arguments[number] for number in given_at], list[bool | None]()
+        numbers = aligned(a), aligned(b), aligned(out)
+        given, finite = [numbers[number] for number in given_at], list[bool | None]()
         if summed and len(every) > 1 and out.strides[1] != out.itemsize:
             given[produced] = _channels_last(out)
         for number, part in enumerate(every):
@@ -269,8 +256,8 @@ def _workspace(problem: Problem, _threads: int) -> int:
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        lying, program = _scheduled(part, tuple(plain), False)
-        return lying.way.copied + program.scratch * problem.itemsize
+        way, program = _scheduled(part, tuple(plain), False)
+        return way.copied + program.scratch * problem.itemsize
 
     every = [part.problem for part in parts(problem)]
     sums = problem.bytes_of(problem.produces) if problem.produces is Role.HIDDEN and len(every) > 1 else 0

@@ -98,6 +98,13 @@ class Way:
 
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
 
+
+def arguments(problem: Problem) -> tuple[int, ...]:
+    """Which argument of a run, of two operands and the result, each of ROLES is."""
+    order = *problem.operands, problem.produces
+    return tuple(order.index(role) for role in ROLES)
+
+
 KEPT = 16
 """Of what was chosen and cut last, which is asked for again when a problem is first chosen, explained and built."""
 
