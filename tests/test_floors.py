@@ -15,7 +15,7 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "filtering", "channels", "files", "interruptions", "memory", "processes"],
+    ["geometry", "filtering", "channels", "files", "interruptions", "kept", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint"],
     ["engine", "problem", "kernels"],
     ["engines", "trial"],
@@ -54,6 +54,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["operators"],
         ["calls", "pooling"],
         ["functions"],
+        ["nn.kept"],
         ["nn.base"],
         ["nn.convolution", "nn.pooling"],
         ["nn.autoencoder", "nn.local", "nn.swap"],

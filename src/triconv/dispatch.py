@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,6 +19,7 @@ from .arrays import STORED
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
+from .kept import Kept
 
 ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, fft, im2row, matrix, reference)}
 
@@ -49,13 +51,48 @@ class Plan:
 
     def run(self, a: Array, b: Array, out: Array) -> None:
         """Write the operation on a and b over out, an array of its own; all of them as the plan has them."""
+        self._run(a, b, out, None)
+
+    def with_weight(self, weight: Array) -> Callable[[Array, Array], None]:
+        """A callable run(data, out) for this weight, of which it has a copy, and keeps what the engine makes of it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A weight that is not as the plan has it; a plan whose result is the weight.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import triconv
+        >>> plan = triconv.explain("conv", (1, 1, 4), (1, 1, 2), dtype="float64")
+        >>> run, out = plan.with_weight(np.array([[[1.0, -1.0]]])), np.empty((1, 1, 3))
+        >>> run(np.array([[[1.0, 2.0, 4.0, 8.0]]]), out)
+        >>> out
+        array([[[-1., -2., -4.]]])
+        """
+        if self.problem.produces is Role.WEIGHT:
+            raise ValueError("a plan for conv_weight: expected one for conv or conv_transpose, which take a weight")
+        self._check(Role.WEIGHT, weight)
+        own, kept = weight.copy(order="K"), Kept()
+
+        def run(data: Array, out: Array) -> None:
+            self._run(data, own, out, kept)
+
+        return run
+
+    def _check(self, role: Role, array: Array) -> None:
+        """Raise what an array is not that it has to be."""
+        if type(array) is not np.ndarray:
+            raise TypeError(f"{role.value} of type {type(array).__name__}: expected a plain NumPy array")
+        if array.shape != self.shape(role) or array.dtype != self.problem.dtype:
+            expected = f"{self.shape(role)} and {self.problem.dtype}, as the plan has"
+            raise ValueError(f"{role.value} of shape {array.shape} and dtype {array.dtype}: expected {expected}")
+
+    def _run(self, a: Array, b: Array, out: Array, kept: Kept | None) -> None:
         roles = (*self.problem.operands, self.problem.produces)
         for role, array in zip(roles, (a, b, out), strict=True):
-            if type(array) is not np.ndarray:
-                raise TypeError(f"{role.value} of type {type(array).__name__}: expected a plain NumPy array")
-            if array.shape != self.shape(role) or array.dtype != self.problem.dtype:
-                expected = f"{self.shape(role)} and {self.problem.dtype}, as the plan has"
-                raise ValueError(f"{role.value} of shape {array.shape} and dtype {array.dtype}: expected {expected}")
+            self._check(role, array)
         for role, array in zip(roles, (a, b), strict=False):
             if np.may_share_memory(array, out):
                 raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
@@ -63,7 +100,7 @@ class Plan:
         if not out.flags.writeable or (repeated and out.size):
             raise ValueError("out is read-only or overlaps itself: expected an array of its own")
         run, begun = self.built, perf_counter()
-        run(a, b, out)
+        run(a, b, out, kept)
         took, name = perf_counter() - begun, self.engine.name
         self.measured[name] = min(took, self.measured.get(name, took))
 
@@ -141,8 +178,8 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
     """What spreads infinities and NaN, with the sum as written where there are any, or numbers too large for it."""
     from .kernels.finite import all_finite
 
-    def either(a: Array, b: Array, out: Array) -> None:
-        finite = run(a, b, out)
+    def either(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
+        finite = run(a, b, out, kept)
         if finite is None:
             finite = all(map(all_finite, (out.real, out.imag) if problem.complex else (out,)))
         if not finite:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import COMPUTED, STORED
 from .form import Problem
+from .kept import Kept
 
 Array = NDArray[Any]
 
-Run = Callable[[Array, Array, Array], bool | None]
-"""run(a, b, out): write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
+KEPT_ORDERS = 8
+"""How many memory orders of a problem an engine keeps ready."""
 
-One that `spreads` may return whether that is finite, if it knows.
 
-The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold anything.
-bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
-Infinities and NaN travel as IEEE says, without a warning.
-"""
+class Run(Protocol):
+    """Compute what an engine was built for."""
+
+    def __call__(self, a: Array, b: Array, out: Array, kept: Kept | None = None, /) -> bool | None:
+        """Write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
+
+        The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold
+        anything. bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
+        Infinities and NaN travel as IEEE says, without a warning. With `kept`, what was made of the weight, if it is an
+        operand, is used again.
+
+        One that `spreads` may return whether the result is finite, if it knows.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,21 +63,20 @@ class Engine:
         return replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
 
 
-def quiet(run: Run) -> Run:
-    """A callable that computes with NumPy, without its warnings: infinities and NaN are values here, not accidents."""
+def quiet(run: Callable[[Array, Array, Array], None]) -> Run:
+    """A callable that computes with NumPy, without its warnings: infinities and NaN are values here, not accidents.
 
-    def quietly(a: Array, b: Array, out: Array) -> None:
+    It makes nothing of a weight that would be worth keeping.
+    """
+
+    def quietly(a: Array, b: Array, out: Array, _kept: Kept | None = None) -> None:
         with np.errstate(all="ignore"):
             run(a, b, out)
 
     return quietly
 
 
-KEPT_ORDERS = 8
-"""How many memory orders of a problem an engine keeps ready."""
-
-
-def nothing(_a: Array, _b: Array, out: Array) -> bool:
+def nothing(_a: Array, _b: Array, out: Array, _kept: Kept | None = None) -> bool:
     """A sum over no examples."""
     out[...] = 0
     return True

@@ -19,6 +19,7 @@ import numpy as np
 from ..channels import Channels
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..form import Problem, Role, weight_order
+from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
 
@@ -104,7 +105,7 @@ def build(problem: Problem) -> Run:
     produced = ROLES.index(problem.produces)
     given_at = arguments(problem)
 
-    def run(a: Array, b: Array, out: Array) -> None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
         if count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
         numbers = _aligned(a), _aligned(b), _aligned(out)
@@ -122,7 +123,7 @@ def build(problem: Problem) -> Run:
         best = ready(strides, others, True, in_line)
         if best.supposes not in (None, produced) and not all_finite(numbers[given_at[best.supposes]]):
             best = ready(strides, others, False, in_line)
-        best.run(given)
+        best.run(given, kept)
         if best.supposes == produced and not all_finite(result):
             ready(strides, others, False, in_line).run(given)
         if result is not out:

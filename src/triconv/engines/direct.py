@@ -12,6 +12,7 @@ import numpy as np
 from ..channels import Channels
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
 from ..form import Problem, Role, weight_order
+from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
 
@@ -44,21 +45,28 @@ def _build_real(problem: Problem) -> Run:
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     given_at = arguments(problem)
 
-    def run(a: Array, b: Array, out: Array) -> None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
         best = ready(strides, True, in_line)
-        if best.supposes not in (None, produced) and not all_finite(given[best.supposes]):
+        if best.supposes not in (None, produced) and not _finite(given[best.supposes], kept):
             best = ready(strides, False, in_line)
-        best.run(given)
+        best.run(given, kept)
         if best.supposes == produced and not all_finite(given[produced]):
             ready(strides, False, in_line).run(given)
         if given[produced] is not out:
             out[...] = given[produced]
 
     return run
+
+
+def _finite(weight: Array, kept: Kept | None) -> bool:
+    """Whether all of a weight is, which may be known."""
+    from ..kernels.finite import all_finite
+
+    return all_finite(weight) if kept is None else bool(kept.of("finite", lambda: all_finite(weight)))
 
 
 def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
@@ -75,10 +83,13 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
     def packed(found: Array) -> Array:
         return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
-    def with_weight(data: Array, weight: Array, out: Array) -> None:
-        run(data, packed(kernels(weight)[edges]), out)
+    def with_weight(data: Array, weight: Array, out: Array, kept: Kept | None = None) -> None:
+        def found() -> Array:
+            return packed(kernels(weight)[edges])
 
-    def into_weight(visible: Array, hidden: Array, out: Array) -> None:
+        run(data, found() if kept is None else kept.of("edges", found), out, kept)
+
+    def into_weight(visible: Array, hidden: Array, out: Array, _kept: Kept | None = None) -> None:
         found = np.empty((len(edges[0]), *(shape[axis] for axis in order[2:])), out.dtype)
         run(visible, hidden, packed(found))
         out[...] = 0

@@ -28,7 +28,7 @@ Where it pays, measured on one core of a Zen 5 with 64 channels, is where the su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -38,6 +38,7 @@ import numpy as np
 from ..channels import Channels
 from ..engine import Array, Engine, Run, nothing, quiet
 from ..form import Problem, Role
+from ..kept import Kept
 from ..kernels.waves import Cut
 
 PEAK = 0.95
@@ -56,10 +57,10 @@ CHUNK = 12 << 20
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
-    return quiet(_of_complex(problem) if problem.complex else _of_real(problem))
+    return quiet(_of_complex(problem)) if problem.complex else _of_real(problem)
 
 
-def _of_complex(problem: Problem) -> Run:
+def _of_complex(problem: Problem) -> Callable[[Array, Array, Array], None]:
     """Complex numbers by four real runs."""
     real = _real(problem)
     run = _of_real(real)
@@ -87,7 +88,7 @@ def _real(problem: Problem) -> Problem:
 def _of_real(problem: Problem) -> Run:
     from ..kernels.fourier import Data, Products, Transform, Weights
     from ..kernels.prepared import aligned
-    from ..kernels.scratch import Scratch
+    from ..kernels.scratch import Own, Scratch
 
     plan = planned(problem)
     some = replace(problem, batch=plan.examples)
@@ -99,9 +100,15 @@ def _of_real(problem: Problem) -> Run:
     weights, products = Weights(problem), Products(of_own.frequencies, plan.channels, some)
     parts = [slice(n, n + plan.examples) for n in range(0, problem.batch, plan.examples)]
 
-    def conv(data: Array, weight: Array, out: Array) -> None:
+    def transformed(weight: Array, lent: Scratch, room: Scratch) -> Array:
+        return products.kernels(of_weight.forward(weights.read(weight, lent), room)[0])
+
+    def conv(data: Array, weight: Array, out: Array, kept: Kept | None) -> None:
         with Scratch() as lent:
-            kernels = products.kernels(of_weight.forward(weights.read(weight, lent), lent)[0])
+            if kept is None:
+                kernels = transformed(weight, lent, lent)
+            else:
+                kernels = kept.of((problem.produces, plan.cuts), lambda: transformed(weight, lent, Own()))
             for part in parts:
                 with Scratch() as own_lent:
                     x = of_own.forward(own.read(data[part], own_lent), own_lent)
@@ -113,7 +120,7 @@ def _of_real(problem: Problem) -> Run:
                     if rest is not None:
                         other.drain(rest, out[part])
 
-    def conv_weight(visible: Array, hidden: Array, out: Array) -> None:
+    def conv_weight(visible: Array, hidden: Array, out: Array, _kept: Kept | None) -> None:
         with Scratch() as lent:
             shape = (1, of_own.frequencies, 4, prod(plan.channels.weight))
             total, more = (lent.array(prod(shape), np.dtype(some.dtype)).reshape(shape) for _ in range(2))
@@ -126,9 +133,10 @@ def _of_real(problem: Problem) -> Run:
                     total += more
             weights.put(lambda entries: of_weight.back(total, entries, lent), out, lent)
 
-    def run(a: Array, b: Array, out: Array) -> None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
         made = aligned(out)
-        (conv_weight if gradient else conv)(aligned(a), aligned(b), made)
+        with np.errstate(all="ignore"):
+            (conv_weight if gradient else conv)(aligned(a), aligned(b), made, kept)
         if made is not out:
             out[...] = made
 

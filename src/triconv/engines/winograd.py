@@ -24,6 +24,7 @@ import numpy as np
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
+from ..kept import Kept
 from ..memory import empty
 
 if TYPE_CHECKING:
@@ -204,22 +205,24 @@ def build(problem: Problem) -> Run:
 
     given_at, produced = arguments(problem), ROLES.index(problem.produces)
     every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
+    known_by = problem.produces, tuple((axis.stride, axis.before) for axis in problem.geometry.axes)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
     def ready(number: int, strides: tuple[Strides, ...]) -> Prepared:
         steps = tuple(tuple(step // problem.itemsize for step in own) for own in strides)
         return _prepared(every[number].problem, steps, summed and number > 0)
 
-    def run(a: Array, b: Array, out: Array) -> bool | None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> bool | None:
         if not covered:
             out[...] = 0
         numbers = aligned(a), aligned(b), aligned(out)
         given, finite = [numbers[number] for number in given_at], list[bool | None]()
         if summed and len(every) > 1 and out.strides[1] != out.itemsize:
             given[produced] = _channels_last(out)
+        of_parts = [None] * len(every) if kept is None else kept.of(known_by, lambda: [Kept() for _ in every])
         for number, part in enumerate(every):
             own = [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
-            finite.append(ready(number, tuple(array.strides for array in own)).run(own))
+            finite.append(ready(number, tuple(array.strides for array in own)).run(own, of_parts[number]))
         if given[produced] is not out:
             out[...] = given[produced]
         return None if None in finite else all(finite)

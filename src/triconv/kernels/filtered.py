@@ -7,7 +7,7 @@ A chunk of kernels is of one panel of outputs and some inputs. Rows of S and M h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -94,6 +94,14 @@ class Sizes:
         self.turned = prod(axis.kernel for axis in own.axes) * self.depth * self.wide
         self.kernels = own.groups * self.panels * self.chunks * self.chunk
         self.flops = 2 * self.points * self.tiles * self.inputs * own.outputs
+
+    @property
+    def known_by(self) -> Hashable:
+        """All that the transforms of one array's kernels depend on."""
+        own = self.own
+        taps = tuple(axis.kernel for axis in own.axes)
+        lying = own.kernel, own.first_tap, own.across, own.groups, own.inputs, own.outputs
+        return self.dtype, self.sizes, taps, lying, self.wide, self.depth
 
     def whole(self, count: int) -> int:
         """As many numbers as whole vectors, and lines, have."""

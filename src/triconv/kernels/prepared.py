@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..form import Problem, Role
+from ..kept import Kept
+from ..memory import empty
 from .compile import Call
 from .copy import Move, Stored
 from .loops import arrays
@@ -23,12 +25,13 @@ from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 from .words import BFLOAT16, GATHERED, PAIRS
 
 Array = NDArray[Any]
+WEIGHT = ROLES.index(Role.WEIGHT)
 
 
 class Runs(Protocol):
     """What computes over each of some (A, B, C)."""
 
-    def run(self, *pieces: tuple[Array, Array, Array]) -> bool | None:
+    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool | None:
         """Is the result finite? None if nobody looked."""
 
 
@@ -51,18 +54,19 @@ class Prepared:
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
 
-    def run(self, given: Sequence[Array]) -> bool | None:
+    def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
         """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?"""
         visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
-            return self._run(given)
+            return self._run(given, kept)
         for n in range(0, len(visible), step):
             some = slice(n, n + step)
-            self._run((visible[some], hidden[some], weight))
+            self._run((visible[some], hidden[some], weight), kept)
         return None
 
-    def _run(self, given: Sequence[Array]) -> bool | None:
+    def _run(self, given: Sequence[Array], kept: Kept | None) -> bool | None:
+        known = self._weight(given[WEIGHT], kept) if kept is not None and self.keeps is not None else None
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
             seen = [list(piece) for piece in pieces]
@@ -71,6 +75,10 @@ class Prepared:
             in_turn = threads <= self.pieces
             rooms = 1 << (threads - 1).bit_length() if in_turn else self.pieces
             for number, size in self.copies:
+                if number == WEIGHT and known is not None:
+                    for own in seen:
+                        own[number] = known
+                    continue
                 many = self.pieces if number == self.produced else rooms
                 room = lent.array(size * many, self.kind)
                 for piece, own in enumerate(seen):
@@ -85,9 +93,11 @@ class Prepared:
                 finite = None
             else:
                 for number, move in self.fills:
+                    if number == WEIGHT and known is not None:
+                        continue
                     ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
                     in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
-                finite = self.program.run(*operands)
+                finite = self.program.run(*operands, kept=kept)
             result = seen[0][self.produced]
             if self.pieces > 1:
                 with np.errstate(all="ignore"):
@@ -96,6 +106,18 @@ class Prepared:
             if result is not given[self.produced]:
                 self._put(result, given[self.produced])
             return None if folds(self.way.asked) else finite
+
+    def _weight(self, weight: Array, kept: Kept) -> Array:
+        """The copy of a weight, made now or before."""
+        size, move = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT]
+
+        def make() -> Array:
+            copy = empty((size,), self.kind)
+            in_parts(partial(move.calls, weight, copy), size)
+            return copy
+
+        found: Array = kept.of((self.keeps, weight.strides), make)
+        return found
 
     def _pieces(self, given: Sequence[Array]) -> list[list[Array]]:
         """The arrays of each piece; the result has its own in a buffer."""
@@ -125,6 +147,12 @@ class Prepared:
         if buffer is not None and not self.drains:
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+    @cached_property
+    def keeps(self) -> Hashable:
+        """What the copy of a weight is known by; None if there is none, or the weight is the result."""
+        buffer = self.way.buffers[WEIGHT]
+        return None if self.produced == WEIGHT or buffer is None else (buffer, self.way.asked.dtype)
 
     @cached_property
     def kind(self) -> np.dtype[Any]:

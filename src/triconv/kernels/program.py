@@ -81,7 +81,7 @@ class Program:
             for one in tiled
         ]
 
-    def run(self, *pieces: Operands) -> None:
+    def run(self, *pieces: Operands, kept: object = None) -> None:  # noqa: ARG002 (nothing is made of a weight)
         """Run the contractions over each of some (A, B, C), which have results of their own."""
         self.clear(pieces)
         in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))

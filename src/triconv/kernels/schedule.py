@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kept import Kept
+from ..memory import empty
 from .compile import Call
 from .program import MULTIPLICATIONS_A_COPY
 from .scratch import Scratch
@@ -18,8 +20,8 @@ from .threads import thread_count
 from .words import CHECKED
 
 Array = NDArray[Any]
-Arrays = tuple[Array, Array, Array, Array, Array]
-"""Three arrays, scratch, and marks: zeros that stay zero unless something in the result is not finite."""
+Arrays = tuple[Array, Array, Array, Array, Array, Array]
+"""Three arrays, scratch, marks (zeros that stay zero unless something in the result is not finite), and kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,10 @@ class Schedule:
     marks: int
     """How many numbers."""
     make: Callable[[], tuple[Stage, ...]]
+    kernels: int = 0
+    """How many numbers the first stage makes of the weight, for all that come after it."""
+    keeps: Hashable = None
+    """What these are known by."""
     sheets: dict[int, list[Sheet]] = field(default_factory=dict)
 
     @cached_property
@@ -57,29 +63,44 @@ class Schedule:
     @property
     def scratch(self) -> int:
         """The numbers of scratch in all."""
-        return self.shared + self.parts * self.own
+        return self.kernels + self.shared + self.parts * self.own
 
-    def run(self, *pieces: tuple[Array, Array, Array]) -> bool:
+    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool:
         """Run the stages on each three arrays and write over the one that is the result; is all of that finite?"""
-        finite = [self._run(operands) for operands in pieces]
+        finite = [self._run(operands, kept) for operands in pieces]
         return all(finite)
 
-    def _run(self, operands: tuple[Array, Array, Array]) -> bool:
+    def _run(self, operands: tuple[Array, Array, Array], kept: Kept | None) -> bool:
         parts, dtype = self.parts, operands[0].dtype
         with Scratch() as lent:
-            arrays = *operands, lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
-            if CHECKED:
-                for stage in self.stages:
-                    run_all(self._parts(stage, arrays, parts))
+            scratch = lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
+            if kept is None or not self.kernels:
+                arrays = *operands, *scratch, lent.array(self.kernels, dtype)
+                self._go(arrays, parts)
             else:
-                for sheet in self.sheets.get(parts) or self._written_down(parts, *arrays[3:]):
-                    sheet.run(arrays, thread_count() - 1)
+
+                def kernels() -> Array:
+                    made = empty((self.kernels,), dtype)
+                    self._go((*operands, *scratch, made), parts, slice(1))
+                    return made
+
+                arrays = *operands, *scratch, kept.of(self.keeps, kernels)
+                self._go(arrays, parts, slice(1, None))
             return not arrays[4].any()
 
-    def _written_down(self, parts: int, room: Array, marks: Array) -> list[Sheet]:
+    def _go(self, arrays: Arrays, parts: int, which: slice = slice(None)) -> None:
+        """Run some of the stages."""
+        if CHECKED:
+            for stage in self.stages[which]:
+                run_all(self._parts(stage, arrays, parts))
+        else:
+            for sheet in (self.sheets.get(parts) or self._written_down(parts, *arrays[3:]))[which]:
+                sheet.run(arrays, thread_count() - 1)
+
+    def _written_down(self, parts: int, room: Array, marks: Array, kernels: Array) -> list[Sheet]:
         """The sheets of the stages. For the three arrays others stand in, as their own memory may overlap."""
         a, b, c = (np.empty(1, room.dtype) for _ in range(3))
-        arrays = a, b, c, room, marks
+        arrays = a, b, c, room, marks, kernels
         self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
         return self.sheets[parts]
 

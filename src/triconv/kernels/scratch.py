@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory import LINE, Block, address, give, take
+from ..memory import LINE, Block, address, empty, give, take
 
 SMALL = 1 << 16
 """Bytes that are there as quickly when they are asked for anew."""
@@ -44,3 +44,11 @@ class Scratch:
         block = take(wanted)
         self._blocks.append(block)
         return block[:wanted].view(dtype)
+
+
+class Own(Scratch):
+    """Memory in the place of what is lent, for what is kept."""
+
+    def array(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """So many uninitialised numbers, which belong to whoever has the array."""
+        return empty((size,), dtype)

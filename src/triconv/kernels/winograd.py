@@ -49,22 +49,23 @@ def by_blocks(s: Sizes) -> Schedule:
         programs = [s.multiplied(block, own.groups, s.panels, adds) for adds in _adding(s.chunks)]
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            return [kernels.call(arrays[1], arrays[3], first, last)]
+            return [kernels.call(arrays[1], arrays[5], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            seen, _, made, room, marks = arrays
+            seen, _, made, room, marks, transformed = arrays
             found = []
             for n in range(first, last):
                 found.append(forth.call(seen, room[place:], n, n + 1))
                 for chunk in range(s.chunks):
-                    operands = room[place + chunk * s.depth :], room[chunk * s.chunk :], room[place + tiles :]
+                    operands = room[place + chunk * s.depth :], transformed[chunk * s.chunk :], room[place + tiles :]
                     found += programs[chunk > 0].calls((operands,), 0, 1)
                 found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :]))
             return found
 
         return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
 
-    return Schedule(s.flops, s.kernels, tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes, make)
+    own, marks = tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes
+    return Schedule(s.flops, 0, own, marks, make, s.kernels, s.known_by)
 
 
 def by_panels(s: Sizes) -> Schedule:
@@ -89,7 +90,7 @@ def by_panels(s: Sizes) -> Schedule:
             return [forth.call(arrays[0], arrays[3], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            _, kernel, made, room, marks = arrays
+            _, kernel, made, room, marks, _ = arrays
             w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
             found = []
             for n in range(first, last):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..arguments import Groups
 from ..form import OPERANDS, OPERATIONS, Problem
+from ..kept import Kept
 from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
 from .engines import KEPT_CALLS, Lying, Shape, Sizes, best_order, call_of, kind_of
@@ -24,8 +25,19 @@ from .registry import bare, nobody_watches, wanted
 from .stages import Ready
 
 
-def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
-    """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them."""
+def call(
+    operation: str,
+    a: Tensor,
+    b: Tensor,
+    sizes: Sizes,
+    groups: Groups,
+    options: tuple[Any, ...],
+    kept: Kept | None = None,
+) -> Tensor:
+    """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them.
+
+    What is `kept` of the weight is for a call that nothing watches.
+    """
     if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
         return _operator(operation, a, b, sizes, groups, options)
     if not (known_plain((groups, *options)) and plain(sizes)):
@@ -35,7 +47,7 @@ def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, opt
         if a.dtype is not b.dtype:
             return _operator(operation, a, b, sizes, groups, options)
         return level(stage.produces, stage, a, b)
-    return stage.call.run(a, b)
+    return stage.call.run(a, b, kept)
 
 
 @lru_cache(maxsize=KEPT_CALLS)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..arguments import Groups
 from ..dispatch import AUTO, Plan, choose
 from ..form import Problem, Role, name_of, weight_order
+from ..kept import Kept
 from ..memory import LARGE, empty
 from ..ops import PROBLEMS
 from ..problem import Options
@@ -86,14 +87,15 @@ class Call:
         steps = strides_of(self.shape, range(len(self.shape)))
         return tuple([self.shape[axis] for axis in axes]), tuple([steps[axis] for axis in axes])
 
-    def run(self, a: Tensor, b: Tensor) -> Tensor:
-        """The operation, in a new tensor of `dtype`."""
+    def run(self, a: Tensor, b: Tensor, kept: Kept | None = None) -> Tensor:
+        """The operation, in a new tensor of `dtype`, with what is kept of the weight, which is b."""
         computed, run = self.computed, self.plan.built
-        one, two = _array(a, computed), _array(b, computed)
+        one = _array(a, computed)
+        two = _array(b, computed) if kept is None else kept.of(computed, lambda: _array(b, computed))
         out = self.allocate(self.shape, self.kind)
         if self.axes is not None:
             out = out.transpose(self.axes)
-        run(one, two, out)
+        run(one, two, out, kept)
         result = torch.from_numpy(out)
         if computed is torch.bfloat16:
             result = result.view(computed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod, sqrt
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ..layout import strides_of
 from ..operands import check_device, check_dtype, check_graph
 from ..options import plain, short
 from ..registry import nobody_watches
+from .kept import forget
 
 Bias = bool | Literal["channel", "bank"]
 
@@ -170,6 +171,11 @@ class Convolving(_ConvNd):
         if not self.visible_first and self.bank is not None:
             raise ValueError('bias="bank": expected a visible_size with it, over whose positions it repeats')
         return () if self.bank is None else per_axis("bank", self.bank, len(self.kernel_size))
+
+    def train(self, mode: bool = True) -> Self:
+        """As of all modules; what was made of the weight is forgotten."""
+        forget(self)
+        return super().train(mode)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as PyTorch's own modules do: the same numbers from the same seed.

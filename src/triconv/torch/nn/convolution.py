@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ...arguments import Groups, Padding, PerAxis
 from ...geometry import Axis
-from ..functions import conv, conv_transpose
+from ...kept import Kept
+from ..calls import call
+from ..options import DEFAULTS
 from .base import Bias, Convolving, examples, with_bias
+from .kept import kept_for
 
 
 class Conv(Convolving):
@@ -117,7 +120,7 @@ class Conv(Convolving):
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        return convolved(input, weight, bias, self.visible_size, self.options)
+        return convolved(input, weight, bias, self.visible_size, self.options, kept_for(self, input, weight))
 
 
 class ConvTranspose(Convolving):
@@ -215,7 +218,8 @@ class ConvTranspose(Convolving):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 (PyTorch's name)
         steps = self.kernel_size, self.output_padding, self.visible_size
-        return transposed(input, self.weight, self.bias, output_size, steps, self.options)
+        kept = kept_for(self, input, self.weight)
+        return transposed(input, self.weight, self.bias, output_size, steps, self.options, kept)
 
 
 # What the modules compute, from plain data: each is one node of a graph that torch.fx traces, as PyTorch's modules are.
@@ -223,14 +227,19 @@ class ConvTranspose(Convolving):
 
 @torch.fx.wrap
 def convolved(
-    given: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...] | None, options: dict[str, Any]
+    given: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    size: tuple[int, ...] | None,
+    options: dict[str, Any],
+    kept: Kept | None = None,
 ) -> Tensor:
-    """`Conv` of an input, which has the size, if there is one."""
+    """`Conv` of an input, which has the size, if there is one; with what is kept of the weight."""
     visible, single = examples(given, len(options["stride"]))
     if size is not None and tuple(visible.shape[2:]) != size:
         sizes = ", ".join(map(str, size))
         raise ValueError(f"input of shape {tuple(given.shape)}: expected (examples, channels, {sizes})")
-    produced = with_bias(conv(visible, weight, **options), bias)
+    produced = with_bias(_call("conv", visible, weight, (), options, kept), bias)
     return produced.squeeze(0) if single else produced
 
 
@@ -242,12 +251,21 @@ def transposed(
     output_size: Sequence[int] | None,
     steps: tuple[Any, ...],
     options: dict[str, Any],
+    kept: Kept | None = None,
 ) -> Tensor:
     """`ConvTranspose` of an input; `steps` are kernel_size, output_padding and visible_size."""
     hidden, single = examples(given, len(options["stride"]))
     size, padding = visible_sizes(hidden.shape[2:], output_size, steps, options)
-    produced = with_bias(conv_transpose(hidden, weight, visible_size=size, **{**options, "padding": padding}), bias)
+    produced = with_bias(_call("conv_transpose", hidden, weight, (size,), {**options, "padding": padding}, kept), bias)
     return produced.squeeze(0) if single else produced
+
+
+def _call(
+    operation: str, data: Tensor, weight: Tensor, sizes: Any, options: dict[str, Any], kept: Kept | None
+) -> Tensor:
+    """The public operation, with what is kept of the weight."""
+    values = tuple([options.get(name, default) for name, default in DEFAULTS.items()])
+    return call(operation, data, weight, sizes, options["groups"], values, kept)
 
 
 def visible_sizes(

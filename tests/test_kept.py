@@ -1,0 +1,221 @@
+"""What engines make of a weight is kept where somebody says that it stays the same, and only there."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import triconv
+from triconv import dispatch
+from triconv.form import Role
+from triconv.kept import MOST, Kept
+
+# name: engine, operation, visible, weight, options. Each engine makes something of such a weight that it can keep.
+CASES = {
+    "direct, panels": ("direct", "conv", (2, 1024, 9, 9), (512, 1024, 1, 1), {}),
+    "direct, another order": ("direct", "conv", (8, 48, 9, 9), (32, 48, 3, 3), {"padding": 1}),
+    "direct, edges of a graph": ("direct", "conv", (2, 20, 9, 9), (24, 20, 3, 3), {"groups": "graph"}),
+    "winograd, by blocks": ("winograd", "conv", (8, 16, 28, 28), (32, 16, 3, 3), {"padding": 1}),
+    "winograd, parts of a stride": ("winograd", "conv", (8, 16, 28, 28), (32, 16, 4, 4), {"stride": 2, "padding": 1}),
+    "winograd, transposed": ("winograd", "conv_transpose", (2, 16, 12, 12), (32, 16, 3, 3), {"padding": 1}),
+    "fft": ("fft", "conv", (2, 8, 20, 20), (8, 8, 9, 9), {"padding": 4}),
+    "fft, transposed": ("fft", "conv_transpose", (2, 8, 20), (8, 8, 9), {"padding": 4}),
+}
+
+
+def _case(name):
+    engine, operation, visible, weight, options = CASES[name]
+    if options.get("groups") == "graph":
+        options = {**options, "groups": np.random.default_rng(3).random(weight[:2]) < 0.3}
+    plan = triconv.explain(operation, visible, weight, engine=engine, dtype="float32", **options)
+    rng = np.random.default_rng(0)
+    data, w = (rng.standard_normal(plan.shape(role), np.float32) for role in plan.problem.operands)
+    return plan, data, w
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_kept_has_the_same_bits_and_is_used(name):
+    plan, data, weight = _case(name)
+    expected, out = (np.full(plan.shape(plan.problem.produces), np.nan, np.float32) for _ in range(2))
+    kept = Kept()
+    plan.built(data, weight, expected)
+    for _ in range(2):
+        out[...] = np.nan
+        plan.built(data, weight, out, kept)
+        np.testing.assert_array_equal(out, expected)
+    # Nobody may do that; it shows that the second call had no need of the weight.
+    plan.built(data, np.zeros_like(weight), out, kept)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_shapes_of_data_do_not_mix_what_is_kept():
+    kept, rng = Kept(), np.random.default_rng(1)
+    weight = rng.standard_normal((32, 16, 3, 3), np.float32)
+    for size in (5, 8, 12, 12, 31, 5):
+        for engine in ("winograd", "direct", "fft"):
+            plan = triconv.explain("conv", (2, 16, size, size), weight.shape, engine=engine, padding=1, dtype="float32")
+            data = rng.standard_normal(plan.shape(Role.VISIBLE), np.float32)
+            expected, out = np.empty((2, *plan.shape(Role.HIDDEN)), np.float32)
+            plan.built(data, weight, expected)
+            plan.built(data, weight, out, kept)
+            np.testing.assert_array_equal(out, expected)
+
+
+def test_only_the_last_few_are_kept():
+    kept, made = Kept(), []
+    for number in range(3 * MOST):
+        kept.of(number, lambda number=number: made.append(number))
+    kept.of(3 * MOST - 1, lambda: pytest.fail("the last one is gone"))
+    kept.of(0, lambda: made.append(0))
+    assert made == [*range(3 * MOST), 0]
+
+
+def test_an_infinite_result_is_that_of_the_sum_as_written():
+    plan, data, weight = _case("winograd, by blocks")
+    data[0, 0, 3, 3] = np.inf
+    expected, out = (np.empty(plan.shape(Role.HIDDEN), np.float32) for _ in range(2))
+    plan.built(data, weight, expected)
+    kept = Kept()
+    for _ in range(2):
+        plan.built(data, weight, out, kept)
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_a_plan_with_a_weight_has_a_copy_of_it():
+    plan, data, weight = _case("winograd, by blocks")
+    expected, out = (np.empty(plan.shape(Role.HIDDEN), np.float32) for _ in range(2))
+    plan.run(data, weight, expected)
+    run = plan.with_weight(weight)
+    weight[...] = 0
+    run(data, out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "says"),
+    [
+        (
+            np.zeros((32, 16, 3, 2), np.float32),
+            ValueError,
+            r"weight of shape \(32, 16, 3, 2\).*expected \(32, 16, 3, 3",
+        ),
+        (np.zeros((32, 16, 3, 3)), ValueError, "weight of shape .* and dtype float64: expected .* float32"),
+        ([1.0], TypeError, "weight of type list: expected a plain NumPy array"),
+    ],
+)
+def test_a_plan_says_what_a_weight_is_not(weight, error, says):
+    with pytest.raises(error, match=says):
+        _case("winograd, by blocks")[0].with_weight(weight)
+
+
+def test_a_plan_that_makes_a_weight_takes_none():
+    plan = triconv.explain("conv_weight", (1, 1, 4), (1, 1, 2))
+    with pytest.raises(ValueError, match="a plan for conv_weight: expected one for conv or conv_transpose"):
+        plan.with_weight(np.zeros((1, 1, 2), np.float32))
+
+
+torch = pytest.importorskip("torch")
+nn = pytest.importorskip("triconv.torch.nn")
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """Whether calls of engines had something kept: one entry a call."""
+    found = []
+
+    def built(plan, real=dispatch._built):
+        run = real(plan)
+
+        def spied(a, b, out, kept=None):
+            found.append(kept)
+            return run(a, b, out, kept)
+
+        return spied
+
+    monkeypatch.setattr(dispatch, "_built", built)
+    return found
+
+
+def _module(kind):
+    torch.manual_seed(0)
+    made = kind(64, 64, 3, padding=1)
+    return made.eval(), torch.randn(2, 64, 9, 9)
+
+
+def _used_again(module, data, looked_up):
+    """Whether a second call finds what the first one made; every result is what a fresh module gives."""
+    looked_up.clear()
+    with torch.no_grad():
+        results = [module(data), module(data)]
+        fresh = copy.deepcopy(module)(data)
+    assert all(torch.equal(one, fresh) for one in results)
+    first, second, _ = looked_up
+    return first is not None and first is second
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_modules_keep_what_is_made_of_a_weight_that_rests(kind, looked_up):
+    assert _used_again(*_module(kind), looked_up)
+
+
+CHANGES = {
+    "in place": lambda module: module.weight.mul_(2),
+    "past the version counter": lambda module: module.weight.data.mul_(2),
+    "through NumPy": lambda module: np.multiply(module.weight.detach().numpy(), 2, out=module.weight.detach().numpy()),
+    "other data": lambda module: setattr(module.weight, "data", module.weight.data * 2),
+    "another parameter": lambda module: setattr(module, "weight", torch.nn.Parameter(module.weight * 2)),
+    "a state": lambda module: module.load_state_dict({n: 2 * p for n, p in module.state_dict().items()}),
+    "another dtype": lambda module: module.double(),
+    "another memory order": lambda module: module.to(memory_format=torch.channels_last),
+    "training": lambda module: module.train().eval(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_weight_that_changes_is_made_ready_again(change, looked_up):
+    module, data = _module(nn.Conv2d)
+    with torch.no_grad():
+        module(data)
+        before = looked_up[-1]
+        CHANGES[change](module)
+    data = data.to(module.weight.dtype)
+    assert _used_again(module, data, looked_up)
+    assert looked_up[0] is not before
+
+
+def test_nothing_is_kept_where_weights_may_change_unseen(looked_up):
+    module, data = _module(nn.Conv2d)
+    with torch.no_grad():
+        module.train()(data)
+    module.eval()(data)
+    small = nn.Conv2d(2, 2, 3).eval()
+    with torch.no_grad():
+        small(torch.randn(1, 2, 9, 9))
+        torch.func.functional_call(module, {"weight": torch.zeros_like(module.weight).expand_as(module.weight)}, data)
+    assert looked_up[:-1] == [None] * 3
+
+
+def test_what_is_kept_travels_with_no_copy_and_no_file():
+    module, data = _module(nn.Conv2d)
+    before = set(module.__dict__)
+    with torch.no_grad():
+        expected = module(data)
+        assert set(module.__dict__) == before
+        assert torch.equal(pickle.loads(pickle.dumps(module))(data), expected)
+
+
+def test_replaced_modules_keep_and_forget(looked_up):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3)).eval()
+    nn.replace(model)
+    assert _used_again(model, torch.randn(2, 64, 9, 9), looked_up)
+
+
+def test_tracers_see_no_keeping():
+    module, data = _module(nn.Conv2d)
+    with torch.no_grad():
+        expected = module(data)
+        traced = torch.fx.symbolic_trace(module)
+        assert torch.allclose(traced(data), expected)
+        assert not any(isinstance(value, Kept) for node in traced.graph.nodes for value in node.args)
