@@ -345,6 +345,18 @@ def test_ratios_are_to_the_fastest_of_the_others() -> None:
     assert (row.speed(), row.share_of_peak, row.share_of_bandwidth) == (4.0, 0.5, 0.25)
 
 
+def test_a_weight_made_ready_before_is_compared_with_ours_made_ready_before() -> None:
+    packed, kept = "PyTorch packed weight, channels last", "triconv, weight kept"
+    row = row_of("a", 2.0, 3.0)
+    row.timings |= {packed: Timing((2.1,), 1), kept: Timing((1.5,), 1)}
+    row.libraries |= {packed: "PyTorch", kept: OURS}
+    assert (row.best(), row.ratio()) == (packed, pytest.approx(1.4))
+    row.timings[packed] = Timing((2.4,), 1)
+    assert (row.best(), row.ratio()) == ("PyTorch channels last", 1.5)
+    del row.timings[kept]
+    assert (row.best(), row.ratio()) == (packed, pytest.approx(1.2))
+
+
 @pytest.mark.parametrize(("samples", "disturbed"), [((4.0, 5.0, 5.0), False), ((4.0, 5.1, 5.1), True)])
 def test_samples_that_spread_are_marked(samples: tuple[float, ...], disturbed: bool) -> None:
     row = row_of("a", 2.0, 3.0)

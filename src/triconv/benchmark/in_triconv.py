@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import STORED
+from ..arrays import STORED, allocate
 from ..channels import Channels
+from ..dispatch import choose
 from ..form import Problem, Role
 from ..ops import conv, conv_transpose, conv_weight
-from .way import NotMeant, Ready, Way
+from .way import NotMeant, Ready, Way, not_for
 from .workload import Operands, as_layers_keep, channels_last, masked, within_result
 
 Array = NDArray[Any]
@@ -21,12 +22,28 @@ LIBRARY = "triconv"
 
 
 def ways(engine: str = "auto") -> list[Way]:
-    """Channels innermost with the weight as layers keep it; float32 in place of half precision, by the direct engine;
-    PyTorch's order; a channel graph as dense channels."""
+    """Channels innermost with the weight as layers keep it; the same with what is made of the weight kept; float32 in
+    place of half precision, by the direct engine; PyTorch's order; a channel graph as dense channels."""
 
     def ours(problem: Problem, operands: Operands) -> Ready:
         placed = {role: _placed(problem, role, array) for role, array in operands.items()}
         return ready(problem, placed, engine)
+
+    def kept(problem: Problem, operands: Operands) -> Ready:
+        plan = choose(problem, engine)
+        not_for(
+            this_operation=problem.produces is not Role.HIDDEN,
+            dtypes_that_are_only_stored=plan.problem.dtype != problem.dtype or problem.dtype in STORED,
+        )
+        data, weight = (_placed(problem, role, operands[role]) for role in problem.operands)
+        run, shape = plan.with_weight(weight), problem.shape(problem.produces)
+
+        def call() -> Array:
+            out = allocate("hidden", shape, problem.dtype, data)
+            run(data, out)
+            return out
+
+        return Ready(call, np.asarray)
 
     def plain(problem: Problem, operands: Operands) -> Ready:
         return ready(problem, operands, engine)
@@ -47,6 +64,7 @@ def ways(engine: str = "auto") -> list[Way]:
 
     return [
         Way("triconv", LIBRARY, ours),
+        Way("triconv, weight kept", LIBRARY, kept),
         Way("triconv, float32", LIBRARY, single),
         Way("triconv, channels first", LIBRARY, plain),
         Way("triconv, dense", LIBRARY, dense),
