@@ -37,7 +37,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "threads", "scratch"],
         ["team"],
-        ["copy", "finite"],
+        ["copy", "finite", "short"],
         ["correlation", "layout", "program"],
         ["filtered", "loops", "schedule"],
         ["ways", "winograd"],

@@ -159,10 +159,10 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread 
 
 
 def _built(plan: Plan) -> Run:
-    with _lock, suppress(KeyError):
-        run, _ = _kept[plan]
-        _kept.move_to_end(plan)
-        return run
+    with _lock:
+        if found := _kept.get(plan):
+            _kept.move_to_end(plan)
+            return found[0]
     run, size = plan.engine.build(plan.problem), plan.engine.tables(plan.problem)
     if plan.engine.spreads:
         run = _with_infinities(plan.problem, run)

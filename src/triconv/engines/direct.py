@@ -33,7 +33,6 @@ def build(problem: Problem) -> Run:
 
 def _build_real(problem: Problem) -> Run:
     """The problem on real arrays, a graph's weight being that of its edges alone."""
-    from ..kernels.finite import all_finite
     from ..kernels.prepared import aligned, prepared
     from ..kernels.ways import ROLES, arguments
 
@@ -50,23 +49,12 @@ def _build_real(problem: Problem) -> Run:
         given = [numbers[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
-        best = ready(strides, True, in_line)
-        if best.supposes not in (None, produced) and not _finite(given[best.supposes], kept):
-            best = ready(strides, False, in_line)
-        best.run(given, kept)
-        if best.supposes == produced and not all_finite(given[produced]):
+        if not ready(strides, True, in_line).tried(given, kept):
             ready(strides, False, in_line).run(given)
         if given[produced] is not out:
             out[...] = given[produced]
 
     return run
-
-
-def _finite(weight: Array, kept: Kept | None) -> bool:
-    """Whether all of a weight is, which may be known."""
-    from ..kernels.finite import all_finite
-
-    return all_finite(weight) if kept is None else bool(kept.of("finite", lambda: all_finite(weight)))
 
 
 def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:

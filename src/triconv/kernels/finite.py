@@ -58,18 +58,28 @@ def all_finite(array: NDArray[Any]) -> bool:
     before = _before(array.shape, array.strides, array.itemsize)
     if before is None:
         return all_finite(array.copy()) if array.itemsize == 2 and array.size else bool(np.isfinite(array).all())
-    kind = np.dtype(f"f{max(4, array.itemsize)}")
-    kernel, start = _kernel(kind.name, BFLOAT16 if array.itemsize == 2 else ""), address(array) - before
     totals: list[NDArray[Any]] = []
 
     def calls(part: int, parts: int) -> list[Call]:
-        first, last = array.size * part // parts, array.size * (part + 1) // parts
-        total = np.empty(1, kind)
-        totals.append(total)
-        return [Call(kernel, (start + first * array.itemsize, last - first, address(total)), (array, total))]
+        totals.append(np.empty(1, f"f{max(4, array.itemsize)}"))
+        return [_test(array, before, totals[-1], part, parts)]
 
     in_parts(calls, array.size)
     return not any(total[0] for total in totals)  # infinite or NaN times zero is not zero
+
+
+def test(array: NDArray[Any], total: NDArray[Any]) -> list[Call]:
+    """What makes the total of an array zero if all of it is finite, and not zero if not; nothing if it has gaps."""
+    before = _before(array.shape, array.strides, array.itemsize)
+    return [] if before is None else [_test(array, before, total, 0, 1)]
+
+
+def _test(array: NDArray[Any], before: int, total: NDArray[Any], part: int, parts: int) -> Call:
+    """The test of one part of an array that begins so many bytes before its first entry."""
+    kernel = _kernel(total.dtype.name, BFLOAT16 if array.itemsize == 2 else "")
+    first, last = array.size * part // parts, array.size * (part + 1) // parts
+    start = address(array) - before + first * array.itemsize
+    return Call(kernel, (start, last - first, address(total)), (array, total))
 
 
 @lru_cache(maxsize=256)

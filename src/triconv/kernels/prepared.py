@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,17 +13,19 @@ from numpy.typing import NDArray
 
 from ..form import Problem, Role
 from ..kept import Kept
-from ..memory import empty
+from ..memory import LINE, address, empty
 from .compile import Call
 from .copy import Move, Stored
+from .finite import all_finite, test
 from .loops import arrays
 from .program import Program, tiled
-from .scratch import Scratch
+from .scratch import SMALL, Scratch
+from .short import Short, stand_in
 from .target import cache_bytes, target
-from .team import SLICES, in_parts
+from .team import SLICES, in_parts, worth_sharing
 from .threads import MOST, thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
-from .words import BFLOAT16, GATHERED, PAIRS
+from .words import BFLOAT16, CHECKED, GATHERED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
@@ -53,6 +56,18 @@ class Prepared:
     """Which of the arrays are the program's A, B and C."""
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
+    strides: tuple[Strides, ...] = ()
+    """Of the arrays, if the work may be written down where it is short."""
+
+    def tried(self, given: Sequence[Array], kept: Kept | None = None) -> bool:
+        """Write the result over one of the arrays, if all is finite that has to be; is it?"""
+        if self.short is not None and kept is None:
+            visible, hidden, weight = given
+            return self.short.run(address(visible), address(hidden), address(weight))
+        if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
+            return False
+        self.run(given, kept)
+        return self.supposes != self.produced or all_finite(given[self.produced])
 
     def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
         """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?"""
@@ -140,13 +155,41 @@ class Prepared:
 
     def _put(self, result: Array, out: Array) -> None:
         """Write what was computed in a buffer to where it belongs."""
-        for move, begin, first in self.drains:
-            ends = (result[begin:], out[..., first:]) if begin or first else (result, out)
+        for move, ends in self._ends(result, out):
             in_parts(partial(move.calls, *ends), result.size)
         buffer = self.way.buffers[self.produced]
         if buffer is not None and not self.drains:
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
+
+    def _ends(self, result: Array, out: Array) -> Iterator[tuple[Move, tuple[Array, Array]]]:
+        """What empties the buffer of the result, from where to where."""
+        for move, begin, first in self.drains:
+            yield move, (result[begin:], out[..., first:]) if begin or first else (result, out)
+
+    @cached_property
+    def short(self) -> Short | None:
+        """The whole of the work written down, if it is so little that one thread does it, and kernels do all of it."""
+        if CHECKED or not self.strides or not isinstance(self.program, Program) or self.program.adds:
+            return None
+        shapes, line = [self.way.asked.shape(role) for role in ROLES], LINE // self.kind.itemsize
+        starts = list(accumulate([-(-size // line) * line for _, size in self.copies], initial=0))
+        if (starts[-1] + 1) * self.kind.itemsize > SMALL or worth_sharing(self.program.work):
+            return None
+        given = [stand_in(*lying, self.kind) for lying in zip(shapes, self.strides, strict=True)]
+        room = np.empty(starts[-1] + 1, self.kind)
+        seen = list(given)
+        for (number, size), start in zip(self.copies, starts, strict=False):
+            seen[number] = room[start : start + size]
+        a, b, c = self.operands
+        calls = [call for number, move in self.fills for call in move.calls(given[number], seen[number], 0, 1)]
+        calls += self.program.calls([(seen[a], seen[b], seen[c])], 0, 1)
+        for move, ends in self._ends(seen[self.produced], given[self.produced]):
+            calls += move.calls(*ends, 0, 1)
+        tests = [] if self.supposes is None else test(given[self.supposes], room[-1:])
+        if self.supposes is not None and not tests:
+            return None
+        return Short.of([*calls, *tests], [*given, room], starts[-1] if tests else None)
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -164,6 +207,11 @@ class Prepared:
     def copies(self) -> tuple[tuple[int, int], ...]:
         """Which of the arrays have a buffer, and how many numbers it holds."""
         return tuple((number, buffer.size) for number, buffer in enumerate(self.way.buffers) if buffer is not None)
+
+
+def _finite(weight: Array, kept: Kept | None) -> bool:
+    """Whether all of a weight is, which may be known."""
+    return all_finite(weight) if kept is None else bool(kept.of("finite", lambda: all_finite(weight)))
 
 
 def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: int) -> list[Call]:
@@ -208,7 +256,17 @@ def prepared(
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,
+        strides if examples == problem.batch and _may_be_short(part, strides) else (),
     )
+
+
+def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
+    """Whether arrays are small and lie as the problem says, and kernels do all that there is to do."""
+    if folds(problem) or problem.channels.mask is not None:
+        return False
+    lying = [zip(problem.shape(role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
+    small = all(sum((size - 1) * step for size, step in one) * problem.itemsize < SMALL for one in lying)
+    return small and min(map(min, strides)) >= 0
 
 
 def moves(

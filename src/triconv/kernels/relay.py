@@ -155,7 +155,7 @@ def _work(module: ir.Module) -> ir.Function:
                 row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
                 entry = _get(k, job, row)
                 with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
-                    k.build.call(_Entry(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
+                    k.build.call(Entry(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
             k.build.branch(again)
         k.build.branch(done)
         k.build.position_at_end(done)
@@ -179,7 +179,7 @@ def _pause(k: Kernel, machine: Target) -> None:
         k.build.call(pause, [I32(value) for value in values])
 
 
-class _Entry:
+class Entry:
     """A pointer to a function of one pointer, as llvmlite wants it to call it."""
 
     function_type = ir.FunctionType(ir.VoidType(), [POINTER])

@@ -51,16 +51,20 @@ def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLIC
     There are as many parts as threads, times slices; somewhat more where they or the pieces, of which there are a power
     of two, would not be a multiple of the other.
     """
-    worth = numbers // NUMBERS_WORTH_A_THREAD
-    most = thread_count() if worth > 1 else 1
+    most = thread_count() if worth_sharing(numbers) else 1
     if most > 1:
-        parts = min(most * slices, worth)
+        parts = min(most * slices, numbers // NUMBERS_WORTH_A_THREAD)
         if pieces > 1:
             parts = 1 << (parts - 1).bit_length() if parts < pieces else -(-parts // pieces) * pieces
         run_all([calls(part, parts) for part in range(parts)], most - 1)
     else:
         for call in calls(0, 1):
             call.run()
+
+
+def worth_sharing(numbers: int) -> bool:
+    """Whether there are so many numbers to be copied that a second thread is worth it."""
+    return numbers >= 2 * NUMBERS_WORTH_A_THREAD
 
 
 def run_all(parts: Sequence[Part], helpers: int | None = None) -> None:

@@ -1,0 +1,96 @@
+"""Work so little that one thread does it: its calls written down once, and run by one call of machine code.
+
+Python takes some microseconds for each call that it makes anew, which is longer than the work itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from llvmlite import ir
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from ..memory import LINE, address
+from .compile import Call, Compiled, function
+from .relay import Entry
+from .target import Target
+from .team import Sheet
+from .words import I64, POINTER, begin
+
+WORDS = 8
+"""At most so many arguments has a call that can be written down."""
+
+BASES = 4
+"""The three arrays and what is lent; words that are no addresses count from a fifth, which is 0."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Run a table of calls: of each the entry and its arguments, as words and the bases that they count from."""
+
+    name: ClassVar[str] = "repeat"
+    arguments: ClassVar[dict[str, ir.Type]] = {"table": POINTER, "calls": I64} | {f"base{n}": I64 for n in range(BASES)}
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        del machine
+        k = begin(module, name, "float64", self.arguments)
+        row, bases = k.scratch(WORDS + 1), k.scratch(BASES + 1)
+        for number in range(BASES):
+            k.store(k[f"base{number}"], bases, number)
+        k.store(I64(0), bases, BASES)
+        with k.loop(k["calls"]) as call:
+            line = k.mul(call, 2 * (WORDS + 1))
+            with k.loop(WORDS + 1) as place:
+                cell = k.add(line, place, place)
+                word, which = (k.load(k["table"], k.add(cell, n), I64) for n in (0, 1))
+                k.store(k.add(word, k.load(bases, which, I64)), row, place)
+            k.build.call(Entry(k.build.inttoptr(k.load(row, 0, I64), POINTER)), [k.at(row, 1, I64).pointer])
+        k.build.ret_void()
+
+
+def stand_in(shape: Sequence[int], steps: Sequence[int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """An array of this shape and these steps, in numbers, for one that is to come."""
+    reach = sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
+    return as_strided(np.empty(reach + 1, kind), shape, [step * kind.itemsize for step in steps])
+
+
+@dataclass(frozen=True, eq=False)
+class Short:
+    """Calls written down, and the numbers of room that they want."""
+
+    sheet: Sheet
+    room: int
+    kind: np.dtype[Any]
+    total: int | None
+    """Which of these is zero if all is finite that has to be; None if nothing has to."""
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], arrays: Sequence[NDArray[Any]], total: int | None) -> Short:
+        """Write down calls on `arrays`: three that stand for those to come, and room."""
+        return cls(Sheet.of([calls], arrays), arrays[-1].size, arrays[-1].dtype, total)
+
+    @cached_property
+    def _table(self) -> NDArray[np.int64]:
+        (rows,), (which,) = self.sheet.rows, self.sheet.which
+        table = np.full((len(rows), WORDS + 1, 2), (0, BASES), np.int64)
+        table[:, : rows.shape[1]] = np.stack((rows, which), -1)
+        return table
+
+    @cached_property
+    def _begun(self) -> tuple[Compiled, int, int]:
+        return function(Repeat()), address(self._table), len(self._table)
+
+    def run(self, a: int, b: int, c: int) -> bool:
+        """Run the calls on arrays that begin at these addresses; is all finite that has to be?"""
+        kernel, table, count = self._begun
+        room = np.empty(self.room + LINE // self.kind.itemsize, self.kind)
+        start = address(room)
+        past = -start % LINE
+        kernel(table, count, a, b, c, start + past)
+        return self.total is None or bool(room[self.total + past // self.kind.itemsize] == 0)

@@ -1,0 +1,113 @@
+"""Little work written down once: on other arrays, on many threads at once, and where something is not finite."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from bounds import problem_of
+from grid import GRID
+from numpy.typing import NDArray
+
+import triconv
+from triconv.engines import direct
+from triconv.form import OPERATIONS
+from triconv.kernels import prepared
+from triconv.kernels.copy import Dim, Move
+from triconv.kernels.finite import test as finite
+from triconv.kernels.short import Short, stand_in
+from triconv.kernels.words import CHECKED
+from triconv.memory import LINE, address
+
+Array = NDArray[Any]
+
+pytestmark = pytest.mark.skipif(CHECKED, reason="in checked mode every call is made by itself, with the bounds")
+
+
+def copied_twice() -> Short:
+    """Ten numbers of the first array to room and from there to the third; whether those of the second are finite."""
+    arrays = [np.empty(10), np.empty(5), stand_in((10,), (2,), np.dtype("f8")), np.empty(11)]
+    there, back = (Move.of([Dim(((0, 0, 10),), 1, step)], "float64") for step in (1, 2))
+    calls = [*there.calls(arrays[0], arrays[3], 0, 1), *back.calls(arrays[3], arrays[2], 0, 1)]
+    return Short.of([*calls, *finite(arrays[1], arrays[3][10:])], arrays, 10)
+
+
+def test_it_runs_on_other_arrays_and_says_whether_all_is_finite() -> None:
+    short = copied_twice()
+    for seed, bad in enumerate((0.0, np.inf, -np.inf, np.nan, 1.0)):
+        source, tested, target = np.random.default_rng(seed).random(10), np.ones(5), np.full(20, np.nan)
+        tested[seed] = bad
+        assert short.run(*map(address, (source, tested, target))) == np.isfinite(bad)
+        np.testing.assert_array_equal(target, np.stack((source, np.full(10, np.nan)), -1).ravel())
+
+
+def test_its_room_begins_on_a_line() -> None:
+    """Kernels may write whole lines past the caches there."""
+    short, target = copied_twice(), np.zeros(20)
+    seen: list[int] = []
+    short.__dict__["_begun"] = lambda *values: seen.append(values[-1]), *short._begun[1:]
+    others = []
+    for _ in range(50):
+        short.run(*[address(target)] * 3)
+        others.append(np.empty(short.room + LINE // 8))  # takes the place that the room had
+    assert [place % LINE for place in seen] == [0] * 50
+    assert len(set(seen)) > 10
+
+
+def test_many_threads_may_run_it_at_once() -> None:
+    short = copied_twice()
+
+    def run(seed: int) -> bool:
+        source, tested, target = np.random.default_rng(seed).random(10), np.ones(5), np.zeros(20)
+        tested[0] = np.nan if seed % 2 else 0.0
+        return short.run(*map(address, (source, tested, target))) != seed % 2 and (target[::2] == source).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, range(500)))
+
+
+def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Borders of a transpose, graphs, gradients added up in several turns, and what is large, are not."""
+    ran: list[bool] = []
+    tried = prepared.Prepared.tried
+
+    def noted(self: prepared.Prepared, given: Any) -> bool:
+        ran.append(self.short is not None)
+        return tried(self, given)
+
+    monkeypatch.setattr(prepared.Prepared, "tried", noted)
+    for row in GRID:
+        for operation in OPERATIONS:
+            problem = problem_of(operation, row)
+            a, b = (np.ones(problem.shape(role), problem.dtype) for role in problem.operands)
+            direct.build(problem)(a, b, np.empty(problem.shape(problem.produces), problem.dtype))
+    assert sum(ran) > len(ran) / 2
+    assert not all(ran)
+
+
+@pytest.mark.parametrize("operation", ["conv_transpose", "conv"])
+def test_what_is_not_finite_is_computed_as_written(operation: str) -> None:
+    """In the same call as what is, before and after."""
+    data, weight = np.ones((1, 4, 8, 8), np.float32), np.ones((4, 4, 3, 3), np.float32)
+    run = getattr(triconv, operation)
+    before = run(data, weight, padding=1, engine="direct")
+    weight[1, 2, 0, 0] = np.inf
+    found, expected = (run(data, weight, padding=1, engine=engine) for engine in ("direct", "reference"))
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    weight[1, 2, 0, 0] = 1
+    np.testing.assert_array_equal(run(data, weight, padding=1, engine="direct"), before)
+
+
+def test_a_result_in_any_order_of_memory() -> None:
+    """Also one that lies backwards, whose numbers are not where a small array's are."""
+    problem = triconv.explain("conv_transpose", (2, 3, 9, 9), (4, 3, 3, 3), stride=2, engine="direct").problem
+    random = np.random.default_rng(0)
+    h, w = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
+    expected, run = triconv.conv_transpose(h, w, visible_size=9, stride=2, engine="im2row"), direct.build(problem)
+    whole = np.empty((2, 3, 9, 9), np.float32)
+    for out in (whole, whole.transpose(0, 1, 3, 2), whole[:, :, ::-1], whole[..., ::-1], whole[::-1, ::-1]):
+        out[...] = np.nan
+        run(h, w, out)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
