@@ -337,7 +337,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "slice(n, n + self.examples) for",
         "slice(0, self.examples) for",
     ),
-    "native: infinities not looked for": ("kernels/prepared.py", "not all_finite(supposed)", "not len(supposed)"),
+    "native: infinities not looked for": (
+        "kernels/prepared.py",
+        "return all_finite(weight) if kept",
+        "return True if kept",
+    ),
     # Pairs of bfloat16.
     "bfloat16: one beside an odd number": ("engines/bfloat16.py", "np.zeros_like(groups", "np.ones_like(groups"),
     "bfloat16: pairs that overlap": ("engines/bfloat16.py", "[2 * step if", "[1 * step if"),
