@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 import numpy as np
 
@@ -31,6 +31,9 @@ step takes where both operands come as vectors, as the caches feel it."""
 FRESH = 2.5
 """Cycles that a vector takes from the second-level cache."""
 
+CROWDED = 1.06
+"""How much longer steps take of rows that push each other's lines out of the first-level cache."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -38,6 +41,20 @@ class Block:
 
     sizes: tuple[int, ...]
     cycles: float
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The places of the first-level cache, each for lines of A that are a page apart: as many numbers, and lines."""
+
+    page: int
+    line: int
+    ways: int
+
+    def crowded(self, results: Sequence[Index], sizes: Sequence[int]) -> bool:
+        """Whether a block of rows reads more lines of one place at a time than it has."""
+        apart = [max(gcd(loop.a, self.page), self.line) for loop in results]
+        return prod(ceil(size * step / self.page) for size, step in zip(sizes, apart, strict=True)) > self.ways
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,7 @@ def best_block(
     whole_lines: bool = False,
     both_data: bool = False,
     fresh: Fresh | None = None,
+    sets: Sets | None = None,
 ) -> Block:
     """The tile that takes the fewest cycles.
 
@@ -86,7 +104,15 @@ def best_block(
     rows = [loop.count if loop.row else 1 for loop in results]
     columns = [loop.count if loop.column else 1 for loop in results]
     alone = prod(loop.count for loop in results if loop.alone)
-    heights = [(prod(tall), tall, max(tall, default=1), _tiles(rows, tall)) for tall in _sizes(tuple(rows), registers)]
+    heights = [
+        (
+            prod(tall),
+            tall,
+            max(tall, default=1),
+            _tiles(rows, tall) * (CROWDED if sets is not None and sets.crowded(results, tall) else 1),
+        )
+        for tall in _sizes(tuple(rows), registers)
+    ]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))

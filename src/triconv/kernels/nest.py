@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .block import WRITTEN, Block, best_block, fresh, together, written_out
+from ..memory import LINE, PAGE
+from .block import WRITTEN, Block, Sets, best_block, fresh, together, written_out
 from .index import Index, Table, merged, outer_sum
+from .target import cache_bytes
 
 if TYPE_CHECKING:
     from .target import Target
@@ -160,7 +162,11 @@ def _block(
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
     registers, whole_lines = machine.registers - held, nest.once in ("B", "C")
-    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found)
+    itemsize = machine.vector_bytes // lanes
+    line, ways = LINE // itemsize, cache_bytes()[0] // PAGE
+    # What a step reads of A is met again by the next ones, if they read the same lines.
+    sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
+    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets)
     return replace(block, cycles=block.cycles * len(nest.corners))
 
 
