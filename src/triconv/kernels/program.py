@@ -9,6 +9,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..memory import LINE, PAGE, address
@@ -56,9 +57,20 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "") -> 
         for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.adds):
             contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
             tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
-            apart = prod(map(len, starts[: cut.outer])) if cut.nest.spread else max(1, len(tiles))
-            found.append(Tiled(contraction, tiles, taps, apart))
+            apart = prod(map(len, starts[: cut.outer]))
+            each = [tiles] if cut.nest.spread else _full_and_empty(tiles)
+            found += [Tiled(contraction, some, taps, apart if cut.nest.spread else max(1, len(some))) for some in each]
     return found
+
+
+def _full_and_empty(tiles: Table) -> list[Table]:
+    """The tiles that sum something as they come, and those of zeros in the order of C: memory takes runs of them."""
+    empty = tiles[:, 3] == tiles[:, 4]
+    if not empty.any():
+        return [tiles]
+    zeros = tiles[empty]
+    full, zeros = tiles[~empty], zeros[np.argsort(zeros[:, 2], kind="stable")]
+    return [full, zeros] if len(full) else [zeros]
 
 
 class Program:
