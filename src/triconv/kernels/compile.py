@@ -195,11 +195,13 @@ def _optimised(kernel: Described, machine: Target) -> Any:
     module.get_global(kernel.name).attributes.add("noinline")
     _emit_entry(kernel, module)
     parsed = llvm.parse_assembly(str(module))
-    # The kernels say themselves what is a vector and what is unrolled, and the second level makes none of them faster.
-    tuning = llvm.create_pipeline_tuning_options(speed_level=1)
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(_machine(machine), tuning)
-    builder.getModulePassManager().run(parsed, builder)
+    # The kernels say themselves what is a vector and what is unrolled, and whoever emits the code keeps loops short: a
+    # whole level of passes takes as long as that, and makes none of them faster.
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.run(parsed, llvm.create_pass_builder(_machine(machine), llvm.create_pipeline_tuning_options()))
     return parsed
 
 

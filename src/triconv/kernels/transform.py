@@ -204,7 +204,7 @@ def _sum(k: Kernel, row: Sequence[float], values: Sequence[Value], lanes: int) -
     combine: Callable[[Value, Value], Value]
     total = None
     for scaled, number, factor in terms:
-        value, constant = values[number], ir.Constant(k.vector(lanes), [factor] * lanes)
+        value, constant = values[number], k.constant(factor, lanes)
         if scaled:
             total = k.build.fmul(value, constant) if total is None else k.fma(value, constant, total)
         elif total is None:

@@ -279,7 +279,11 @@ class Kernel:
         """A vector of one number."""
         kind = ir.VectorType(value.type, lanes)
         first = self.build.insert_element(kind(ir.Undefined), value, I32(0))
-        return self.build.shuffle_vector(first, kind(ir.Undefined), ir.VectorType(I32, lanes)([0] * lanes))
+        return self.build.shuffle_vector(first, kind(ir.Undefined), ir.VectorType(I32, lanes)(None))
+
+    def constant(self, number: float, lanes: int) -> Value:
+        """A vector of one number that is known."""
+        return Splat(self.vector(lanes), number)
 
     def numbers(self, lanes: int) -> Value:
         """0, 1, 2, … as whole numbers."""
@@ -360,6 +364,13 @@ def begin(
     ir.IRBuilder(entry).branch(body)
     how = {title: way for title, way in (stored or {}).items() if way}
     return Kernel(dtype, function, ir.IRBuilder(body), given, how)
+
+
+class Splat(ir.Constant):  # type: ignore[misc]
+    """A vector of one number, which llvmlite would write as often as there are lanes: most of some kernels' text."""
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.constant[0]})"
 
 
 class BFloat(ir.Type):  # type: ignore[misc]
