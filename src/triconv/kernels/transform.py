@@ -123,21 +123,26 @@ class Transform:
         """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
         rank, matrix, (steps, lanes, ahead, wrong) = len(self.matrices), self.matrices[axis], table
 
-        def read(at: At) -> Value:
-            if axis:
-                return k.load_vector(_room(k, rooms[axis - 1], at, self._sizes(axis - 1), lanes), lanes)
-            used = None if edge is None or self.back else _within(k, at, *edge)
-            place = _moved(k, corner[0], at, steps[:rank])
-            if not self.back:
+        source = corner[0], steps[:rank]
+        if axis:
+            source = rooms[axis - 1], _apart(self._sizes(axis - 1), lanes)
+        target = corner[1], steps[rank:]
+        if axis < rank - 1:
+            target = rooms[axis], _apart(self._sizes(axis), lanes)
+
+        def read(first: Place, at: At) -> Value:
+            place = k.at(first, k.mul(at[axis], source[1][axis]))
+            used = None if axis or edge is None or self.back else _within(k, at, *edge)
+            if not axis and not self.back:
                 k.prefetch(place, ahead)
             return k.load_vector(place, lanes, used)
 
-        def write(at: At, value: Value) -> None:
+        def write(first: Place, at: At, value: Value) -> None:
+            place = k.at(first, k.mul(at[axis], target[1][axis]))
             if axis < rank - 1:
-                k.store_vector(value, _room(k, rooms[axis], at, self._sizes(axis), lanes))
+                k.store_vector(value, place)
                 return
             used = None if edge is None or not self.back else _within(k, at, *edge)
-            place = _moved(k, corner[1], at, steps[rank:])
             if self.adds:
                 value = k.build.fadd(k.load_vector(place, lanes, used), value)
             if self.back:  # infinite or NaN times zero is not zero
@@ -149,15 +154,17 @@ class Transform:
         others.pop(axis)
         with ExitStack() as loops:
             at: At = [loops.enter_context(k.loop(size)) for size in others]
-            values = [read([*at[:axis], j, *at[axis:]]) for j in range(len(matrix[0]))]
+            at[axis:axis] = [0]
+            # Half of the time to compile this kernel would go into steps between places.
+            begin_at, end_at = (k.opaque(_moved(k, place, at, own)) for place, own in (source, target))
+            values = [read(begin_at, [*at[:axis], j, *at[axis + 1 :]]) for j in range(len(matrix[0]))]
             for q, value in _product(k, matrix, values):
-                write([*at[:axis], q, *at[axis:]], value)
+                write(end_at, [*at[:axis], q, *at[axis + 1 :]], value)
 
 
-def _room(k: Kernel, room: Place, at: At, sizes: Sequence[int], lanes: int) -> Place:
-    """A place among vectors that lie in order."""
-    strides = [prod(sizes[axis + 1 :]) * lanes for axis in range(len(sizes))]
-    return _moved(k, room, at, strides)
+def _apart(sizes: Sequence[int], lanes: int) -> list[Value | int]:
+    """How far vectors that lie in order are apart on each axis, in numbers."""
+    return [prod(sizes[axis + 1 :]) * lanes for axis in range(len(sizes))]
 
 
 def _moved(k: Kernel, place: Place, at: At, steps: Sequence[Value | int]) -> Place:
