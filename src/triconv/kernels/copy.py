@@ -8,7 +8,7 @@ cuts what is left into jobs of three loops, small enough for the first-level cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,7 @@ from ..memory import address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
-from .words import BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
+from .words import BYTES, FLOAT16, I1, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -112,6 +112,12 @@ class Move:
         jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
         jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
         return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]), stored)
+
+    def moved(self, source: int, target: int) -> Move:
+        """The plan of the same copy from and to places so much further on."""
+        jobs = self.jobs.copy()
+        jobs[:, 1:3] += source, target
+        return replace(self, jobs=jobs, _slices={})
 
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""
@@ -377,11 +383,17 @@ def _transposed(
     Squares of vectors are transposed in registers and put side by side in a block that stays in the first-level
     cache; its lines then go to the target whole. Distances that are powers of two make the caches forget lines early,
     so each is visited once. Slices are below each other in the block where they are in the target, else beside.
-    Squares at the borders are filled up with anything, which what follows in the block overwrites.
+    Squares at the borders are filled up with anything, which what follows in the block overwrites. Where there are
+    whole squares only, and rows for no more than a line, they go to the target at once.
     """
     pieces, groups = (k.build.select(below, *pair) for pair in ((slices.size, I64(1)), (I64(1), slices.size)))
     width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
     block, pitch = k.scratch(BLOCK // BYTES[k.dtype]), k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
+    at_once = _squares_only(k, groups, height, width, lanes) if b.array not in k.stored else I1(0)
+    with k.when(at_once), k.loop(columns.size) as j:
+        k.check(_moved(k, b, j, columns.target), k.mul(height, BYTES[k.dtype]))
+    block = Place(k.build.select(at_once, b.pointer, block.pointer), block.array)
+    pitch = k.build.select(at_once, columns.target, pitch)
     with k.loop(height, step=lanes) as r:
         offsets = _offsets(k, r, height, rows, slices, lanes)
         with k.loop(width, step=lanes) as j:
@@ -394,13 +406,19 @@ def _transposed(
                     _square(k, *corners, offsets, pitch, left)
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
-    with k.loop(groups) as g, k.loop(columns.size) as j:
+    with k.when(k.build.not_(at_once)), k.loop(groups) as g, k.loop(columns.size) as j:
         line = _moved(k, block, k.add(k.mul(g, columns.size), j), pitch)
         to_line = _moved(k, _moved(k, b, g, slices.target), j, columns.target)
         with k.loop(whole_rows, step=lanes) as r:
             k.store_vector(k.load_vector(k.at(line, r), lanes), k.at(to_line, r))
         with k.when(k.less(0, rest)):
             k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
+
+
+def _squares_only(k: Kernel, groups: Value, height: Value, width: Value, lanes: int) -> Value:
+    """Whether a block is whole squares, and no higher than a line, so that the target has each line of it twice."""
+    others = k.build.or_(k.sub(groups, 1), k.build.and_(k.build.or_(height, width), I64(lanes - 1)))
+    return k.build.and_(k.build.icmp_signed("==", others, I64(0)), k.less(height, LINE + 1))
 
 
 def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:

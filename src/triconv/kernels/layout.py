@@ -77,7 +77,8 @@ class Apart:
 class Buffer:
     """A contiguous array that stands for an operand or a result, with its axes in another order, and padded.
 
-    `shape` is of the array's axes with the padding, of which `before` goes before the array's first entry.
+    `shape` is of the array's axes with the padding, of which `before` goes before the array's first entry; where that
+    is negative, so many entries go before the buffer's first.
     """
 
     shape: tuple[int, ...]
@@ -150,20 +151,28 @@ class Buffer:
 
         Each residue has a copy of its own, with where it begins in the buffer and along the array's last axis.
         """
-        from .copy import AS_THEY_ARE, Dim, Move
+        from .copy import AS_THEY_ARE, Move
 
         own, how = self.layout, stored or AS_THEY_ARE
         if self.apart is not None:
-            dims = [Dim(((0, 0, n),), step, to) for n, step, to in zip(shape, own.steps, steps, strict=True)]
+            dims = self._made(shape, own.steps, steps)
             boxes = self._boxes(shape, steps, dims, filled=False)
             return [(Move.joined([Move.of(box, dtype, how) for box in boxes], dtype), 0, 0)]
         found = []
         for residue in range(min(self.split, shape[-1])):
             sizes = (*shape[:-1], -(-(shape[-1] - residue) // self.split))
             to = (*steps[:-1], steps[-1] * self.split)
-            dims = [Dim(((0, 0, n),), step, target) for n, step, target in zip(sizes, own.steps, to, strict=True)]
+            dims = self._made(sizes, own.steps, to)
             found.append((Move.of(dims, dtype, how), residue * own.residue, residue))
         return found
+
+    def _made(self, shape: Sequence[int], own: Sequence[int], steps: Sequence[int]) -> list[Dim]:
+        """The dims of a copy to an array of this shape and these steps, of what the buffer has of it."""
+        from .copy import Dim
+
+        begins = [-before for before in self.before]
+        sizes = [min(n - begin, room) for n, begin, room in zip(shape, begins, self.shape, strict=True)]
+        return [Dim(((0, *each),), step, to) for *each, step, to in zip(begins, sizes, own, steps, strict=True)]
 
     def _boxes(self, shape: Sequence[int], steps: Sequence[int], dims: list[Dim], filled: bool) -> Iterator[list[Dim]]:
         """The dims of the copies of parts: those from the array, zeros included, or those to it."""
@@ -211,9 +220,10 @@ def _pieces(size: int, room: int, before: int, axis: Axis | None) -> Pieces:
     """What goes where along an axis of `room` positions, of which the array's begin after `before`."""
     if axis is not None and axis.border != "zero" and (before, room) == (axis.before, axis.reach):
         return _stretches(axis.extension)
-    before = min(before, room)  # all that is read may lie before the first entry
-    inside = min(size, room - before)
-    return [(OUTSIDE, 0, before, 1), (0, before, inside, 1), (OUTSIDE, before + inside, room - before - inside, 1)]
+    skipped, before = max(0, -before), min(max(0, before), room)  # all that is read may lie before the first entry
+    inside = max(0, min(size - skipped, room - before))
+    after = before + inside
+    return [(OUTSIDE, 0, before, 1), (skipped, before, inside, 1), (OUTSIDE, after, room - after, 1)]
 
 
 def _stretches(sources: NDArray[np.intp]) -> Pieces:

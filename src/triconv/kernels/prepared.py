@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import LINE, address, empty
+from .bands import bands
 from .compile import Call
 from .copy import Move, Stored
 from .finite import all_finite, test
@@ -230,6 +231,11 @@ def prepared(
     produces, produced = problem.produces, ROLES.index(problem.produces)
     copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
     best = best_way(problem, strides, finite, copied)
+    supposed = None if best.supposes is None else ROLES.index(best.supposes)
+    if found := bands(best, strides):
+        plain = replace(best, buffers=(None, None, None))
+        program = found.schedule(strides)
+        return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
     count = pieces(best)
     examples = _examples(best) // count
     copied |= frozenset({produces} if count > 1 else ())
@@ -248,7 +254,7 @@ def prepared(
     return Prepared(
         best,
         produced,
-        None if best.supposes is None else ROLES.index(best.supposes),
+        supposed,
         examples,
         count,
         # Every part of a weight's gradient reads all examples.

@@ -65,10 +65,13 @@ class Schedule:
         """The numbers of scratch in all."""
         return self.kernels + self.shared + self.parts * self.own
 
-    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool:
-        """Run the stages on each three arrays and write over the one that is the result; is all of that finite?"""
+    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool | None:
+        """Run the stages on each three arrays and write over the one that is the result; is all of that finite?
+
+        None if there are no marks that tell.
+        """
         finite = [self._run(operands, kept) for operands in pieces]
-        return all(finite)
+        return all(finite) if self.marks else None
 
     def _run(self, operands: tuple[Array, Array, Array], kept: Kept | None) -> bool:
         parts, dtype = self.parts, operands[0].dtype

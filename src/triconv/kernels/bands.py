@@ -1,0 +1,154 @@
+"""A problem in bands: some examples, and some positions of an axis, of which the copies stay in the second-level cache.
+
+Each band is copied, computed and copied back before the next one's turn, in the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..form import Problem, Role
+from ..geometry import Parts
+from ..memory import LINE
+from .compile import Call
+from .copy import Move
+from .layout import Buffer
+from .loops import arrays, over_data
+from .program import Program, tiled
+from .schedule import Arrays, Schedule, Stage
+from .target import cache_bytes, target
+from .ways import ROLES, Strides, Way, filling, folds, way
+from .words import PAIRS
+
+MANY_BANDS = 64
+"""Of an axis: more would be too thin, and their tables too long."""
+
+AGAIN = 1.5
+"""How much more bands may copy than the whole, as what they read overlaps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """The parts of an axis, for some examples at a time."""
+
+    whole: Way
+    way: Way
+    """Of one band, its arrays being the whole ones of which it sees a part."""
+    axis: int
+    parts: Parts
+
+    @property
+    def examples(self) -> int:
+        """How many examples a band has."""
+        return self.way.asked.batch
+
+    @property
+    def units(self) -> int:
+        """How many bands there are."""
+        return self.whole.asked.batch // self.examples * self.parts.count
+
+    def copied(self) -> int:
+        """The bytes that all bands copy."""
+        return self.units * self.way.copied
+
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """Where the copies of a band begin, those of the visible and of the hidden, and where they end; in numbers."""
+        line = LINE // self.whole.asked.itemsize
+        visible, hidden = (-(-buffer.size // line) * line for buffer in self._buffers)
+        return 0, visible, visible + hidden
+
+    @property
+    def _buffers(self) -> tuple[Buffer, Buffer]:
+        visible, hidden, _ = self.way.buffers
+        assert visible is not None
+        assert hidden is not None
+        return visible, hidden
+
+    def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
+        """The bands, which threads share, on arrays of these strides, in the order of ROLES."""
+        return Schedule(self.whole.asked.flops, 0, self.places[-1], 0, lambda: (self._stage(strides),))
+
+    def _stage(self, strides: tuple[Strides, ...]) -> Stage:
+        asked, lanes = self.way.asked, target().lanes(self.way.asked.itemsize)
+        tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, lanes, True)]
+        program = Program(tables, asked.flops)
+        moves = list(zip(*(self._moves(number, strides[number]) for number in (0, 1)), strict=True))
+        made = ROLES.index(asked.produces)
+        seen, order = 1 - made, [ROLES.index(role) for role in arrays(asked, self.way.vector)]
+
+        def calls(given: Arrays, place: int, first: int, last: int) -> list[Call]:
+            copies = [given[3][place + begin :] for begin in self.places[:2]]
+            a, b, c = ((*copies, given[2])[number] for number in order)
+            found: list[Call] = []
+            for unit in moves[first:last]:
+                found += unit[seen].calls(given[seen], copies[seen], 0, 1)
+                found += program.calls([(a, b, c)], 0, 1)
+                found += unit[made].calls(copies[made], given[made], 0, 1)
+            return found
+
+        return Stage(self.units, calls)
+
+    def _moves(self, number: int, steps: Strides) -> Iterator[Move]:
+        """The copies between an array and the bands' buffers, of all bands."""
+        asked, role = self.whole.asked, ROLES[number]
+        made = role is asked.produces
+        shape, at = (self.examples, *asked.shape(role)[1:]), 2 + self.axis
+        axes = (None, None, *asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
+        bands = []
+        for n in range(self.parts.count):
+            before = list(self._buffers[number].before)
+            before[at] = -self.parts.first[number] - n * self.parts.step[number]
+            buffer = replace(self._buffers[number], before=tuple(before))
+            if made:
+                found = buffer.drain(shape, steps, asked.dtype)
+                bands.append([move.moved(begin, first * steps[-1]) for move, begin, first in found])
+            else:
+                bands.append([buffer.fill(shape, steps, axes, asked.dtype)])
+        for example in range(0, asked.batch, self.examples):
+            far = example * steps[0]
+            for band in bands:
+                moved = [move.moved(0, far) if made else move.moved(far, 0) for move in band]
+                yield Move.joined(moved, asked.dtype)
+
+
+def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
+    """The bands to run a problem in that copy the least, if its copies do not fit in the cache; or none.
+
+    They are of the last axis, whose neighbours lie together; or of the first one where vectors run over the last.
+    """
+    problem, at = best.asked, -1 if best.vector == "example" else 0
+    axes, room = problem.geometry.axes, cache_bytes()[1] * 3 // 4
+    able = over_data(best.vector) and problem.produces is not Role.WEIGHT and problem.dtype != PAIRS
+    able = able and not any(best.exact) and not folds(problem) and None not in best.buffers[:2]
+    at_most_one = len(axes) < 1 + (best.vector == "position" or best.parts > 1)
+    if not able or at_most_one or best.copied <= room or axes[at].bank > 1 or axes[at].border != "zero":
+        return None
+    found = [one for batch in range(1, problem.batch + 1) if (one := _of_examples(best, strides, batch, at, room))]
+    least = min(found, key=Bands.copied, default=None)
+    return least if least is not None and least.copied() <= AGAIN * best.copied else None
+
+
+def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, room: int) -> Bands | None:
+    """The widest bands that fit the room, of so many examples, if these fill vectors as well as all do."""
+    problem = replace(best.asked, batch=batch)
+    count = filling(problem) if best.parts > 1 else 1
+    lanes = target().lanes(problem.itemsize)
+    full = best.vector == "position" or batch * count % lanes == 0 or batch == best.asked.batch
+    if best.asked.batch % batch or not full:
+        return None
+    axis, transposed = problem.geometry.axes[at], problem.produces is Role.VISIBLE
+    size = axis.visible if transposed else axis.hidden
+    for many in range(2, min(size, MANY_BANDS) + 1):
+        parts = axis.parts(many, transposed)
+        if parts.step[ROLES.index(problem.produces)] * (many - 1) >= size:
+            continue  # as wide as with fewer, and the last is empty
+        own = list(problem.geometry.axes)
+        own[at] = parts.axis
+        inner = replace(problem, geometry=replace(problem.geometry, axes=tuple(own)))
+        copied = frozenset((Role.VISIBLE, Role.HIDDEN))
+        one = way(inner, best.vector, strides, best.exact, count, copied)
+        if one.copied <= room:
+            return Bands(best, one, at % len(own), parts)
+    return None
