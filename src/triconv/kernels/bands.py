@@ -122,8 +122,10 @@ def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
     axes, room = problem.geometry.axes, cache_bytes()[1] * 3 // 4
     able = over_data(best.vector) and problem.produces is not Role.WEIGHT and problem.dtype != PAIRS
     able = able and not any(best.exact) and not folds(problem) and None not in best.buffers[:2]
-    at_most_one = len(axes) < 1 + (best.vector == "position" or best.parts > 1)
-    if not able or at_most_one or best.copied <= room or axes[at].bank > 1 or axes[at].border != "zero":
+    taken = len(axes) < 1 + (best.vector == "position" or best.parts > 1)
+    if not able or taken or best.copied <= room or axes[at].bank > 1 or axes[at].border != "zero":
+        return None
+    if any(abs(own[2:][at]) == 1 for own in strides[:2]):  # lines would be read and written in small pieces
         return None
     found = [one for batch in range(1, problem.batch + 1) if (one := _of_examples(best, strides, batch, at, room))]
     least = min(found, key=Bands.copied, default=None)

@@ -7,7 +7,7 @@ cuts what is left into jobs of three loops, small enough for the first-level cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
@@ -21,7 +21,7 @@ from ..memory import address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
-from .words import BYTES, FLOAT16, I1, I64, POINTER, Kernel, Place, Value, begin
+from .words import BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -207,6 +207,8 @@ LINE = 16
 """The largest number of lanes that a vector has."""
 BLOCK = (SIDE + LINE) * SIDE * 4
 """Bytes of a block, with a vector behind each of its lines: less than a first-level cache."""
+CLASH = 1 << 11
+"""Bytes of which multiples share few places in the caches."""
 SQUARE = 32
 """At most so many bytes in a vector of a square: larger ones are no faster, and take three times as long to compile."""
 FEW = 4
@@ -321,8 +323,7 @@ class Copy:
                 ZERO_SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=True),
             }
             if self.turns:
-                side = min(lanes, SQUARE // BYTES[self.dtype])
-                writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, side, below)
+                writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, lanes, below)
             kind = k.build.select(below, I64(BESIDE), kind)
             for number, write in writers.items():
                 with k.when(k.build.icmp_signed("==", kind, I64(number))):
@@ -376,24 +377,19 @@ WIDE = 4
 
 
 def _transposed(
-    k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, lanes: int, below: Value
+    k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, wide: int, below: Value
 ) -> None:
     """Columns next to each other in the source, rows in the target.
 
     Squares of vectors are transposed in registers and put side by side in a block that stays in the first-level
     cache; its lines then go to the target whole. Distances that are powers of two make the caches forget lines early,
     so each is visited once. Slices are below each other in the block where they are in the target, else beside.
-    Squares at the borders are filled up with anything, which what follows in the block overwrites. Where there are
-    whole squares only, and rows for no more than a line, they go to the target at once.
+    Squares at the borders are filled up with anything, which what follows in the block overwrites.
     """
+    lanes = min(wide, SQUARE // BYTES[k.dtype])
     pieces, groups = (k.build.select(below, *pair) for pair in ((slices.size, I64(1)), (I64(1), slices.size)))
     width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
     block, pitch = k.scratch(BLOCK // BYTES[k.dtype]), k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
-    at_once = _squares_only(k, groups, height, width, lanes) if b.array not in k.stored else I1(0)
-    with k.when(at_once), k.loop(columns.size) as j:
-        k.check(_moved(k, b, j, columns.target), k.mul(height, BYTES[k.dtype]))
-    block = Place(k.build.select(at_once, b.pointer, block.pointer), block.array)
-    pitch = k.build.select(at_once, columns.target, pitch)
     with k.loop(height, step=lanes) as r:
         offsets = _offsets(k, r, height, rows, slices, lanes)
         with k.loop(width, step=lanes) as j:
@@ -406,19 +402,26 @@ def _transposed(
                     _square(k, *corners, offsets, pitch, left)
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
-    with k.when(k.build.not_(at_once)), k.loop(groups) as g, k.loop(columns.size) as j:
-        line = _moved(k, block, k.add(k.mul(g, columns.size), j), pitch)
-        to_line = _moved(k, _moved(k, b, g, slices.target), j, columns.target)
-        with k.loop(whole_rows, step=lanes) as r:
-            k.store_vector(k.load_vector(k.at(line, r), lanes), k.at(to_line, r))
-        with k.when(k.less(0, rest)):
-            k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
 
+    def lines() -> Iterator[tuple[Place, Place]]:
+        """Where each line of the block is, and where it goes."""
+        with k.loop(groups) as g, k.loop(columns.size) as j:
+            line = _moved(k, _moved(k, block, k.mul(g, columns.size), pitch), j, pitch)
+            yield line, _moved(k, _moved(k, b, g, slices.target), j, columns.target)
 
-def _squares_only(k: Kernel, groups: Value, height: Value, width: Value, lanes: int) -> Value:
-    """Whether a block is whole squares, and no higher than a line, so that the target has each line of it twice."""
-    others = k.build.or_(k.sub(groups, 1), k.build.and_(k.build.or_(height, width), I64(lanes - 1)))
-    return k.build.and_(k.build.icmp_signed("==", others, I64(0)), k.less(height, LINE + 1))
+    # Lines of one vector, unless they all share few places in the cache, which so many at once would wait for.
+    clash = k.build.icmp_signed("==", k.remainder(columns.target, CLASH // BYTES[k.dtype]), I64(0))
+    short = k.build.and_(k.build.icmp_signed("==", height, I64(wide)), k.build.not_(clash))
+    with k.build.if_else(short) as (then, otherwise):
+        with then:
+            for line, to_line in lines():
+                k.store_vector(k.load_vector(line, wide), to_line)
+        with otherwise:
+            for line, to_line in lines():
+                with k.loop(whole_rows, step=lanes) as r:
+                    k.store_vector(k.load_vector(k.at(line, r), lanes), k.at(to_line, r))
+                with k.when(k.less(0, rest)):
+                    k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
 
 
 def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:

@@ -23,6 +23,7 @@ from math import gcd, prod
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import LINE
+from .copy import CLASH
 from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
@@ -267,9 +268,6 @@ def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> i
     again = min(problem.channels.weight[:2])
     return LINE // problem.itemsize if again >= AGAIN and shape[1] * problem.itemsize % CLASH == 0 else 0
 
-
-CLASH = 1 << 11
-"""Bytes of which multiples share few places in the caches."""
 
 AGAIN = 128
 """How often all is read, a tile's rows at a time, that makes up for a copy."""
