@@ -15,8 +15,8 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "filtering", "channels", "files", "interruptions", "kept", "memory", "processes"],
-    ["form", "arguments", "arrays", "checkpoint"],
+    ["geometry", "filtering", "channels", "files", "cache", "interruptions", "kept", "memory", "processes"],
+    ["form", "arguments", "arrays", "checkpoint", "coefficients"],
     ["engine", "problem", "kernels"],
     ["engines", "trial"],
     ["dispatch"],
@@ -75,7 +75,7 @@ ROOMS: dict[str, list[list[str]]] = {
 }
 """The order inside a package, "" being the package itself: its modules import earlier rooms of it."""
 
-FOR_NOTHING_OF_OURS = ["geometry", "filtering", "channels", "memory", "processes"]
+FOR_NOTHING_OF_OURS = ["geometry", "filtering", "channels", "cache", "memory", "processes"]
 """These import no module of the package at all."""
 
 
@@ -170,7 +170,7 @@ def test_the_imports_are_read_at_all() -> None:
     """The reading itself, on modules whose imports are known."""
     sources = modules()
     assert set(imports("dispatch", sources)) >= {"engine", "form", "engines.im2row", "engines.matrix"}
-    assert set(imports("engines.reference", sources)) == {"engine", "form", "geometry"}
+    assert set(imports("engines.reference", sources)) == {"coefficients", "engine", "form", "geometry"}
     assert {"ops", "pool", "dispatch"} <= set(imports("", sources))
 
 

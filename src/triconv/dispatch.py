@@ -16,6 +16,7 @@ import numpy as np
 
 from . import trial
 from .arrays import STORED
+from .coefficients import coefficients
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
@@ -234,13 +235,9 @@ def _choose(problem: Problem, engine: str) -> Plan:
     return Plan(own[best.name], best, refusals, measured)
 
 
-CAST = 20e9
-"""Bytes a second, read and written, as numbers are converted from one dtype to another."""
-
-
 def _casting(problem: Problem, computed: Problem) -> float:
     """Seconds to convert operands and result of a problem that is computed in another dtype than it is stored in."""
-    return 0.0 if computed is problem else (problem.bytes + computed.bytes) / CAST
+    return 0.0 if computed is problem else (problem.bytes + computed.bytes) / coefficients().converted
 
 
 def _check_memory(problem: Problem, need: int) -> None:

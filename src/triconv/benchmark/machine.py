@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..coefficients import processor
 from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
 from ..kernels.target import Target, target
@@ -193,8 +193,4 @@ def described() -> dict[str, str]:
 
 def _processor() -> str:
     """What the system calls the processor, and what LLVM does."""
-    called = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        called = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{called} ({target().cpu})"
+    return f"{processor()} ({target().cpu})"

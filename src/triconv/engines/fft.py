@@ -36,19 +36,11 @@ from math import prod
 import numpy as np
 
 from ..channels import Channels
+from ..coefficients import coefficients
 from ..engine import Array, Engine, Run, nothing, quiet
 from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.waves import Cut
-
-PEAK = 0.95
-"""The share of two vectors' multiplications and additions a cycle that transforms and products reach."""
-
-MOVED = 3.5e10
-"""Bytes in a second that they read and write besides."""
-
-STARTED = 1.3e-5
-"""Seconds to start one of them."""
 
 CHUNK = 12 << 20
 """Bytes of frequencies at a time, if there are several examples."""
@@ -198,11 +190,10 @@ class Planned:
     @cached_property
     def seconds(self) -> float:
         from ..kernels.target import target
-        from ..kernels.ways import CYCLES
 
-        multiplied, moved, started = self.work
-        a_second = PEAK * CYCLES * 2 * target().lanes(self.problem.itemsize)
-        return multiplied / a_second + moved / MOVED + started * STARTED
+        (multiplied, moved, started), found = self.work, coefficients()
+        cycles = found.fft_multiplied * multiplied / target().lanes(self.problem.itemsize)
+        return cycles / found.cycles + moved / found.fft_moved + started * found.fft_started
 
     @property
     def work(self) -> tuple[int, int, int]:

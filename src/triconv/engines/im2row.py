@@ -18,6 +18,7 @@ from math import prod
 import numpy as np
 
 from ..channels import Blocks
+from ..coefficients import coefficients
 from ..engine import Array, Engine, Run, quiet, takes_all
 from ..form import Problem, Role
 from ..geometry import OUTSIDE, Geometry, pairs
@@ -169,8 +170,13 @@ def _examples(problem: Problem) -> int:
     return max(1, CHUNK // max(_row_bytes(problem), 1))
 
 
+CALLED = 1e-4
+"""Seconds of a call."""
+
+
 def cost(problem: Problem) -> float:
-    return 1e-4 + problem.flops / 3e10 + _row_bytes(problem) * problem.batch / 1e9
+    found = coefficients()
+    return CALLED + problem.flops / found.gemm + _row_bytes(problem) * problem.batch / found.rowed
 
 
 def workspace(problem: Problem) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..coefficients import coefficients
 from ..engine import Array, Engine, Run, quiet
 from ..form import Problem, Role
 from ..geometry import Axis
@@ -137,9 +138,14 @@ def _terms(problem: Problem) -> int:
     return problem.terms // max(problem.batch, 1)
 
 
+CALLED = 2e-4
+"""Seconds of a call."""
+
+
 def cost(problem: Problem) -> float:
-    listing = 2e-4 + 4e-8 * _terms(problem)
-    return listing * (max(problem.batch, 1) if problem.produces is Role.WEIGHT else 1) + 2e-9 * problem.terms
+    found = coefficients()
+    listing = CALLED + found.listed * _terms(problem)
+    return listing * (max(problem.batch, 1) if problem.produces is Role.WEIGHT else 1) + problem.terms * found.sparse
 
 
 def workspace(problem: Problem) -> int:

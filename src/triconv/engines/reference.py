@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from ..coefficients import coefficients
 from ..engine import Array, Engine, Run, quiet, takes_all
 from ..form import Problem, Role
 from ..geometry import OUTSIDE
@@ -45,7 +46,7 @@ def build(problem: Problem) -> Run:
 
 def cost(problem: Problem) -> float:
     loops = prod(problem.geometry.hidden) * prod(problem.geometry.kernel) * problem.channels.hidden
-    return 5e-6 * loops + 1e-9 * problem.terms
+    return coefficients().loop * loops + coefficients().term * problem.terms
 
 
 def workspace(problem: Problem) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..coefficients import coefficients
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
 AMPLIFIED = 9.5
 """The most that rounding errors may grow: as those of tiles of 4 by 4 and kernels of 3 by 3, and somewhat more."""
-
-MULTIPLIED, TRANSFORMED, KERNEL, STARTED = 0.57, 6.8, 5.0, 4e-5
-"""Cycles of a vector's multiplication in a contraction, and of a vector transformed, of tiles and of kernels; and
-seconds to start all."""
 
 MANY_PARTS = 16
 """Problems of stride 1 that take no longer to start than to run."""
@@ -125,7 +122,6 @@ def tile_sizes(problem: Problem) -> tuple[int, ...]:
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
     from ..kernels.target import target
-    from ..kernels.ways import CYCLES
 
     lanes, channels, axes = target().lanes(problem.itemsize), problem.channels, problem.geometry.axes
     transposed = problem.produces is Role.VISIBLE
@@ -138,9 +134,11 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     vectors = channels.groups * ceil(channels.hidden // channels.groups / lanes), ceil(channels.visible / lanes)
     inputs = channels.hidden // channels.groups if transposed else channels.weight[1]
     outputs = ceil((channels.weight[1] if transposed else channels.hidden // channels.groups) / lanes)
-    multiplied = MULTIPLIED * tiles * channels.groups * inputs * outputs
-    transformed = TRANSFORMED * tiles * sum(vectors) + KERNEL * channels.groups * inputs * outputs
-    return points * (multiplied + transformed) / CYCLES + STARTED
+    found = coefficients()
+    multiplied = found.winograd_multiplied * tiles * channels.groups * inputs * outputs
+    transformed = found.winograd_transformed * tiles * sum(vectors)
+    kernels = found.winograd_kernel * channels.groups * inputs * outputs
+    return points * (multiplied + transformed + kernels) / found.cycles + found.winograd_called
 
 
 def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Way:

@@ -1,19 +1,13 @@
 """From a kernel's description to a callable: compiled by LLVM, kept as object code on disk for the next process.
 
-What a file of the cache holds is executed, so it is read only when nobody but this user can have put it there, and
-only when it is whole. Two different things see to that:
-
-- Ownership and mode, of the folder and of the file, keep others out. A digest in the file cannot: who can write the
-  code can write its digest. The folder is opened first and looked at as opened (a folder, not a link, this user's own,
-  not writable by others), then the file inside that opened folder in the same way, so neither can be exchanged
-  between the look and the use. Without the folder's test, others could rename what this user wrote.
-- The digest, over the kernel's key and the code, finds damage: a truncated file, a flipped bit, another kernel's code
-  under this one's name.
+What a file of the cache holds is executed, so it is read only when nobody but this user can have put it there
+(`cache`), and only when it is whole. Ownership and mode see to the first: a digest in the file cannot, as who can write
+the code can write its digest. The digest, over the kernel's key and the code, finds damage: a truncated file, a flipped
+bit, another kernel's code under this one's name.
 
 The key is all that the code depends on: the kernel's description, the source that writes kernels (which also stands
-for triconv's version), the processor's name and features, and the versions of LLVM and llvmlite. A file is written
-beside and renamed, so processes that write the same one at once all leave it whole. Anything unexpected means
-compiling again: the cache is never an error. Where files have no owners (Windows), there is none.
+for triconv's version), the processor's name and features, and the versions of LLVM and llvmlite. Anything unexpected
+means compiling again.
 """
 
 from __future__ import annotations
@@ -22,12 +16,10 @@ import ctypes
 import hashlib
 import os
 import re
-import secrets
-import stat
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -39,15 +31,12 @@ from llvmlite import ir
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from .. import cache
 from .target import Target, runnable
 from .words import CHECKED, I64, POINTER
 
-VARIABLE = "TRICONV_CACHE"
 MAGIC = b"triconv object 2\n"
 DIGEST = 32
-
-OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
-"""Whether files have owners, and can be named inside an opened folder."""
 
 OURS = re.compile(r"\w+-[0-9a-f]{40}\.o|[0-9a-f]{16}\.part")
 """Names in the cache's folder that are the cache's, which may be pruned; whatever else is there stays."""
@@ -244,50 +233,17 @@ def _source(path: str | None) -> str | None:
     return digest.hexdigest() if files else None
 
 
-@contextmanager
-def _folder() -> Iterator[int | None]:
-    """The opened folder of the cache, this user's alone; None when there can be none."""
-    wanted = os.environ.get(VARIABLE)
-    home = os.path.expanduser("~")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    path = os.path.join(base, "triconv") if wanted is None else os.path.abspath(wanted)
-    if wanted == "" or not os.path.isabs(path) or not OWNED:
-        yield None
-        return
-    opened = None
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        yield opened if _is_ours(os.fstat(opened)) else None
-    finally:
-        if opened is not None:
-            os.close(opened)
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    """Whether only this user can have written a file or folder."""
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
 def _file(name: str, key: bytes) -> str:
     return f"{name}-{key.hex()[:40]}.o"
 
 
 def _read(name: str, key: bytes | None) -> bytes | None:
     """The object code of a key, if the cache has it whole."""
-    if key is None:
+    content = None if key is None else cache.read(_file(name, key))
+    if key is None or content is None:
         return None
-    with suppress(OSError), _folder() as folder:
-        if folder is None:
-            return None
-        # A pipe in a file's place is not waited for.
-        opened = os.open(_file(name, key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        with open(opened, "rb") as file:
-            status = os.fstat(opened)
-            content = file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else b""
-        code = content[len(MAGIC) + DIGEST :]
-        return code if content == _content(key, code) else None
-    return None
+    code = content[len(MAGIC) + DIGEST :]
+    return code if content == _content(key, code) else None
 
 
 def _content(key: bytes, code: bytes) -> bytes:
@@ -295,24 +251,9 @@ def _content(key: bytes, code: bytes) -> bytes:
 
 
 def _write(name: str, key: bytes | None, code: bytes) -> None:
-    """Put object code in the cache, beside and renamed."""
-    if key is None:
-        return
-    with suppress(OSError), _folder() as folder:
-        if folder is None:
-            return
-        with suppress(OSError):
-            _prune(folder)
-        beside = f"{secrets.token_hex(8)}.part"
-        opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
-        try:
-            with open(opened, "wb") as file:
-                file.write(_content(key, code))
-            os.replace(beside, _file(name, key), src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(beside, dir_fd=folder)
-            raise
+    """Put object code in the cache."""
+    if key is not None:
+        cache.write(_file(name, key), _content(key, code), _prune)
 
 
 def _prune(folder: int) -> None:

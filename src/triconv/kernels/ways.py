@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd, prod
 
+from ..coefficients import coefficients
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import LINE
@@ -28,12 +29,6 @@ from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
 from .target import cache_bytes, target
-
-CYCLES, COPIED = 4e9, 25e9
-"""A second's cycles, and bytes copied."""
-
-STARTED = 2e-6
-"""Seconds to start a kernel: of a sum, of a copy, of the test whether all is finite."""
 
 FAR = 1.25
 """How much longer multiplications take whose vectors are data, which come from further away than weights do."""
@@ -89,12 +84,13 @@ class Way:
         return None
 
     def seconds(self) -> float:
+        found = coefficients()
         cycles: float = sum(one.block.cycles for one in self.cuts())
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
         if over_data(self.vector):
             cycles *= FAR
         starts = len(self.cuts()) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
-        return cycles / CYCLES + (2 * self.copied + read) / COPIED + starts * STARTED
+        return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
 
 
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
@@ -234,7 +230,7 @@ def pieces(best: Way) -> int:
     if problem.channels.mask is not None:  # the weight is of edges, and lies as no shape of the problem's says
         return 1
     weight, read = problem.bytes_of(Role.WEIGHT), problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN)
-    started = int(best.seconds() / (BEGUN * STARTED * len(best.cuts())))
+    started = int(best.seconds() / (BEGUN * coefficients().started * len(best.cuts())))
     most = min(cache_bytes()[1] // weight, read // (ADDED * weight), started, MANY_PIECES)
     return next((n for n in (8, 4, 2) if n <= most and problem.batch % n == 0), 1)
 

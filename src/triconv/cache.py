@@ -1,0 +1,87 @@
+"""The folder of files that are kept for this user's next process: only what this user wrote is read.
+
+What is read there is executed, or decides what is, so it is read only when nobody but this user can have put it there.
+Ownership and mode, of the folder and of the file, keep others out: the folder is opened first and looked at as opened
+(a folder, not a link, this user's own, not writable by others), then the file inside that opened folder in the same
+way, so neither can be exchanged between the look and the use. Without the folder's test, others could rename what this
+user wrote. A file is written beside and renamed, so processes that write the same one at once all leave it whole.
+Anything unexpected means that there is no such file: the cache is never an error. Where files have no owners (Windows),
+there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+VARIABLE = "TRICONV_CACHE"
+
+OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
+"""Whether files have owners, and can be named inside an opened folder."""
+
+
+def place() -> str | None:
+    """Where the folder is, or would be; None when there can be none."""
+    wanted = os.environ.get(VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = os.path.join(base, "triconv") if wanted is None else os.path.abspath(wanted)
+    return path if wanted != "" and os.path.isabs(path) and OWNED else None
+
+
+@contextmanager
+def _folder() -> Iterator[int | None]:
+    """The opened folder, this user's alone; None when there can be none."""
+    path, opened = place(), None
+    if path is None:
+        yield None
+        return
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        yield opened if _is_ours(os.fstat(opened)) else None
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether only this user can have written a file or folder."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def read(name: str) -> bytes | None:
+    """What a file of the folder holds, if it is this user's own."""
+    with suppress(OSError), _folder() as folder:
+        if folder is None:
+            return None
+        # A pipe in a file's place is not waited for.
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with open(opened, "rb") as file:
+            status = os.fstat(opened)
+            return file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else None
+    return None
+
+
+def write(name: str, content: bytes, before: Callable[[int], None] = lambda _: None) -> bool:
+    """Put a file in the folder, beside and renamed, after what is to be done to the opened folder; was it put?"""
+    import secrets
+
+    with suppress(OSError), _folder() as folder:
+        if folder is None:
+            return False
+        with suppress(OSError):
+            before(folder)
+        beside = f"{secrets.token_hex(8)}.part"
+        opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            with open(opened, "wb") as file:
+                file.write(content)
+            os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside, dir_fd=folder)
+            raise
+        return True
+    return False

@@ -1,0 +1,110 @@
+"""What engines' estimates depend on the machine for: few named coefficients, by default those of one processor.
+
+`triconv bench --calibrate` measures them and keeps them in the cache's folder, for this processor and target; they
+are read once a process, when an engine is first chosen. They decide which engine, and which tiles, a problem is given,
+and so in which order its sums are taken: nothing else. Two processes with the same coefficients compute the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+from . import cache
+
+VARIABLE = "TRICONV_CALIBRATED"
+"""Where it is 0, the default ones are used, whatever was measured."""
+
+FORMAT = 1
+"""Of the file, and of what coefficients mean; files of another are not read."""
+
+
+def _of(default: float, unit: str, meaning: str) -> Any:
+    return field(default=default, metadata={"unit": unit, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """By default those of one core of a Zen 5 at 4.5 GHz."""
+
+    cycles: float = _of(4e9, "1/s", "cycles of a contraction, of which each multiplies and adds two vectors")
+    copied: float = _of(25e9, "B/s", "read and written by copies")
+    started: float = _of(2e-6, "s", "to start a kernel: of a sum, of a copy, of the test whether all is finite")
+    called: float = _of(1e-5, "s", "to call the direct engine")
+    winograd_multiplied: float = _of(0.57, "cycles", "winograd: to multiply and add a vector between transforms")
+    winograd_transformed: float = _of(6.8, "cycles", "winograd: for each vector of a transform of tiles")
+    winograd_kernel: float = _of(5.0, "cycles", "winograd: for each vector of a transform of kernels")
+    winograd_called: float = _of(4e-5, "s", "winograd: to call it, for each part of a stride")
+    fft_multiplied: float = _of(0.526, "cycles", "fft: to multiply and add a vector")
+    fft_moved: float = _of(3.5e10, "B/s", "fft: read and written between its stages")
+    fft_started: float = _of(1.3e-5, "s", "fft: to start a stage")
+    converted: float = _of(20e9, "B/s", "read and written to convert numbers to another dtype")
+    loop: float = _of(5e-6, "s", "reference: a turn of a loop in Python")
+    term: float = _of(1e-9, "s", "reference: a product that NumPy adds")
+    rowed: float = _of(1e9, "B/s", "im2row: written as rows")
+    gemm: float = _of(3e10, "1/s", "im2row: additions and multiplications of NumPy's product")
+    listed: float = _of(4e-8, "s", "matrix: an entry made")
+    sparse: float = _of(2e-9, "s", "matrix: a product of SciPy's")
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value!r}: expected a number above zero")
+
+
+DEFAULT = Coefficients()
+
+
+@lru_cache(maxsize=1)
+def coefficients() -> Coefficients:
+    """Those that were measured on this machine, or the default ones; read once."""
+    return DEFAULT if os.environ.get(VARIABLE) == "0" else kept() or DEFAULT
+
+
+def kept() -> Coefficients | None:
+    """Those that were measured on this machine, if they are there and whole."""
+    import json
+
+    content = cache.read(file_name())
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        data = json.loads(content or b"")
+        named = data["measured"].keys() == asdict(DEFAULT).keys()
+        if named and data["format"] == FORMAT and data["of"] == [processor(), _target()]:
+            return Coefficients(**data["measured"])
+    return None
+
+
+def keep(measured: Coefficients) -> str:
+    """Write them for the processes that start from now on, and say where."""
+    import json
+
+    data = {"format": FORMAT, "of": [processor(), _target()], "measured": asdict(measured)}
+    place = cache.place()
+    if place is None or not cache.write(file_name(), (json.dumps(data, indent=1) + "\n").encode()):
+        raise OSError(f"{cache.VARIABLE}={place}: expected a folder of this user's own, to keep coefficients in")
+    return os.path.join(place, file_name())
+
+
+def file_name() -> str:
+    """One for each processor, and target of code, as folders may be shared."""
+    return f"coefficients-{re.sub(r'[^A-Za-z0-9.]+', '-', f'{processor()} {_target()}')}.json"
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What the system calls the processor."""
+    with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def _target() -> str:
+    """What code is compiled for, if not for the processor at hand."""
+    return os.environ.get("TRICONV_TARGET") or "host"
