@@ -41,6 +41,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["correlation", "layout", "program"],
         ["filtered", "loops", "schedule"],
         ["ways", "winograd"],
+        ["bands"],
         ["prepared"],
         ["fourier"],
         [""],

@@ -73,9 +73,9 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[bool] = []
     tried = prepared.Prepared.tried
 
-    def noted(self: prepared.Prepared, given: Any) -> bool:
+    def noted(self: prepared.Prepared, given: Any, kept: Any = None) -> bool:
         ran.append(self.short is not None)
-        return tried(self, given)
+        return tried(self, given, kept)
 
     monkeypatch.setattr(prepared.Prepared, "tried", noted)
     for row in GRID:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..form import Problem, Role
+from ..form import Role
 from ..geometry import Parts
 from ..memory import LINE
 from .compile import Call

@@ -172,7 +172,8 @@ class Buffer:
 
         begins = [-before for before in self.before]
         sizes = [min(n - begin, room) for n, begin, room in zip(shape, begins, self.shape, strict=True)]
-        return [Dim(((0, *each),), step, to) for *each, step, to in zip(begins, sizes, own, steps, strict=True)]
+        each = zip(begins, sizes, own, steps, strict=True)
+        return [Dim(((0, begin, size),), step, to) for begin, size, step, to in each]
 
     def _boxes(self, shape: Sequence[int], steps: Sequence[int], dims: list[Dim], filled: bool) -> Iterator[list[Dim]]:
         """The dims of the copies of parts: those from the array, zeros included, or those to it."""
