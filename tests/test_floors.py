@@ -15,7 +15,7 @@ PACKAGE = "triconv"
 SOURCE = Path(triconv.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["geometry", "filtering", "channels", "files", "cache", "interruptions", "kept", "memory", "processes"],
+    ["geometry", "filtering", "channels", "after", "files", "cache", "interruptions", "kept", "memory", "processes"],
     ["form", "arguments", "arrays", "checkpoint", "coefficients"],
     ["engine", "problem", "kernels"],
     ["engines", "trial"],
@@ -33,7 +33,7 @@ FLOORS: list[list[str]] = [
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["target", "words", "index", "waves"],
-        ["block"],
+        ["block", "finish"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "threads", "scratch"],
         ["team"],

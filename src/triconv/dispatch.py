@@ -15,6 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from . import trial
+from .after import After
 from .arrays import STORED
 from .coefficients import coefficients
 from .engine import Array, Engine, Run
@@ -179,12 +180,14 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
     """What spreads infinities and NaN, with the sum as written where there are any, or numbers too large for it."""
     from .kernels.finite import all_finite
 
-    def either(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
-        finite = run(a, b, out, kept)
+    def either(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
+        known = finite = run(a, b, out, kept, after)
         if finite is None:
             finite = all(map(all_finite, (out.real, out.imag) if problem.complex else (out,)))
         if not finite:
-            choose(replace(problem, precision="highest")).built(a, b, out)
+            choose(replace(problem, precision="highest")).built(a, b, out, None, after)
+        elif known is None and after is not None:
+            after.apply(out)
 
     return either
 

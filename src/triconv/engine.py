@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .after import After
 from .arrays import COMPUTED, STORED
 from .form import Problem
 from .kept import Kept
@@ -22,15 +23,17 @@ KEPT_ORDERS = 8
 class Run(Protocol):
     """Compute what an engine was built for."""
 
-    def __call__(self, a: Array, b: Array, out: Array, kept: Kept | None = None, /) -> bool | None:
+    def __call__(
+        self, a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None, /
+    ) -> bool | None:
         """Write the operation on a and b, in the order of `form.OPERANDS`, over the whole of out.
 
         The operands have the problem's dtype and shapes and any strides; out is fresh, overlaps neither, and may hold
         anything. bfloat16, which NumPy does not know by itself, may also be called an integer of as many bits.
         Infinities and NaN travel as IEEE says, without a warning. With `kept`, what was made of the weight, if it is an
-        operand, is used again.
+        operand, is used again. `after` is done to the result, which is no weight then.
 
-        One that `spreads` may return whether the result is finite, if it knows.
+        One that `spreads` returns whether the result is finite, if it knows; if not, `after` is left to its caller.
         """
 
 
@@ -69,14 +72,16 @@ def quiet(run: Callable[[Array, Array, Array], None]) -> Run:
     It makes nothing of a weight that would be worth keeping.
     """
 
-    def quietly(a: Array, b: Array, out: Array, _kept: Kept | None = None) -> None:
+    def quietly(a: Array, b: Array, out: Array, _kept: Kept | None = None, after: After | None = None) -> None:
         with np.errstate(all="ignore"):
             run(a, b, out)
+        if after is not None:
+            after.apply(out)
 
     return quietly
 
 
-def nothing(_a: Array, _b: Array, out: Array, _kept: Kept | None = None) -> bool:
+def nothing(_a: Array, _b: Array, out: Array, _kept: Kept | None = None, _after: After | None = None) -> bool:
     """A sum over no examples."""
     out[...] = 0
     return True

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .after import After
 from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
 from .arrays import allocate, common_dtype, named_dtype, operand
 from .dispatch import AUTO, Plan, choose
@@ -220,6 +221,64 @@ def conv_weight(
     return _call("conv_weight", visible, hidden, (kernel_size, bank), written, engine)
 
 
+def followed(
+    operation: str,
+    data: Array,
+    weight: Array,
+    after: After,
+    *,
+    visible_size: PerAxis | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: Groups = 1,
+    border: Border = "zero",
+) -> Array:
+    """Compute conv or conv_transpose and what follows it, in one pass over the result. The kernel is not flipped.
+
+    ::
+
+        q = f(b + W @_d V)        f(x) = x or max(0, x), and zero where a mask is not positive
+
+    Parameters
+    ----------
+    operation
+        "conv" or "conv_transpose".
+    data, weight, visible_size, stride, padding, dilation, groups, border
+        As for the operation.
+    after
+        A bias (one number for each channel of the result), whether the positive part is taken, and an array of the
+        result's shape: where that is not positive the result is zero, as the gradient of max(0, x) is.
+
+    Returns
+    -------
+    ndarray
+        As of the operation.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As the operation; a bias or a mask of another shape.
+
+    Notes
+    -----
+    The lecture of Šegvić, "Vectors: ReLU"; *Gradient in convolutional neural networks*, equations 11 and 12.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from triconv.after import After
+    >>> signal, weight = np.array([[[1.0, 2.0, 4.0, 8.0]]]), np.array([[[1.0, -1.0]]])
+    >>> followed("conv", signal, weight, After(bias=np.array([2.5]), positive=True))
+    array([[[1.5, 0.5, 0. ]]])
+    """
+    if operation not in ("conv", "conv_transpose"):
+        raise ValueError(f"operation={operation!r}: expected conv or conv_transpose")
+    sizes = () if operation == "conv" else (visible_size,)
+    written = (stride, padding, dilation, groups, border, "default")
+    return _call(operation, data, weight, sizes, written, AUTO, after if any(after.steps) else None)
+
+
 def flip(weight: ArrayLike, *, rank: int | None = None) -> Array:
     """Reverse a weight along its kernel axes, as a view: with it `conv` is true convolution.
 
@@ -355,17 +414,24 @@ class Call:
     casts: bool
     """Whether an operand or the result has another dtype than what is computed."""
 
-    def run(self, a: Array, b: Array) -> Array:
-        """The operation, in an array of `dtype`."""
+    def run(self, a: Array, b: Array, after: After | None = None) -> Array:
+        """The operation, in an array of `dtype`, and what follows it."""
+        if after is not None:
+            self._check(after)
         if not self.casts:
-            return self._run(a, b)
+            return self._run(a, b, after)
         with np.errstate(all="ignore"):  # as engines are: what becomes infinite is no accident
-            result = self._run(_cast(a, self.computed), _cast(b, self.computed))
+            result = self._run(_cast(a, self.computed), _cast(b, self.computed), after)
             return _cast(result, self.dtype)
 
-    def _run(self, a: Array, b: Array) -> Array:
+    def _check(self, after: After) -> None:
+        for name, array, expected in (("bias", after.bias, self.shape[1:2]), ("where", after.where, self.shape)):
+            if array is not None and array.shape != expected:
+                raise ValueError(f"{name} of shape {array.shape}: expected {expected}, as of the result")
+
+    def _run(self, a: Array, b: Array, after: After | None) -> Array:
         out = allocate(self.operation, self.shape, self.computed, a if self.order is None else self.order)
-        self.plan.built(a, b, out)
+        self.plan.built(a, b, out, None, after)
         return out
 
 
@@ -385,14 +451,20 @@ HALF = ("float16", "float32")
 
 
 def _call(
-    operation: str, a: ArrayLike, b: ArrayLike, sizes: tuple[Any, ...], written: tuple[Any, ...], engine: str
+    operation: str,
+    a: ArrayLike,
+    b: ArrayLike,
+    sizes: tuple[Any, ...],
+    written: tuple[Any, ...],
+    engine: str,
+    after: After | None = None,
 ) -> Array:
     """Find the call ready, or make it ready, and run it."""
     key = None
     if type(a) is type(b) is np.ndarray and known_plain((*written, engine)) and plain(sizes):
         key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
         if (ready := _ready.get(key)) is not None:
-            return ready.run(a, b)
+            return ready.run(a, b, after)
     first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
     one, two = operand(first, a), operand(second, b)
     dtype = common_dtype(one.dtype, two.dtype)
@@ -407,7 +479,7 @@ def _call(
             while len(_ready) >= KEPT_CALLS:
                 _ready.pop(next(iter(_ready)))
             _ready[key] = ready
-    return ready.run(one, two)
+    return ready.run(one, two, after)
 
 
 _SIMPLE = frozenset((int, str, type(None)))

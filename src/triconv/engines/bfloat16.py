@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
@@ -106,7 +107,7 @@ def build(problem: Problem) -> Run:
     produced = ROLES.index(problem.produces)
     given_at = arguments(problem)
 
-    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
         if count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
         numbers = _aligned(a), _aligned(b), _aligned(out)
@@ -129,6 +130,8 @@ def build(problem: Problem) -> Run:
             ready(strides, others, False, in_line).run(given)
         if result is not out:
             out[...] = result
+        if after is not None:
+            after.apply(out)
 
     return run
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
@@ -18,7 +19,7 @@ from ..kernels.layout import Buffer
 from ..memory import LINE, address
 
 if TYPE_CHECKING:
-    from ..kernels.prepared import Prepared
+    from ..kernels.prepared import Prepared, Steps
     from ..kernels.ways import Strides, Way
 
 
@@ -38,24 +39,35 @@ def _build_real(problem: Problem) -> Run:
     from ..kernels.ways import ROLES, arguments
 
     @lru_cache(maxsize=KEPT_ORDERS)
-    def ready(strides: tuple[Strides, ...], finite: bool, in_line: bool) -> Prepared:
-        return prepared(problem, tuple(tuple(step // itemsize for step in own) for own in strides), finite, in_line)
+    def ready(strides: tuple[Strides, ...], finite: bool, in_line: bool, steps: Steps | None) -> Prepared:
+        own = tuple(tuple(step // itemsize for step in one) for one in strides)
+        return prepared(problem, own, finite, in_line, steps=steps)
 
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     given_at = arguments(problem)
 
-    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> None:
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
         in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
-        if not ready(strides, True, in_line).tried(given, kept):
-            ready(strides, False, in_line).run(given)
+        steps = after.steps if after is not None and after.fits(given[produced]) else None
+        best = ready(strides, True, in_line, steps)
+        if not best.tried(given, kept, _finished_with(best, after)):
+            best = ready(strides, False, in_line, steps)
+            best.run(given, None, _finished_with(best, after))
         if given[produced] is not out:
             out[...] = given[produced]
+        if after is not None and not best.finishes:
+            after.apply(out)
 
     return run
+
+
+def _finished_with(best: Prepared, after: After | None) -> tuple[Array, ...]:
+    """What the program reads besides."""
+    return after.arrays if best.finishes and after is not None else ()
 
 
 def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
@@ -72,13 +84,17 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
     def packed(found: Array) -> Array:
         return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
-    def with_weight(data: Array, weight: Array, out: Array, kept: Kept | None = None) -> None:
+    def with_weight(
+        data: Array, weight: Array, out: Array, kept: Kept | None = None, after: After | None = None
+    ) -> None:
         def found() -> Array:
             return packed(kernels(weight)[edges])
 
-        run(data, found() if kept is None else kept.of("edges", found), out, kept)
+        run(data, found() if kept is None else kept.of("edges", found), out, kept, after)
 
-    def into_weight(visible: Array, hidden: Array, out: Array, _kept: Kept | None = None) -> None:
+    def into_weight(
+        visible: Array, hidden: Array, out: Array, _kept: Kept | None = None, _after: After | None = None
+    ) -> None:
         found = np.empty((len(edges[0]), *(shape[axis] for axis in order[2:])), out.dtype)
         run(visible, hidden, packed(found))
         out[...] = 0

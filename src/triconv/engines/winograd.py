@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..after import After, pitch
 from ..coefficients import coefficients
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
@@ -29,7 +30,8 @@ from ..kept import Kept
 from ..memory import empty
 
 if TYPE_CHECKING:
-    from ..kernels.prepared import Prepared
+    from ..kernels.finish import Finish
+    from ..kernels.prepared import Prepared, Steps
     from ..kernels.schedule import Schedule
     from ..kernels.ways import Strides, Way
 
@@ -70,10 +72,14 @@ class Part:
     visible: tuple[slice, ...]
     weight: tuple[slice, ...]
 
+    def slices(self, role: Role) -> tuple[slice, ...]:
+        """What is the part of an array in a role."""
+        own = {Role.VISIBLE: self.visible, Role.WEIGHT: self.weight}.get(role, ())
+        return slice(None), slice(None), *own
+
     def of(self, role: Role, array: Array) -> Array:
         """The part of an array in a role."""
-        slices = {Role.VISIBLE: self.visible, Role.WEIGHT: self.weight}.get(role, ())
-        return array[(slice(None), slice(None), *slices)]
+        return array[self.slices(role)]
 
 
 @lru_cache(maxsize=64)
@@ -166,7 +172,9 @@ def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Wa
     return Way(problem, inner, "hidden", (), tuple(buffers), tuple(layouts), ())
 
 
-def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tuple[Way, Schedule]:
+def _scheduled(
+    problem: Problem, strides: tuple[Strides, ...], adds: bool, finish: Finish | None = None
+) -> tuple[Way, Schedule]:
     """Where arrays of these strides, in numbers, are copied to, and what is done then."""
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
@@ -174,7 +182,7 @@ def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tu
 
     def sizes(way: Way) -> Sizes:
         correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
-        return Sizes(problem, correlation, tile_sizes(problem), adds)
+        return Sizes(problem, correlation, tile_sizes(problem), adds, finish)
 
     way = _way(problem, strides, False)
     schedule = winograd.schedule(sizes(way), problem.produces is Role.WEIGHT)
@@ -183,12 +191,20 @@ def _scheduled(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> tu
     return way, schedule(sizes(way))
 
 
-def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool) -> Prepared:
-    """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
+def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, steps: Steps | None) -> Prepared:
+    """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not.
+
+    It takes the `steps` that finish the result, whose channels lie side by side then.
+    """
+    from ..kernels.finish import Finish
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
 
-    way, program = _scheduled(problem, strides, adds)
+    finish = None
+    if steps is not None:
+        apart = pitch(problem.shape(problem.produces), strides[ROLES.index(problem.produces)], 1)
+        finish = Finish(apart * steps[0], *steps[1:])
+    way, program = _scheduled(problem, strides, adds, finish)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
@@ -206,11 +222,17 @@ def build(problem: Problem) -> Run:
     known_by = problem.produces, tuple((axis.stride, axis.before) for axis in problem.geometry.axes)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
-    def ready(number: int, strides: tuple[Strides, ...]) -> Prepared:
-        steps = tuple(tuple(step // problem.itemsize for step in own) for own in strides)
-        return _prepared(every[number].problem, steps, summed and number > 0)
+    def ready(number: int, strides: tuple[Strides, ...], steps: Steps | None) -> Prepared:
+        own = tuple(tuple(step // problem.itemsize for step in one) for one in strides)
+        return _prepared(every[number].problem, own, summed and number > 0, steps)
 
-    def run(a: Array, b: Array, out: Array, kept: Kept | None = None) -> bool | None:
+    def fused(given: Array, after: After | None) -> After | None:
+        """What is done as tiles are written: of a sum of parts, with the last one's."""
+        whole = covered and not any(axis.border != "zero" for axis in problem.geometry.axes)
+        together = pitch(given.shape, given.strides, given.itemsize) > 0
+        return after if after is not None and whole and together and after.fits(given) else None
+
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
         if not covered:
             out[...] = 0
         numbers = aligned(a), aligned(b), aligned(out)
@@ -218,12 +240,19 @@ def build(problem: Problem) -> Run:
         if summed and len(every) > 1 and out.strides[1] != out.itemsize:
             given[produced] = _channels_last(out)
         of_parts = [None] * len(every) if kept is None else kept.of(known_by, lambda: [Kept() for _ in every])
+        done = fused(given[produced], after)
         for number, part in enumerate(every):
             own = [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
-            finite.append(ready(number, tuple(array.strides for array in own)).run(own, of_parts[number]))
+            last = done if not summed or number == len(every) - 1 else None
+            steps, more = (None, ()) if last is None else (last.steps, last.of(part.slices(problem.produces)).arrays)
+            best = ready(number, tuple(array.strides for array in own), steps)
+            finite.append(best.run(own, of_parts[number], more))
         if given[produced] is not out:
             out[...] = given[produced]
-        return None if None in finite else all(finite)
+        found = None if None in finite else all(finite)
+        if found and after is not None and done is None:
+            after.apply(out)
+        return found
 
     return run
 

@@ -20,6 +20,7 @@ from typing import ClassVar
 from llvmlite import ir
 
 from ..memory import LINE
+from .finish import AS_IT_IS, Corner, Finish
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
@@ -75,16 +76,16 @@ class Contraction:
     stored: str = ""
     """How C is stored, if not as it is summed; nothing can be added to it then."""
 
+    finish: Finish = AS_IT_IS
+    """What is done to the sums. Where a bias is added, vectors run over channels of C."""
+
     name: ClassVar[str] = "contract"
-    arguments: ClassVar[dict[str, ir.Type]] = {
-        "A": POINTER,
-        "B": POINTER,
-        "C": POINTER,
-        "tiles": POINTER,
-        "count": I64,
-        "taps": POINTER,
-    }
-    """Taps are pairs (a_t, b_t)."""
+
+    @property
+    def arguments(self) -> dict[str, ir.Type]:
+        """Taps are pairs (a_t, b_t)."""
+        arrays = {"A": POINTER, "B": POINTER, "C": POINTER}
+        return {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, **self.finish.arguments}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
@@ -97,7 +98,7 @@ class Contraction:
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
-            corner = k.at(k["C"], c0)
+            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
             with k.loop(t1, t0) as t:
@@ -109,22 +110,22 @@ class Contraction:
             if self.summed:
                 self._finish_summed(k, values, corner)
             else:
-                self._finish(k, values, corner)
+                self._finish(k, values, corner, ends)
         k.build.ret_void()
 
     def _written_out(self, k: Kernel, lanes: int) -> None:
         """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
         with k.loop(k["count"]) as i:
             a0, b0, c0 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(3))
-            corner = k.at(k["C"], c0)
+            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
             places = {
-                (m, j): k.at(corner, c_m + column.c)
+                (m, j): (k.at(corner, c_m + column.c), self.finish.at(k, ends, c_m + column.c))
                 for m, (_, c_m) in enumerate(self.rows)
                 for j, column in enumerate(self.columns)
             }
 
             def finish(m: int, j: int, value: Value) -> None:
-                self._store(k, value, places[m, j], self.columns[j].used)
+                self._store(k, value, *places[m, j], self.columns[j].used)
 
             sums = dict.fromkeys(places, k.zeros(lanes))
             self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish)
@@ -174,13 +175,15 @@ class Contraction:
             fold *= 2
         return 1 if self.together > 1 else max(1, min(fold, steps))
 
-    def _finish(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
+    def _finish(self, k: Kernel, values: Sequence[Value], corner: Place, ends: Corner) -> None:
         for value, ((_, c_m), column) in zip(values, product(self.rows, self.columns), strict=True):
-            self._store(k, value, k.at(corner, c_m + column.c), column.used)
+            offset = c_m + column.c
+            self._store(k, value, k.at(corner, offset), self.finish.at(k, ends, offset), column.used)
 
-    def _store(self, k: Kernel, value: Value, place: Place, used: int) -> None:
+    def _store(self, k: Kernel, value: Value, place: Place, end: Corner, used: int) -> None:
         if self.add:  # a sum of sums gathers less error than one that goes on
             value = k.build.fadd(k.load_vector(place, value.type.count, used), value)
+        value = self.finish(k, value, end, used)
         if self.past:
             k.store_past(value, place)
         else:

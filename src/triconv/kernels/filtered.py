@@ -21,6 +21,7 @@ from ..memory import LINE, address
 from .compile import Call, function
 from .copy import Dim, Move
 from .correlation import Correlation, Table
+from .finish import AS_IT_IS, Finish
 from .index import Index
 from .nest import Nest, cut
 from .program import Program, tiled
@@ -46,7 +47,7 @@ class Step:
     steps: Table
 
     def call(self, source: Array, target: Array, first: int, last: int, *wrong: Array) -> Call:
-        """Transform the jobs of some units; on the way back, `wrong` tells what is not finite."""
+        """Transform the jobs of some units; on the way back, `wrong` tells what is not finite, and finishes follow."""
         jobs = self.jobs[first:last]
         values = address(source), address(target), address(jobs), prod(jobs.shape[:-1]), address(self.steps)
         arrays = source, target, jobs, self.steps, *wrong
@@ -72,8 +73,15 @@ class Turning:
 class Sizes:
     """How scratch lies for a correlation, by filterings of certain sizes; its result may be added to what is there."""
 
-    def __init__(self, problem: Problem, correlation: Correlation, sizes: Sequence[int], adds: bool = False) -> None:
-        self.adds = adds
+    def __init__(
+        self,
+        problem: Problem,
+        correlation: Correlation,
+        sizes: Sequence[int],
+        adds: bool = False,
+        finish: Finish | None = None,
+    ) -> None:
+        self.adds, self.finish = adds, finish or AS_IT_IS
         self.dtype, self.itemsize, self.own, self.sizes = problem.dtype, problem.itemsize, correlation, tuple(sizes)
         self.filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, correlation.axes, strict=True)]
         self.lanes, self.line = target().lanes(problem.itemsize), LINE // problem.itemsize
@@ -130,7 +138,8 @@ class Sizes:
             matrices, products, array = [((1.0,) * pieces,), *matrices], [self.kernels, *products], [0, *array]
             jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
         steps = [*products, *array] if back else [*array, *products]
-        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds)
+        finish = self.finish if back else AS_IT_IS
+        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds, finish)
         return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:

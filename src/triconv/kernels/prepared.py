@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..after import pitch
 from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import LINE, address, empty
 from .bands import bands
 from .compile import Call
 from .copy import Move, Stored
+from .finish import Finish
 from .finite import all_finite, test
 from .loops import arrays
 from .program import Program, tiled
@@ -33,9 +35,9 @@ WEIGHT = ROLES.index(Role.WEIGHT)
 
 
 class Runs(Protocol):
-    """What computes over each of some (A, B, C)."""
+    """What computes over each of some (A, B, C), and what C is finished with."""
 
-    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool | None:
+    def run(self, *pieces: Sequence[Array], kept: Kept | None = None) -> bool | None:
         """Is the result finite? None if nobody looked."""
 
 
@@ -59,29 +61,34 @@ class Prepared:
     drains: tuple[tuple[Move, int, int], ...]
     strides: tuple[Strides, ...] = ()
     """Of the arrays, if the work may be written down where it is short."""
+    finishes: bool = False
+    """Whether the program finishes the result."""
 
-    def tried(self, given: Sequence[Array], kept: Kept | None = None) -> bool:
+    def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
         if self.short is not None and kept is None:
             visible, hidden, weight = given
-            return self.short.run(address(visible), address(hidden), address(weight))
+            return self.short.run(address(visible), address(hidden), address(weight), *map(address, more))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
             return False
-        self.run(given, kept)
+        self.run(given, kept, more)
         return self.supposes != self.produced or all_finite(given[self.produced])
 
-    def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
-        """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?"""
+    def run(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool | None:
+        """Write the result over one of the arrays, which come in the order of ROLES. Is it finite, if that is known?
+
+        `more` are the arrays that it is finished with, if the program finishes it.
+        """
         visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
-            return self._run(given, kept)
+            return self._run(given, kept, more)
         for n in range(0, len(visible), step):
             some = slice(n, n + step)
             self._run((visible[some], hidden[some], weight), kept)
         return None
 
-    def _run(self, given: Sequence[Array], kept: Kept | None) -> bool | None:
+    def _run(self, given: Sequence[Array], kept: Kept | None, more: Sequence[Array] = ()) -> bool | None:
         known = self._weight(given[WEIGHT], kept) if kept is not None and self.keeps is not None else None
         with Scratch() as lent:
             pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
@@ -101,7 +108,7 @@ class Prepared:
                     place = piece * many // self.pieces * size
                     own[number] = room[place : place + size] if many > 1 else room
             a, b, c = self.operands
-            operands = [(own[a], own[b], own[c]) for own in seen]
+            operands = [(own[a], own[b], own[c], *more) for own in seen]
             if in_turn and isinstance(self.program, Program):
                 self.program.clear(operands)
                 turn = partial(self._in_turn, self.program, pieces, seen)
@@ -178,19 +185,20 @@ class Prepared:
         if (starts[-1] + 1) * self.kind.itemsize > SMALL or worth_sharing(self.program.work):
             return None
         given = [stand_in(*lying, self.kind) for lying in zip(shapes, self.strides, strict=True)]
+        more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
         room = np.empty(starts[-1] + 1, self.kind)
         seen = list(given)
         for (number, size), start in zip(self.copies, starts, strict=False):
             seen[number] = room[start : start + size]
         a, b, c = self.operands
         calls = [call for number, move in self.fills for call in move.calls(given[number], seen[number], 0, 1)]
-        calls += self.program.calls([(seen[a], seen[b], seen[c])], 0, 1)
+        calls += self.program.calls([(seen[a], seen[b], seen[c], *more)], 0, 1)
         for move, ends in self._ends(seen[self.produced], given[self.produced]):
             calls += move.calls(*ends, 0, 1)
         tests = [] if self.supposes is None else test(given[self.supposes], room[-1:])
         if self.supposes is not None and not tests:
             return None
-        return Short.of([*calls, *tests], [*given, room], starts[-1] if tests else None)
+        return Short.of([*calls, *tests], [*given, room, *more], starts[-1] if tests else None)
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -220,13 +228,23 @@ def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: i
     return [call for source, target in ends for call in move.calls(source, target, part, parts)]
 
 
+Steps = tuple[bool, bool, bool]
+"""Whether a result is to be finished by a bias, the positive part, a mask."""
+
+
 def prepared(
-    problem: Problem, strides: tuple[Strides, ...], finite: bool, in_line: bool, others: tuple[int, ...] = (0, 0, 0)
+    problem: Problem,
+    strides: tuple[Strides, ...],
+    finite: bool,
+    in_line: bool,
+    others: tuple[int, ...] = (0, 0, 0),
+    steps: Steps | None = None,
 ) -> Prepared:
     """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?
 
-    Of a problem of pairs the result is bfloat16. Where the numbers of a pair are not neighbours in an operand, `others`
-    says how far apart they are, the strides are in numbers too, and the pairs are put together in a copy.
+    It takes the `steps` that finish the result, if it can. Of a problem of pairs the result is bfloat16. Where the
+    numbers of a pair are not neighbours in an operand, `others` says how far apart they are, the strides are in numbers
+    too, and the pairs are put together in a copy.
     """
     produces, produced = problem.produces, ROLES.index(problem.produces)
     copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
@@ -249,7 +267,8 @@ def prepared(
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
     stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""
-    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored)]
+    finish = None if steps is None else finishing(best, strides[produced], *steps)
+    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored, finish)]
     fills, drains = moves(best, strides, produced, others)
     return Prepared(
         best,
@@ -263,7 +282,22 @@ def prepared(
         fills,
         drains,
         strides if examples == problem.batch and _may_be_short(part, strides) else (),
+        finish is not None,
     )
+
+
+def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bool) -> Finish | None:
+    """How a program finishes the result while it is in registers; None if it cannot.
+
+    It can where vectors run over channels of a result that it writes where it belongs, each number once.
+    """
+    problem = best.asked
+    channels = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
+    apart = pitch(problem.shape(problem.produces), strides, 1)
+    elsewhere = best.buffers[ROLES.index(problem.produces)] is not None or best.parts > 1
+    if elsewhere or best.vector not in (channels, "channel") or not apart or problem.dtype == PAIRS:
+        return None
+    return None if any(cut.adds for cut in best.cuts()) else Finish(apart * bias, positive, where)
 
 
 def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..memory import LINE, PAGE, address
 from .compile import Call, function
 from .contract import TILE, Column, Contraction
+from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .nest import Cut
 from .team import SLICES, in_parts
@@ -28,7 +29,8 @@ MULTIPLICATIONS_A_COPY = 16
 """That take as long as copying a number."""
 
 
-Operands = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+Operands = Sequence[NDArray[Any]]
+"""A, B, C, and what C is finished with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,9 @@ class Tiled:
     """Into how many equal pieces that write no number of C in common the table can be cut."""
 
 
-def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "") -> list[Tiled]:
+def tiled(
+    cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "", finish: Finish | None = None
+) -> list[Tiled]:
     """The contractions of a nest with their tables, to be run in this order.
 
     Does C begin `in_line`, on a vector, and how is it `stored`, if not as it is summed?
@@ -56,6 +60,7 @@ def tiled(cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "") -> 
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.adds):
             contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
+            contraction = contraction if finish is None else replace(contraction, finish=finish)
             tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
             apart = prod(map(len, starts[: cut.outer]))
             each = [tiles] if cut.nest.spread else _full_and_empty(tiles)
@@ -87,6 +92,7 @@ class Program:
         self.slices = slices
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
         self.adds = any(one.contraction.add for one in tiled)
+        self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.steps = [
             (function(one.contraction), address(one.tiles), one.apart, len(one.tiles) // one.apart, address(one.taps))
@@ -101,7 +107,7 @@ class Program:
     def clear(self, pieces: Sequence[Operands]) -> None:
         """Put zeros where the contractions would add to what is there."""
         if self.adds:
-            for _, _, c in pieces:
+            for _, _, c, *_ in pieces:
                 c[...] = 0
 
     def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
@@ -109,11 +115,12 @@ class Program:
         shares = max(1, parts // len(pieces))
         begin, end = (len(pieces) * n // parts for n in (part, part + 1))
         found = []
-        for a, b, c in pieces[begin : max(begin + 1, end)]:
-            places = address(a), address(b), address(c)
+        for a, b, c, *more in pieces[begin : max(begin + 1, end)]:
+            places, behind = (address(a), address(b), address(c)), tuple(map(address, more))
             for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (apart * (part % shares + n) // shares * each for n in (0, 1))
-                found.append(Call(kernel, (*places, tiles + first * TILE * 8, last - first, taps), (a, b, c, *tables)))
+                values = *places, tiles + first * TILE * 8, last - first, taps, *behind
+                found.append(Call(kernel, values, (a, b, c, *tables, *more)))
         return found
 
 

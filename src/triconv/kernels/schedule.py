@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,9 @@ from .threads import thread_count
 from .words import CHECKED
 
 Array = NDArray[Any]
-Arrays = tuple[Array, Array, Array, Array, Array, Array]
-"""Three arrays, scratch, marks (zeros that stay zero unless something in the result is not finite), and kernels."""
+Arrays = Sequence[Array]
+"""Three arrays, scratch, marks (zeros that stay zero unless something in the result is not finite), kernels, and what
+the result is finished with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,29 +66,31 @@ class Schedule:
         """The numbers of scratch in all."""
         return self.kernels + self.shared + self.parts * self.own
 
-    def run(self, *pieces: tuple[Array, Array, Array], kept: Kept | None = None) -> bool | None:
+    def run(self, *pieces: Sequence[Array], kept: Kept | None = None) -> bool | None:
         """Run the stages on each three arrays and write over the one that is the result; is all of that finite?
+
+        Behind the three comes what it is finished with.
 
         None if there are no marks that tell.
         """
         finite = [self._run(operands, kept) for operands in pieces]
         return all(finite) if self.marks else None
 
-    def _run(self, operands: tuple[Array, Array, Array], kept: Kept | None) -> bool:
-        parts, dtype = self.parts, operands[0].dtype
+    def _run(self, given: Sequence[Array], kept: Kept | None) -> bool:
+        parts, dtype, (operands, more) = self.parts, given[0].dtype, (given[:3], given[3:])
         with Scratch() as lent:
             scratch = lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
             if kept is None or not self.kernels:
-                arrays = *operands, *scratch, lent.array(self.kernels, dtype)
+                arrays = *operands, *scratch, lent.array(self.kernels, dtype), *more
                 self._go(arrays, parts)
             else:
 
                 def kernels() -> Array:
                     made = empty((self.kernels,), dtype)
-                    self._go((*operands, *scratch, made), parts, slice(1))
+                    self._go((*operands, *scratch, made, *more), parts, slice(1))
                     return made
 
-                arrays = *operands, *scratch, kept.of(self.keeps, kernels)
+                arrays = *operands, *scratch, kept.of(self.keeps, kernels), *more
                 self._go(arrays, parts, slice(1, None))
             return not arrays[4].any()
 
@@ -97,13 +100,13 @@ class Schedule:
             for stage in self.stages[which]:
                 run_all(self._parts(stage, arrays, parts))
         else:
-            for sheet in (self.sheets.get(parts) or self._written_down(parts, *arrays[3:]))[which]:
+            for sheet in (self.sheets.get(parts) or self._written_down(parts, arrays))[which]:
                 sheet.run(arrays, thread_count() - 1)
 
-    def _written_down(self, parts: int, room: Array, marks: Array, kernels: Array) -> list[Sheet]:
-        """The sheets of the stages. For the three arrays others stand in, as their own memory may overlap."""
-        a, b, c = (np.empty(1, room.dtype) for _ in range(3))
-        arrays = a, b, c, room, marks, kernels
+    def _written_down(self, parts: int, given: Arrays) -> list[Sheet]:
+        """The sheets of the stages. For arrays that are given others stand in, as their own memory may overlap."""
+        stand_ins = [np.empty(1, given[0].dtype) for _ in given]
+        arrays = *stand_ins[:3], *given[3:6], *stand_ins[6:]
         self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
         return self.sheets[parts]
 

@@ -25,8 +25,9 @@ from .words import I64, POINTER, begin
 WORDS = 8
 """At most so many arguments has a call that can be written down."""
 
-BASES = 4
-"""The three arrays and what is lent; words that are no addresses count from a fifth, which is 0."""
+BASES = 6
+"""The three arrays, what is lent, and two that the result is finished with; words that are no addresses count from one
+more, which is 0."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Short:
 
     @classmethod
     def of(cls, calls: Sequence[Call], arrays: Sequence[NDArray[Any]], total: int | None) -> Short:
-        """Write down calls on `arrays`: three that stand for those to come, and room."""
-        return cls(Sheet.of([calls], arrays), arrays[-1].size, arrays[-1].dtype, total)
+        """Write down calls on `arrays`: three that stand for those to come, room, and what else is to come."""
+        others = (np.empty(1) for _ in range(BASES - len(arrays)))
+        return cls(Sheet.of([calls], [*arrays, *others]), arrays[3].size, arrays[3].dtype, total)
 
     @cached_property
     def _table(self) -> NDArray[np.int64]:
@@ -86,11 +88,11 @@ class Short:
     def _begun(self) -> tuple[Compiled, int, int]:
         return function(Repeat()), address(self._table), len(self._table)
 
-    def run(self, a: int, b: int, c: int) -> bool:
+    def run(self, a: int, b: int, c: int, bias: int = 0, where: int = 0) -> bool:
         """Run the calls on arrays that begin at these addresses; is all finite that has to be?"""
         kernel, table, count = self._begun
         room = np.empty(self.room + LINE // self.kind.itemsize, self.kind)
         start = address(room)
         past = -start % LINE
-        kernel(table, count, a, b, c, start + past)
+        kernel(table, count, a, b, c, start + past, bias, where)
         return self.total is None or bool(room[self.total + past // self.kind.itemsize] == 0)

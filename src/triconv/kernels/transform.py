@@ -18,6 +18,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from ..filtering import Matrix
+from .finish import AS_IT_IS, Corner, Finish
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
@@ -40,6 +41,8 @@ class Table(NamedTuple):
     """How far a job to come is from this one, in the source."""
     wrong: Value
     """A vector that is no longer zero once something was written that is not finite."""
+    end: Corner = (None, None)
+    """What the result is finished with, from the tile's corner on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Transform:
     """Whether it goes from scratch to an array, and not from an array to scratch."""
     adds: bool = False
     """Whether it adds to what the array has."""
+    finish: Finish = AS_IT_IS
+    """What is done on the way back to what is written."""
 
     @property
     def name(self) -> str:
@@ -65,7 +70,7 @@ class Transform:
         On the way back `wrong` gets a vector that is zero if all that was written is finite.
         """
         found: dict[str, ir.Type] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
-        return {**found, "steps": POINTER, **({"wrong": POINTER} if self.back else {})}
+        return {**found, "steps": POINTER, **({"wrong": POINTER} if self.back else {}), **self.finish.arguments}
 
     @property
     def job(self) -> int:
@@ -93,6 +98,7 @@ class Transform:
                 full = k.build.icmp_signed(">=", left, I64(lanes))
                 whole = k.build.and_(full, k.build.icmp_signed("!=", inside, I64(0)))
                 used = k.build.select(full, I64(lanes), left)
+                table = table._replace(end=self.finish.corner(k, k.add(target, channel)))
                 for axis in range(rank):
                     if axis != (rank - 1 if self.back else 0):
                         self._pass(k, axis, corner, rooms, table)
@@ -121,7 +127,7 @@ class Transform:
         edge: tuple[Value, Sequence[Value]] | None = None,
     ) -> None:
         """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
-        rank, matrix, (steps, lanes, ahead, wrong) = len(self.matrices), self.matrices[axis], table
+        rank, matrix, (steps, lanes, ahead, wrong, (bias, mask)) = len(self.matrices), self.matrices[axis], table
 
         source = corner[0], steps[:rank]
         if axis:
@@ -137,8 +143,9 @@ class Transform:
                 k.prefetch(place, ahead)
             return k.load_vector(place, lanes, used)
 
-        def write(first: Place, at: At, value: Value) -> None:
-            place = k.at(first, k.mul(at[axis], target[1][axis]))
+        def write(first: Place, kept: Place | None, at: At, value: Value) -> None:
+            along = k.mul(at[axis], target[1][axis])
+            place = k.at(first, along)
             if axis < rank - 1:
                 k.store_vector(value, place)
                 return
@@ -148,6 +155,7 @@ class Transform:
             if self.back:  # infinite or NaN times zero is not zero
                 seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
                 k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
+            value = self.finish(k, value, (bias, None if kept is None else k.at(kept, along)), used)
             k.store_vector(value, place, used)
 
         others = self._sizes(axis)
@@ -157,9 +165,10 @@ class Transform:
             at[axis:axis] = [0]
             # Half of the time to compile this kernel would go into steps between places.
             begin_at, end_at = (k.opaque(_moved(k, place, at, own)) for place, own in (source, target))
+            kept_at = k.opaque(_moved(k, mask, at, target[1])) if mask is not None and axis == rank - 1 else None
             values = [read(begin_at, [*at[:axis], j, *at[axis + 1 :]]) for j in range(len(matrix[0]))]
             for q, value in _product(k, matrix, values):
-                write(end_at, [*at[:axis], q, *at[axis + 1 :]], value)
+                write(end_at, kept_at, [*at[:axis], q, *at[axis + 1 :]], value)
 
 
 def _apart(sizes: Sequence[int], lanes: int) -> list[Value | int]:

@@ -52,14 +52,14 @@ def by_blocks(s: Sizes) -> Schedule:
             return [kernels.call(arrays[1], arrays[5], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            seen, _, made, room, marks, transformed = arrays
+            seen, _, made, room, marks, transformed, *more = arrays
             found = []
             for n in range(first, last):
                 found.append(forth.call(seen, room[place:], n, n + 1))
                 for chunk in range(s.chunks):
                     operands = room[place + chunk * s.depth :], transformed[chunk * s.chunk :], room[place + tiles :]
                     found += programs[chunk > 0].calls((operands,), 0, 1)
-                found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :]))
+                found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :], *more))
             return found
 
         return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
@@ -90,7 +90,7 @@ def by_panels(s: Sizes) -> Schedule:
             return [forth.call(arrays[0], arrays[3], first, last)]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            _, kernel, made, room, marks, _ = arrays
+            _, kernel, made, room, marks, _, *more = arrays
             w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
             found = []
             for n in range(first, last):
@@ -103,7 +103,7 @@ def by_panels(s: Sizes) -> Schedule:
                     else:
                         found.append(kernels.call(kernel, k, number, number + 1))
                     found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
-                found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :]))
+                found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
             return found
 
         return Stage(s.tiles, before), Stage(own.groups * s.panels, calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ class Layer:
     ``fwd_pass``, backward its ``bwd_pass``, and what it keeps in ``dtheta`` is in each parameter's gradient.
     """
 
+    positive = False
+    """Whether it takes the positive part of its input, does nothing else, and remembers what it made."""
+
     def __init__(self) -> None:
         self.parameters: dict[str, Parameter] = {}
         self._cache: Any = None
@@ -66,10 +70,24 @@ class Layer:
         return self._cache
 
 
+class Finishing(Layer):
+    """A layer that can take the positive part of what it makes in the same pass, and that part's gradient in its own.
+
+    With `positive`, forward is followed by max(0, x), and backward is zero where the last input is not positive.
+    """
+
+    def forward(self, x: Array, *, positive: bool = False) -> Array:
+        raise NotImplementedError
+
+    def backward(self, gradient: Array, *, positive: bool = False) -> Array:
+        raise NotImplementedError
+
+
 class Sequential(Layer):
     """Layers one after the other; its parameters are theirs, named by position: "0.weight".
 
-    A parameter that several layers share is there once, under its first name.
+    A parameter that several layers share is there once, under its first name. Where a layer is followed by one that
+    takes the positive part, or follows it, and can do that in its own pass over the numbers, it does.
 
     Examples
     --------
@@ -93,14 +111,33 @@ class Sequential(Layer):
             }
         )
 
+    @property
+    def leaves(self) -> list[Layer]:
+        """The layers that are no stacks, of all stacks in it."""
+        return [leaf for layer in self.layers for leaf in (layer.leaves if isinstance(layer, Sequential) else [layer])]
+
     def forward(self, x: Array) -> Array:
-        for layer in self.layers:
-            x = layer.forward(x)
+        layers = deque(self.leaves)
+        while layers:
+            layer = layers.popleft()
+            if layers and layers[0].positive and isinstance(layer, Finishing):
+                x = layer.forward(x, positive=True)
+                layers.popleft().remember(x)
+            else:
+                x = layer.forward(x)
         return x
 
     def backward(self, gradient: Array) -> Array:
-        for layer in reversed(self.layers):
-            gradient = layer.backward(gradient)
+        layers = deque(self.leaves)
+        while layers:
+            layer = layers.pop()
+            # Somebody may have changed what one layer made before the next had it.
+            same = bool(layers) and layers[-1].positive and layers[-1].recall() is layer.recall()
+            if same and isinstance(layer, Finishing):
+                gradient = layer.backward(gradient, positive=True)
+                layers.pop()
+            else:
+                gradient = layer.backward(gradient)
         return gradient
 
 

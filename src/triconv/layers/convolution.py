@@ -7,16 +7,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..after import After
 from ..architecture import Convolution, Scheme
 from ..arrays import named_dtype, operand
-from ..ops import conv, conv_transpose, conv_weight
-from .base import Layer, Parameter
+from ..ops import conv, conv_weight, followed
+from .base import Finishing, Parameter
 
 Array = NDArray[Any]
 Bias = Literal["channel", "bank"] | None
 
 
-class _Linear(Layer):
+class _Linear(Finishing):
     """A convolution used in one direction, with a bias on what it produces."""
 
     def __init__(
@@ -45,14 +46,24 @@ class _Linear(Layer):
             periods = produced_periods if bias == "bank" else ()
             self.bias = self.parameters["bias"] = Parameter(np.zeros((*periods, produced_channels), weight.value.dtype))
 
-    def add_bias(self, produced: Array) -> Array:
-        """Add the bias: convolution of a constant 1 with one-tap kernels, so a bank of biases is a bank of kernels."""
-        if self.bias is None:
-            return produced
-        value = self.bias.value
+    def made(self, operation: str, x: Array, positive: bool, **sizes: Any) -> Array:
+        """The layer's map of x: the operation, the bias, and the positive part if it is wanted.
+
+        A bank of biases is convolution of a constant 1 with a bank of one-tap kernels.
+        """
+        value = None if self.bias is None else self.bias.value
+        if value is None or value.ndim == 1:
+            return followed(operation, x, self.weight.value, After(value, positive), **sizes, **self.spec.options)
         taps = value.reshape(*value.shape, 1, *(1,) * self.spec.rank)
+        produced = followed(operation, x, self.weight.value, After(), **sizes, **self.spec.options)
         produced += conv(np.ones((1, 1, *produced.shape[2:]), value.dtype), taps)
+        After(positive=positive).apply(produced)
         return produced
+
+    def returned(self, operation: str, gradient: Array, positive: bool, **sizes: Any) -> Array:
+        """The gradient to the last input, zero where that is not positive if this is wanted."""
+        after = After(where=self.recall() if positive else None)
+        return followed(operation, gradient, self.weight.value, after, **sizes, **self.spec.options)
 
     def add_bias_gradient(self, gradient: Array) -> None:
         if self.bias is None:
@@ -144,20 +155,20 @@ class Conv(_Linear):
         )
         super().__init__(spec, hidden_channels, spec.periods, bias, init, seed, dtype, weight)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array, *, positive: bool = False) -> Array:
         spec = self.spec
         if spec.periods and spec.visible_size is not None and x.shape[2:] != tuple(spec.visible_size):
             sizes = ", ".join(str(size) for size in (spec.visible_channels, *spec.visible_size))
             raise ValueError(f"x of shape {x.shape}: expected (examples, {sizes}), for which the bank was made")
         self.remember(x)
-        return self.add_bias(conv(x, self.weight.value, **self.spec.options))
+        return self.made("conv", x, positive)
 
-    def backward(self, gradient: Array) -> Array:
+    def backward(self, gradient: Array, *, positive: bool = False) -> Array:
         v, spec = self.recall(), self.spec
         bank = spec.periods or None
         self.weight.add_gradient(conv_weight(v, gradient, spec.kernel_size, bank=bank, **spec.options))
         self.add_bias_gradient(gradient)
-        return conv_transpose(gradient, self.weight.value, visible_size=v.shape[2:], **spec.options)
+        return self.returned("conv_transpose", gradient, positive, visible_size=v.shape[2:])
 
 
 class Affine(Conv):
@@ -272,14 +283,13 @@ class ConvTranspose(_Linear):
         )
         super().__init__(spec, visible_channels, spec.visible_periods, bias, init, seed, dtype, weight)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array, *, positive: bool = False) -> Array:
         self.remember(x)
-        size = self.spec.visible_size
-        return self.add_bias(conv_transpose(x, self.weight.value, visible_size=size, **self.spec.options))
+        return self.made("conv_transpose", x, positive, visible_size=self.spec.visible_size)
 
-    def backward(self, gradient: Array) -> Array:
+    def backward(self, gradient: Array, *, positive: bool = False) -> Array:
         h, spec = self.recall(), self.spec
         bank = spec.periods or None
         self.weight.add_gradient(conv_weight(gradient, h, spec.kernel_size, bank=bank, **spec.options))
         self.add_bias_gradient(gradient)
-        return conv(gradient, self.weight.value, **spec.options)
+        return self.returned("conv", gradient, positive)

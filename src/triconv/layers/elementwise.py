@@ -29,12 +29,15 @@ class ReLU(Layer):
     array([0., 0., 1.])
     """
 
+    positive = True
+
     def forward(self, x: Array) -> Array:
-        self.remember(x > 0)
-        return np.maximum(x, 0)
+        q: Array = np.maximum(x, 0)
+        self.remember(q)
+        return q
 
     def backward(self, gradient: Array) -> Array:
-        positive, size = self.recall(), gradient.dtype.itemsize
+        positive, size = self.recall() > 0, gradient.dtype.itemsize
         if size > 8:
             return np.where(positive, gradient, gradient.dtype.type(0))
         # NumPy chooses slowly: a number's bits times 1 or 0 are the number or +0, an infinity and a NaN too.
