@@ -127,9 +127,9 @@ def looked_up(monkeypatch):
     def built(plan, real=dispatch._built):
         run = real(plan)
 
-        def spied(a, b, out, kept=None):
+        def spied(a, b, out, kept=None, *after):
             found.append(kept)
-            return run(a, b, out, kept)
+            return run(a, b, out, kept, *after)
 
         return spied
 
@@ -219,3 +219,20 @@ def test_tracers_see_no_keeping():
         traced = torch.fx.symbolic_trace(module)
         assert torch.allclose(traced(data), expected)
         assert not any(isinstance(value, Kept) for node in traced.graph.nodes for value in node.args)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_bias_is_added_in_the_same_pass_where_no_gradient_is_wanted(kind, monkeypatch):
+    module, data = _module(kind)
+    with torch.enable_grad():
+        expected = module(data).detach()
+    monkeypatch.setattr(nn.convolution, "with_bias", lambda *_: pytest.fail("another pass over the result"))
+    with torch.no_grad():
+        torch.testing.assert_close(module(data), expected, rtol=0, atol=0)
+    monkeypatch.undo()
+    module.bias = torch.nn.Parameter(torch.zeros(65))
+    with torch.no_grad(), pytest.raises(ValueError, match=r"bias of shape \(65,\): expected \(64,\)"):
+        module(data)
+    module.bias = torch.nn.Parameter(torch.ones(64, dtype=torch.float64))
+    with torch.no_grad():
+        assert module(data).dtype is torch.float32

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..arguments import Groups
 from ..form import OPERANDS, OPERATIONS, Problem
-from ..kept import Kept
 from ..ops import PROBLEMS, known_plain, plain
 from ..problem import Options
 from .engines import KEPT_CALLS, Lying, Shape, Sizes, best_order, call_of, kind_of
@@ -25,29 +24,25 @@ from .registry import bare, nobody_watches, wanted
 from .stages import Ready
 
 
-def call(
-    operation: str,
-    a: Tensor,
-    b: Tensor,
-    sizes: Sizes,
-    groups: Groups,
-    options: tuple[Any, ...],
-    kept: Kept | None = None,
-) -> Tensor:
-    """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them.
-
-    What is `kept` of the weight is for a call that nothing watches.
-    """
-    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+def call(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Tensor:
+    """The operation on two tensors; `options` are values for the names of DEFAULTS, as the user wrote them."""
+    stage = found(operation, a, b, sizes, groups, options)
+    if stage is None:
         return _operator(operation, a, b, sizes, groups, options)
-    if not (known_plain((groups, *options)) and plain(sizes)):
-        return _operator(operation, a, b, sizes, groups, options)
-    stage = _ready(operation, (a.shape, a.stride()), (b.shape, b.stride()), a.dtype, b.dtype, sizes, groups, options)
     if wanted(a, b):
         if a.dtype is not b.dtype:
             return _operator(operation, a, b, sizes, groups, options)
         return level(stage.produces, stage, a, b)
-    return stage.call.run(a, b, kept)
+    return stage.call.run(a, b)
+
+
+def found(operation: str, a: Tensor, b: Tensor, sizes: Sizes, groups: Groups, options: tuple[Any, ...]) -> Ready | None:
+    """The call of an engine that these arguments mean, where nothing but a gradient may be wanted besides."""
+    if torch.compiler.is_compiling() or not (bare(a) and bare(b) and nobody_watches()):
+        return None
+    if not (known_plain((groups, *options)) and plain(sizes)):
+        return None
+    return _ready(operation, (a.shape, a.stride()), (b.shape, b.stride()), a.dtype, b.dtype, sizes, groups, options)
 
 
 @lru_cache(maxsize=KEPT_CALLS)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..after import After
 from ..arguments import Groups
 from ..dispatch import AUTO, Plan, choose
 from ..form import Problem, Role, name_of, weight_order
@@ -87,15 +88,16 @@ class Call:
         steps = strides_of(self.shape, range(len(self.shape)))
         return tuple([self.shape[axis] for axis in axes]), tuple([steps[axis] for axis in axes])
 
-    def run(self, a: Tensor, b: Tensor, kept: Kept | None = None) -> Tensor:
-        """The operation, in a new tensor of `dtype`, with what is kept of the weight, which is b."""
+    def run(self, a: Tensor, b: Tensor, kept: Kept | None = None, bias: Tensor | None = None) -> Tensor:
+        """The operation, in a new tensor of `dtype`, with what is kept of the weight, which is b, and a bias."""
         computed, run = self.computed, self.plan.built
         one = _array(a, computed)
         two = _array(b, computed) if kept is None else kept.of(computed, lambda: _array(b, computed))
         out = self.allocate(self.shape, self.kind)
         if self.axes is not None:
             out = out.transpose(self.axes)
-        run(one, two, out, kept)
+        after = None if bias is None else After(_array(bias, computed))
+        run(one, two, out, kept, after)
         result = torch.from_numpy(out)
         if computed is torch.bfloat16:
             result = result.view(computed)

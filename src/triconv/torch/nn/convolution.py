@@ -13,8 +13,9 @@ from torch import Tensor
 from ...arguments import Groups, Padding, PerAxis
 from ...geometry import Axis
 from ...kept import Kept
-from ..calls import call
+from ..calls import call, found
 from ..options import DEFAULTS
+from ..registry import bare
 from .base import Bias, Convolving, examples, with_bias
 from .kept import kept_for
 
@@ -239,7 +240,7 @@ def convolved(
     if size is not None and tuple(visible.shape[2:]) != size:
         sizes = ", ".join(map(str, size))
         raise ValueError(f"input of shape {tuple(given.shape)}: expected (examples, channels, {sizes})")
-    produced = with_bias(_call("conv", visible, weight, (), options, kept), bias)
+    produced = _call("conv", visible, weight, (), options, kept, bias)
     return produced.squeeze(0) if single else produced
 
 
@@ -256,16 +257,27 @@ def transposed(
     """`ConvTranspose` of an input; `steps` are kernel_size, output_padding and visible_size."""
     hidden, single = examples(given, len(options["stride"]))
     size, padding = visible_sizes(hidden.shape[2:], output_size, steps, options)
-    produced = with_bias(_call("conv_transpose", hidden, weight, (size,), {**options, "padding": padding}, kept), bias)
+    produced = _call("conv_transpose", hidden, weight, (size,), {**options, "padding": padding}, kept, bias)
     return produced.squeeze(0) if single else produced
 
 
 def _call(
-    operation: str, data: Tensor, weight: Tensor, sizes: Any, options: dict[str, Any], kept: Kept | None
+    operation: str,
+    data: Tensor,
+    weight: Tensor,
+    sizes: Any,
+    options: dict[str, Any],
+    kept: Kept | None,
+    bias: Tensor | None,
 ) -> Tensor:
-    """The public operation, with what is kept of the weight."""
+    """The public operation and the bias: in one pass, and with what is kept of the weight, if nothing watches."""
     values = tuple([options.get(name, default) for name, default in DEFAULTS.items()])
-    return call(operation, data, weight, sizes, options["groups"], values, kept)
+    arguments = operation, data, weight, sizes, options["groups"], values
+    if not torch.is_grad_enabled() and (stage := found(*arguments)) is not None:
+        channels = stage.call.plan.problem.shape(stage.produces)[1:2]
+        if bias is None or (bare(bias) and bias.dtype is stage.call.computed and bias.shape == channels):
+            return stage.call.run(data, weight, kept, bias)
+    return with_bias(call(*arguments), bias)
 
 
 def visible_sizes(
