@@ -23,7 +23,7 @@ from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
 
 import triconv
-from triconv.engines import direct
+from triconv.engines import direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import loops, prepared, team, ways
 from triconv.kernels.target import NAMED, lacking
@@ -91,16 +91,20 @@ class Case:
     vector: str
     exact: tuple[bool, ...]
     parts: int = 1
+    known: bool = False
+
+    def way(self, problem: Problem, strides: tuple[tuple[int, ...], ...]) -> ways.Way:
+        return ways.way(problem, self.vector, strides, self.exact, self.parts, known=self.known)
 
     def check(self, patch: pytest.MonkeyPatch, order: str) -> None:
         """Run it this way on arrays in this order."""
         lie, what = (
             ORDERS[order],
-            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {order}",
+            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {self.known}, {order}",
         )
 
         def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object) -> ways.Way:
-            return ways.way(problem, self.vector, strides, self.exact, self.parts)
+            return self.way(problem, strides)
 
         patch.setattr(prepared, "best_way", chosen)
         patch.setattr(prepared, "cache_bytes", lambda: (0, 0))  # so that examples with parts are taken in turns
@@ -126,15 +130,17 @@ def cases() -> Iterator[Case]:
                     exact.add((True,) * row.rank)  # what weights with infinities take
                 for choice in sorted(exact):
                     yield Case(row, operation, vector, choice)
+                if ways.may_know(problem, vector):
+                    yield Case(row, operation, vector, (False,) * row.rank, known=True)
             if (parts := ways.filling(problem)) > 1:
                 yield Case(row, operation, "example", (False,) * row.rank, parts)
 
 
 def test_every_way_to_run_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every so many-th of each kind, each in the next memory order."""
-    kinds: dict[tuple[str, str, bool, bool], list[Case]] = {}
+    kinds: dict[tuple[str, str, bool, bool, bool], list[Case]] = {}
     for case in cases():
-        kinds.setdefault((case.operation, case.vector, any(case.exact), case.parts > 1), []).append(case)
+        kinds.setdefault((case.operation, case.vector, any(case.exact), case.parts > 1, case.known), []).append(case)
     assert {kind[:2] for kind in kinds} == {(operation, vector) for operation in OPERATIONS for vector in VECTORS}
     assert {kind[:2] for kind in kinds if kind[2]} == {kind[:2] for kind in kinds}
     for number, case in enumerate(case for kind in kinds.values() for case in kind[::QUICK_STRIDE]):
@@ -145,6 +151,47 @@ def test_every_way_to_run_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_way_to_run_the_grid_in_every_order(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(case.check(monkeypatch, order) is None for case in cases()) > 1000
+
+
+def test_tiles_know_what_is_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depthwise kernels of any rank, on operands amid NaN: exact, with an infinity beside zeros of the border too."""
+    tried: Counter[str] = Counter()
+    random = np.random.default_rng(0)
+
+    def known(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object) -> ways.Way:
+        tried[problem.name] += 1
+        return ways.way(problem, "channel", strides, (False,) * problem.geometry.rank, known=True)
+
+    monkeypatch.setattr(prepared, "best_way", known)
+    for number in range(18):
+        rank, channels = 1 + number % 3, (3, 16, 33)[number // 2 % 3]
+        drawn = [random.integers(1, end, rank) for end in ((12, 8, 6)[rank - 1], 4, 2 + number % 2, 3)]
+        size, kernel, stride, dilation = (tuple(map(int, own)) for own in drawn)
+        pads = [e * (k - 1) for k, e in zip(kernel, dilation, strict=True)]
+        padding = tuple((pad + int(random.integers(3)), int(random.integers(3))) for pad in pads)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
+        shapes = (2, channels, *size), (channels, 1, *kernel)
+        for operation in OPERATIONS:
+            plan = triconv.explain(operation, *shapes, engine="direct", dtype="float32", **options)
+            if not ways.may_know(plan.problem, "channel"):
+                continue
+            a, b = (amid_nan(random.integers(-4, 5, plan.problem.shape(role))) for role in plan.problem.operands)
+            if operation != "conv_transpose":  # which multiplies no zeros, and finds that it must not
+                b[0, 0].flat[0] = np.inf
+            found, expected = (np.full(plan.problem.shape(plan.problem.produces), np.nan, np.float32) for _ in "ab")
+            with np.errstate(all="ignore"):
+                direct.build(plan.problem)(a, b, found)
+                reference.ENGINE.build(plan.problem)(a, b, expected)
+            np.testing.assert_array_equal(found, expected, f"{operation} {shapes} {options}")
+    assert min(tried[operation] for operation in OPERATIONS) >= 4, tried
+
+
+def amid_nan(numbers: Array) -> Array:
+    """The same numbers, channels innermost, with NaN before and behind them in memory."""
+    room = np.full(numbers.size + 2048, np.nan, np.float32)
+    inner = room[1024 : 1024 + numbers.size].reshape(numbers.shape[0], *numbers.shape[2:], numbers.shape[1])
+    inner[...] = np.moveaxis(numbers, 1, -1)
+    return np.moveaxis(inner, -1, 1)
 
 
 def test_ways_that_are_never_chosen() -> None:
@@ -183,7 +230,7 @@ def test_the_best_way_is_one_of_them() -> None:
             strides = tuple(np.empty(problem.shape(role), np.int8).strides for role in ways.ROLES)
             for finite in (True, False):
                 best = ways.best_way(problem, strides, finite)
-                assert Case(row, operation, best.vector, best.exact, best.parts) in tested, (
+                assert Case(row, operation, best.vector, best.exact, best.parts, best.known) in tested, (
                     row.name,
                     operation,
                     finite,
@@ -306,7 +353,7 @@ def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
             continue
 
         def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object, case: Case = case) -> ways.Way:
-            found = ways.way(problem, case.vector, strides, case.exact, case.parts)
+            found = case.way(problem, strides)
             tried[forced_pieces(found), case.vector] += 1
             return found
 

@@ -238,6 +238,13 @@ class Axis:
         lowest, highest = min((a for a, _ in asked), default=0), max((b for _, b in asked), default=0)
         return max(0, -lowest), max(0, highest - self.hidden + 1)
 
+    def edge(self, transposed: bool) -> tuple[int, int]:
+        """How many positions there are to read, and which of them the first result reads first; of stride 1 transposed.
+
+        Those are visible positions, and of a transpose hidden ones.
+        """
+        return (self.hidden, min(self.phases[0].offsets)) if transposed else (self.visible, -self.before)
+
     def transposed(self, exact: bool) -> tuple[Strand, ...]:
         """The visible positions by phase, and by what a bank does to them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
@@ -185,8 +185,12 @@ def written_out(
     lanes: int,
     registers: int,
     vector_loads: tuple[int, int],
+    able: Callable[[Sequence[int]], bool] | None = None,
 ) -> Block:
-    """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once."""
+    """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once.
+
+    Not every number of rows need be `able`.
+    """
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     rows = [loop.count if loop.row else 1 for loop in results]
     columns = [loop.count if loop.column else 1 for loop in results]
@@ -196,7 +200,7 @@ def written_out(
     best = Block((), float("inf"))
     for tall, many in product(_patches(rows, registers), _patches(columns, registers)):
         height, width = prod(tall), prod(many)
-        if height * width > min(SUMS, WRITTEN_IN_ALL // len(steps)):
+        if height * width > min(SUMS, WRITTEN_IN_ALL // len(steps)) or (able and not able(tall)):
             continue
         a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
         b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))

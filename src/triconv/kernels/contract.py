@@ -66,6 +66,9 @@ class Contraction:
     """How far ahead to ask for A and B where they come from memory; 0 where they are in the cache already."""
     onward: tuple[int, int] = (0, 0)
     """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
+    outside: tuple[tuple[int, ...], ...] = ()
+    """By row and step, the bits of a word of the tile's, in the place of t0, of which any that is set says that zeros are
+    read instead of A. Only where steps are written out; empty where all that is read of A is there."""
     steps: tuple[tuple[int, int], ...] = ()
     """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
     are loaded once. Empty where depth and taps say it."""
@@ -115,8 +118,10 @@ class Contraction:
 
     def _written_out(self, k: Kernel, lanes: int) -> None:
         """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
+        nothing = k.scratch(lanes)
+        k.store_vector(k.zeros(lanes), nothing)
         with k.loop(k["count"]) as i:
-            a0, b0, c0 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(3))
+            a0, b0, c0, word = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(4))
             corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
             places = {
                 (m, j): (k.at(corner, c_m + column.c), self.finish.at(k, ends, c_m + column.c))
@@ -127,8 +132,12 @@ class Contraction:
             def finish(m: int, j: int, value: Value) -> None:
                 self._store(k, value, *places[m, j], self.columns[j].used)
 
+            def inside(place: Place, bits: int, count: int) -> Place:
+                outside = k.build.icmp_signed("!=", k.build.and_(word, I64(bits)), I64(0))
+                return k.unless(outside, place, nothing, count) if bits else place
+
             sums = dict.fromkeys(places, k.zeros(lanes))
-            self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish)
+            self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish, inside)
         k.build.ret_void()
 
     def _multiply(
@@ -140,28 +149,30 @@ class Contraction:
         sums: dict[tuple[int, int], Value],
         lanes: int,
         finish: Callable[[int, int, Value], None],
+        inside: Callable[[Place, int, int], Place] = lambda place, *_: place,
     ) -> None:
-        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn."""
+        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn.
+
+        `inside` is where to read what is at a place of A, if some bits tell that this is outside.
+        """
         products = sorted(
-            (j if self.wide else 0, a_m + a_k if self.wide else column.b + b_k, m, j, a_k, b_k)
+            (j if self.wide else 0, a_m + a_k if self.wide else column.b + b_k, m, j, a_k, b_k, bits)
             for m, (a_m, _) in enumerate(self.rows)
             for j, column in enumerate(self.columns)
-            for a_k, b_k in steps
+            for (a_k, b_k), bits in zip(steps, self.outside[m] if self.outside else [0] * len(steps), strict=True)
         )
-        loaded: dict[tuple[str, int, int], Value] = {}
+        loaded: dict[tuple[str, int, int, int], Value] = {}
         left = dict.fromkeys(sums, len(steps))
 
-        def vector(array: str, corner: Place, offset: int, used: int) -> Value:
-            if (array, offset, used) not in loaded:
-                place = k.at(corner, offset)
-                loaded[array, offset, used] = (
-                    k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
-                )
-            return loaded[array, offset, used]
+        def vector(array: str, corner: Place, offset: int, used: int, bits: int = 0) -> Value:
+            if (key := (array, offset, used, bits)) not in loaded:
+                place = inside(k.at(corner, offset), bits, used or 1)
+                loaded[key] = k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
+            return loaded[key]
 
-        for _, _, m, j, a_k, b_k in products:
+        for _, _, m, j, a_k, b_k, bits in products:
             column = self.columns[j]
-            factor = vector("A", a, self.rows[m][0] + column.a * self.wide + a_k, column.used * self.wide)
+            factor = vector("A", a, self.rows[m][0] + column.a * self.wide + a_k, column.used * self.wide, bits)
             sums[m, j] = k.fma(factor, vector("B", b, column.b + b_k, column.used), sums[m, j])
             left[m, j] -= 1
             if not left[m, j]:

@@ -21,6 +21,10 @@ class Index:
     b: int
     c: int
     vector: bool = False
+    axis: int = -1
+    """The axis of A along which its turns are, if that has edges which tiles know of."""
+    move: int = 0
+    """By how many positions."""
 
     @property
     def row(self) -> bool:
@@ -40,7 +44,7 @@ class Index:
     def around(self, inner: Index) -> bool:
         """Whether this loop around another one is one longer loop."""
         steps = ((self.a, inner.a), (self.b, inner.b), (self.c, inner.c))
-        return not self.vector and all(step == inner.count * by for step, by in steps)
+        return not self.vector and self.axis == inner.axis == -1 and all(step == inner.count * by for step, by in steps)
 
 
 def merged(loops: Sequence[Index]) -> tuple[Index, ...]:

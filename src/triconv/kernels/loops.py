@@ -15,6 +15,7 @@ import numpy as np
 from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
 from ..memory import LINE
+from .edges import Edge
 from .index import Index, outer_sum
 from .layout import Layout
 from .nest import Nest
@@ -80,31 +81,49 @@ def arrays(problem: Problem, vector: str) -> tuple[Role, Role, Role]:
     return second, first, problem.produces
 
 
-def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], exact: Sequence[bool]) -> list[Nest]:
+def nests(
+    problem: Problem,
+    vector: str,
+    lying: Lying,
+    overhang: Sequence[int],
+    exact: Sequence[bool],
+    known: bool = False,
+) -> list[Nest]:
     """The loop nests of a problem, for what vectors run over and how arrays lie.
 
     `overhang` is how many positions the hidden has before its first on each axis. `exact` loops need neither those nor
-    padding; a kernel's gradient has none.
+    padding; a kernel's gradient has none. Nor do tiles whose edges are `known`.
     """
     roles = arrays(problem, vector)
 
-    def loop(count: int, steps: Steps, is_vector: bool = False) -> Index:
+    def loop(count: int, steps: Steps, is_vector: bool = False, axis: int = -1, move: int = 0) -> Index:
         a, b, c = (_of(steps, role) for role in roles)
-        return Index(count, a, b, c, is_vector)
+        return Index(count, a, b, c, is_vector, axis, move)
 
     channel_bundles, channel_loops = _channels(problem, lying)
-    families = [_groups(problem, lying, axis, overhang[axis], exact) for axis in range(problem.geometry.rank)]
+    axes, side = problem.geometry.axes, "hidden" if problem.produces is Role.VISIBLE else "visible"
+    families = [_groups(problem, lying, axis, overhang[axis], exact, known) for axis in range(len(axes))]
+    edges = tuple(Edge(*axis.edge(side == "hidden")) for axis in axes) if known else ()
     examples = Steps(lying.visible.steps[0], lying.hidden.steps[0], 0)
     found = []
     for choice in product(*families):
         runs = [[(run, lying.run(axis, run)) for run in group.runs] for axis, group in enumerate(choice)]
         residues = [loop(run.count, steps) for pair in runs for run, steps in pair if run.bank and run.count > 1]
-        turns = [(run.count, steps) for pair in runs for run, steps in pair if not run.bank]
+        turns = [
+            (run.count, steps, axis if known else -1, getattr(run, side))
+            for axis, pair in enumerate(runs)
+            for run, steps in pair
+            if not run.bank
+        ]
         last = len(turns) - 1 if vector == "position" else None
-        positions = [loop(count, steps, number == last) for number, (count, steps) in enumerate(turns)]
+        positions = [loop(count, steps, number == last, *at) for number, (count, steps, *at) in enumerate(turns)]
         batch = loop(problem.batch, examples, vector == "example")
         spatial = [*positions, batch] if vector == "example" else [batch, *positions]
-        taps = [loop(count, steps) for group in choice for count, steps in group.kernel]
+        taps = [
+            loop(count, steps, False, axis if known else -1, axes[axis].dilation)
+            for axis, group in enumerate(choice)
+            for count, steps in group.kernel
+        ]
         g, o, i = (
             [*(loop(*panel) for panel in panels), loop(count, steps, name == vector)]
             for name, (*panels, (count, steps)) in channel_loops.items()
@@ -114,10 +133,11 @@ def nests(problem: Problem, vector: str, lying: Lying, overhang: Sequence[int], 
             g = _panels(g[0], target().lanes(problem.itemsize))
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
+        corners = np.pad(corners, ((0, 0), (0, len(edges))))
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)
-        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem)))
+        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges))
     return found
 
 
@@ -242,10 +262,12 @@ class Group:
     kernel: list[tuple[int, Steps]]
 
 
-def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: Sequence[bool]) -> list[Group]:
+def _groups(
+    problem: Problem, lying: Lying, number: int, overhang: int, exact: Sequence[bool], known: bool
+) -> list[Group]:
     """The strands of an axis, those of the same runs together."""
     axis, last = problem.geometry.axes[number], number == problem.geometry.rank - 1
-    at = Places(problem, lying, number, overhang)
+    at = Places(problem, lying, number, overhang, axis.before if known else 0)
     if problem.produces is Role.VISIBLE and not exact[number] and axis.stride == axis.bank == 1:
         (strand,) = axis.transposed(False)
         met = at.transposed(strand)
@@ -275,8 +297,10 @@ def _groups(problem: Problem, lying: Lying, number: int, overhang: int, exact: S
 class Places:
     """Where positions of an axis, taps of its kernel and kernels of its bank are in the three arrays."""
 
-    def __init__(self, problem: Problem, lying: Lying, number: int, overhang: int) -> None:
+    def __init__(self, problem: Problem, lying: Lying, number: int, overhang: int, missing: int) -> None:
+        """`missing` is how many positions of the padding strands count that the visible has not."""
         self.produces, self.overhang = problem.produces, overhang
+        self.missing = 0 if problem.produces is Role.VISIBLE else missing
         self.bank = lying.weight.steps[number] if problem.geometry.banked else 0
         self.visible = partial(lying.visible.at, 2 + number)
         self.hidden = partial(lying.hidden.at, 2 + number)
@@ -285,7 +309,7 @@ class Places:
 
     def corner(self, strand: Strand) -> Steps:
         hidden = self.hidden(strand.hidden + self.overhang)
-        return Steps(self.visible(strand.visible), hidden, self.bank * strand.bank)
+        return Steps(self.visible(strand.visible - self.missing), hidden, self.bank * strand.bank)
 
     def transposed(self, strand: Strand) -> Bundle:
         # In the order of memory: only the last taps read what earlier ones, and tiles, have not brought to the cache.

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..memory import LINE, PAGE
 from .block import WRITTEN, Block, Sets, best_block, fresh, together, written_out
+from .edges import BITS, Edge, Edges, Position, positions
 from .index import Index, Table, merged, outer_sum
 from .target import cache_bytes
 
@@ -57,6 +58,14 @@ class Nest:
     read what lies side by side. C adds up what several nests find, too."""
     reread: int = 0
     """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
+    edges: tuple[Edge, ...] = ()
+    """Axes of A with edges that tiles know of, as numbered by the loops; their sums are written out. Corners go on with
+    where they are along each of these, counted from the first position that is read."""
+
+    def turn(self, loop: Index, i: int) -> tuple[int, ...]:
+        """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
+        along = (i * loop.move if loop.axis == axis else 0 for axis in range(len(self.edges)))
+        return i * loop.a, i * loop.b, i * loop.c, 0, 0, *along
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +83,8 @@ class Cut:
     parts: int
     steps: tuple[tuple[int, int], ...] = ()
     """Where the whole sum is written out: how far its products are from the first in A and B. No depth is left then."""
+    met: tuple[Position, ...] = ()
+    """Where these are along the axes with edges."""
     together: int = 1
     """How many steps of the depth are written out, so that what they share is loaded once."""
 
@@ -100,7 +111,7 @@ class Cut:
         nest, corners = self.nest, self.nest.corners.copy()
         if self.steps:
             corners[:, :2] += nest.taps[corners[:, 3]]
-            corners[:, 3:] = 0, 1
+            corners[:, 3:5] = 0, 1
             return corners, np.zeros((1, 2), np.int64)
         if nest.spread:
             turns = [[(i * loop.a, i * loop.b, 0, 0, 0) for i in range(loop.count)] for loop in self.others]
@@ -139,11 +150,18 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     made = Cut(nest, results, len(outer), depth, others, block, parts)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
-    if made.parts == 1 and not nest.spread and (written := _steps(nest)):
-        other = written_out(results, written, lanes, machine.registers, loads)
-        if other.cycles * len(corners) < block.cycles:
+    if made.parts == 1 and (nest.edges or not nest.spread) and (written := _steps(nest)):
+        met = tuple(positions(nest.sums, len(nest.edges)))
+
+        def able(tall: Sequence[int]) -> bool:
+            """Whether the places of a tile with so many rows have bits enough for their edges."""
+            rows = positions([replace(loop, count=n) for loop, n in zip(results, tall, strict=True)], len(nest.edges))
+            return Edges.of(nest.edges, rows, met).count <= BITS
+
+        other = written_out(results, written, lanes, machine.registers, loads, able if nest.edges else None)
+        if nest.edges or other.cycles * len(corners) < block.cycles:
             other = replace(other, cycles=other.cycles * len(corners))
-            return replace(made, depth=Index(1, 0, 0, 0), others=(), block=other, steps=written)
+            return replace(made, depth=Index(1, 0, 0, 0), others=(), block=other, steps=written, met=met)
     return replace(made, together=together(results, depth, block, lanes, machine.registers))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..memory import LINE, PAGE, address
 from .compile import Call, function
 from .contract import TILE, Column, Contraction
+from .edges import Edges, Position, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .nest import Cut
@@ -58,12 +59,12 @@ def tiled(
         share = corners.copy()
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
-        for sizes, starts in _variants(cut.results, cut.block.sizes, apart=cut.adds):
+        for sizes, starts in _variants(cut, cut.block.sizes, apart=cut.adds):
             contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
             contraction = contraction if finish is None else replace(contraction, finish=finish)
-            tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
+            tiles = _with_edges(cut, sizes, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]))
             apart = prod(map(len, starts[: cut.outer]))
-            each = [tiles] if cut.nest.spread else _full_and_empty(tiles)
+            each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
             found += [Tiled(contraction, some, taps, apart if cut.nest.spread else max(1, len(some))) for some in each]
     return found
 
@@ -124,17 +125,17 @@ class Program:
         return found
 
 
-Starts = list[list[tuple[int, int, int, int, int]]]
+Starts = list[list[tuple[int, ...]]]
 
 
-def _variants(results: Sequence[Index], sizes: Sequence[int], apart: bool) -> Iterator[tuple[tuple[int, ...], Starts]]:
+def _variants(cut: Cut, sizes: Sequence[int], apart: bool) -> Iterator[tuple[tuple[int, ...], Starts]]:
     """The sizes of tiles, with where they start along each result index.
 
     What is left over is another tile that reaches back over what is done already; or, where tiles must be `apart`
     because they add to what is there, or is less than one tile, a smaller tile.
     """
     choices = []
-    for loop, size in zip(results, sizes, strict=True):
+    for loop, size in zip(cut.results, sizes, strict=True):
         whole = [*range(0, loop.count - size + 1, size)]
         left = loop.count - whole[-1] - size
         if not left:
@@ -145,10 +146,27 @@ def _variants(results: Sequence[Index], sizes: Sequence[int], apart: bool) -> It
             choices.append([(size, [*whole, loop.count - size])])
     for choice in product(*choices):
         starts = [
-            [(i * loop.a, i * loop.b, i * loop.c, 0, 0) for i in places]
-            for loop, (_, places) in zip(results, choice, strict=True)
+            [cut.nest.turn(loop, i) for i in places] for loop, (_, places) in zip(cut.results, choice, strict=True)
         ]
         yield tuple(size for size, _ in choice), starts
+
+
+def _edges(cut: Cut, sizes: Sequence[int]) -> tuple[Edges, list[Position]]:
+    """The edges that tiles of some sizes know of, and where their rows are."""
+    rows = positions(_rows(cut, sizes), len(cut.nest.edges))
+    return Edges.of(cut.nest.edges, rows, cut.met), rows
+
+
+def _with_edges(cut: Cut, sizes: Sequence[int], tiles: Table) -> Table:
+    """A table of tiles with words that tell what lies outside, in the place of where each is along the axes."""
+    if cut.nest.edges:
+        tiles[:, 3] = _edges(cut, sizes)[0].of_tiles(tiles[:, TILE:])
+    return np.ascontiguousarray(tiles[:, :TILE])
+
+
+def _rows(cut: Cut, sizes: Sequence[int]) -> list[Index]:
+    """The loops over rows, as far as a tile of some sizes goes."""
+    return [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True) if loop.row]
 
 
 def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
@@ -165,9 +183,10 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     depth = cut.depth
     taken = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     vector = next((loop for loop in taken if loop.vector), Index(lanes, 0, 1, 0, True))
-    rows, columns = [loop for loop in taken if loop.row], [loop for loop in taken if loop.column]
+    rows, columns = _rows(cut, sizes), [loop for loop in taken if loop.column]
     places = range(0, vector.count, lanes)
     ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
+    edges, where = _edges(cut, sizes)
     return Contraction(
         dtype,
         tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
@@ -184,6 +203,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         add=cut.adds,
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
         onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
+        outside=tuple(tuple(edges.of_place(row, met) for met in cut.met) for row in where) if cut.nest.edges else (),
         steps=cut.steps,
         together=cut.together,
         past=in_line and _past(cut, sizes, lanes),

@@ -28,6 +28,7 @@ from .copy import CLASH
 from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
+from .patches import in_patches
 from .target import cache_bytes, target
 
 FAR = 1.25
@@ -50,6 +51,8 @@ class Way:
     buffers: tuple[Buffer | None, ...]
     layouts: tuple[Layout, ...]
     overhang: tuple[int, ...]
+    known: bool = False
+    """Whether tiles know what lies beyond the edges of all axes: nothing has to be there."""
 
     @property
     def parts(self) -> int:
@@ -109,8 +112,9 @@ KEPT = 16
 @lru_cache(maxsize=KEPT)
 def _cuts(way: Way) -> tuple[Cut, ...]:
     room = cache_bytes()[1] // 2
-    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact)
-    return tuple(cut(nest, way.problem.itemsize, target(), room) for nest in found)
+    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact, way.known)
+    each = [one for nest in found for one in in_patches(nest)]
+    return tuple(cut(nest, way.problem.itemsize, target(), room) for nest in each)
 
 
 def vectors(problem: Problem) -> list[str]:
@@ -132,6 +136,7 @@ def way(
     exact: tuple[bool, ...],
     count: int = 1,
     copied: frozenset[Role] = frozenset(),
+    known: bool = False,
 ) -> Way:
     """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES.
 
@@ -144,9 +149,9 @@ def way(
     parts = axes[0].parts(count, transposed) if count > 1 else None
     inner = inner if parts is None else _of_parts(problem, parts)
     each = list(zip(inner.geometry.axes, exact, strict=True))
-    overhang = [axis.overhang if transposed and not own else (0, 0) for axis, own in each]
+    overhang = [axis.overhang if transposed and not (own or known) else (0, 0) for axis, own in each]
     pads = {
-        Role.VISIBLE: [(0, axis.visible) if transposed or own else axis.padded for axis, own in each],
+        Role.VISIBLE: [(0, axis.visible) if transposed or own or known else axis.padded for axis, own in each],
         Role.HIDDEN: [
             (before, before + axis.hidden + after) for (before, after), (axis, _) in zip(overhang, each, strict=True)
         ],
@@ -180,7 +185,8 @@ def way(
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
         layouts.append(Layout(own) if as_it_is else buffer.layout)
-    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), tuple(before for before, _ in overhang))
+    before = tuple(before for before, _ in overhang)
+    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), before, known)
 
 
 def _of_parts(problem: Problem, parts: Parts) -> Problem:
@@ -321,6 +327,8 @@ def best_way(
     best = min(found, key=Way.seconds)
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
     ways = [best, *(way(problem, best.vector, strides, exact, 1, copied) for exact in others)]
+    if may_know(problem, best.vector) and (finite or problem.produces is not Role.VISIBLE):
+        ways.append(way(problem, best.vector, strides, (False,) * rank, 1, copied, known=True))
     if finite and over_data(best.vector) and (count := filling(problem)) > 1:
         cut_up = way(problem, "example", strides, always, count, copied)
         whole = next(one for one in found if one.vector == "example")
@@ -348,6 +356,15 @@ def _exact_choices(problem: Problem, vector: str) -> list[tuple[bool, ...]]:
     if few and all(able) and vector in ("hidden", "visible", "channel"):
         found.append(tuple(able))
     return found
+
+
+def may_know(problem: Problem, vector: str) -> bool:
+    """Whether tiles may know what lies beyond the edges: where sums are few products, and vectors cross no edge."""
+    axes, few = problem.geometry.axes, 1 < prod(problem.geometry.kernel) <= FEW_TAPS
+    plain = all(axis.border == "zero" and axis.bank == 1 for axis in axes)
+    reads = problem.produces is Role.WEIGHT or any(_reads_beyond(problem, axis) for axis in axes)
+    phases = problem.produces is Role.VISIBLE and any(axis.stride > 1 for axis in axes)
+    return vector == "channel" and few and plain and reads and not phases
 
 
 MANY_LINES = 1024

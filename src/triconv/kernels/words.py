@@ -144,6 +144,11 @@ class Kernel:
         moved = self.build.gep(place.pointer, [self.whole(offset)], inbounds=not CHECKED, source_etype=kind)
         return Place(moved, place.array)
 
+    def unless(self, outside: Value, place: Place, instead: Place, count: int) -> Place:
+        """A place from which so many numbers are read, or another one if that place is outside of its array."""
+        self.check(place, self.build.select(outside, I64(0), I64(count * _size(self.element(place)))))
+        return Place(self.build.select(outside, instead.pointer, place.pointer), instead.array)
+
     def element(self, place: Place) -> ir.Type:
         """What lies at a place."""
         return I16 if place.array in self.stored else self.real
