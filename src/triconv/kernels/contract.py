@@ -67,8 +67,8 @@ class Contraction:
     onward: tuple[int, int] = (0, 0)
     """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
     outside: tuple[tuple[int, ...], ...] = ()
-    """By row and step, the bits of a word of the tile's, in the place of t0, of which any that is set says that zeros are
-    read instead of A. Only where steps are written out; empty where all that is read of A is there."""
+    """By row and step, the bits of a word of the tile's, in the place of t0, of which any that is set says that zeros
+    are read instead of A. Only where steps are written out; empty where all that is read of A is there."""
     steps: tuple[tuple[int, int], ...] = ()
     """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
     are loaded once. Empty where depth and taps say it."""
