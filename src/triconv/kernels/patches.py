@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 from math import ceil, prod
 
-from .block import FETCHED, LOADS, MULTIPLICATIONS, OVERHEAD, SUMS, WRITTEN, WRITTEN_IN_ALL
+from .block import FETCHED, LOADS, MULTIPLICATIONS, OVERHEAD, SUMS, WRITTEN_IN_ALL
 from .index import Index, outer_sum
 from .nest import Nest
 
@@ -37,7 +37,7 @@ def _sizes(nest: Nest) -> tuple[int, ...]:
     """How many turns of each sum a patch takes: those that should take the fewest cycles; of examples always one."""
     taps = [loop for loop in nest.results if loop.row]
     height = min(prod(loop.count for loop in taps), SUMS)
-    most = min(WRITTEN, WRITTEN_IN_ALL // height)
+    most = min(SUMS, WRITTEN_IN_ALL // height)  # so that the next tile's numbers are asked for before this one ends
     able = [range(1, min(loop.count, most) + 1 if loop.axis >= 0 else 2) for loop in nest.sums]
 
     def cycles(sizes: Sequence[int]) -> float:

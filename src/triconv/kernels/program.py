@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..memory import LINE, PAGE, address
 from .compile import Call, function
 from .contract import TILE, Column, Contraction
-from .edges import Edges, Position, positions
+from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .nest import Cut
@@ -60,9 +60,12 @@ def tiled(
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut, cut.block.sizes, apart=cut.adds):
+            tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
             contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
             contraction = contraction if finish is None else replace(contraction, finish=finish)
-            tiles = _with_edges(cut, sizes, outer_sum(*starts[: cut.outer], share, *starts[cut.outer :]))
+            if cut.nest.edges:
+                tiles, outside = _with_edges(cut, sizes, tiles)
+                contraction = replace(contraction, outside=outside)
             apart = prod(map(len, starts[: cut.outer]))
             each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
             found += [Tiled(contraction, some, taps, apart if cut.nest.spread else max(1, len(some))) for some in each]
@@ -151,17 +154,15 @@ def _variants(cut: Cut, sizes: Sequence[int], apart: bool) -> Iterator[tuple[tup
         yield tuple(size for size, _ in choice), starts
 
 
-def _edges(cut: Cut, sizes: Sequence[int]) -> tuple[Edges, list[Position]]:
-    """The edges that tiles of some sizes know of, and where their rows are."""
+def _with_edges(cut: Cut, sizes: Sequence[int], tiles: Table) -> tuple[Table, tuple[tuple[int, ...], ...]]:
+    """A table of tiles with words that tell what lies outside, and the bits of each place that are ever set."""
     rows = positions(_rows(cut, sizes), len(cut.nest.edges))
-    return Edges.of(cut.nest.edges, rows, cut.met), rows
-
-
-def _with_edges(cut: Cut, sizes: Sequence[int], tiles: Table) -> Table:
-    """A table of tiles with words that tell what lies outside, in the place of where each is along the axes."""
-    if cut.nest.edges:
-        tiles[:, 3] = _edges(cut, sizes)[0].of_tiles(tiles[:, TILE:])
-    return np.ascontiguousarray(tiles[:, :TILE])
+    edges = Edges.of(cut.nest.edges, rows, cut.met)
+    words = edges.of_tiles(tiles[:, TILE:])
+    ever = int(np.bitwise_or.reduce(words))
+    tiles = np.ascontiguousarray(tiles[:, :TILE])
+    tiles[:, 3] = words
+    return tiles, tuple(tuple(edges.of_place(row, met) & ever for met in cut.met) for row in rows)
 
 
 def _rows(cut: Cut, sizes: Sequence[int]) -> list[Index]:
@@ -186,7 +187,6 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     rows, columns = _rows(cut, sizes), [loop for loop in taken if loop.column]
     places = range(0, vector.count, lanes)
     ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
-    edges, where = _edges(cut, sizes)
     return Contraction(
         dtype,
         tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
@@ -203,7 +203,6 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         add=cut.adds,
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
         onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
-        outside=tuple(tuple(edges.of_place(row, met) for met in cut.met) for row in where) if cut.nest.edges else (),
         steps=cut.steps,
         together=cut.together,
         past=in_line and _past(cut, sizes, lanes),
