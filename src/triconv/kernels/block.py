@@ -132,7 +132,8 @@ def best_block(
                 from_a = vectors * vector_loads[0] if vector.a else 1
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
                 if vector.a and not depth.vector:
-                    fetched = vector_loads[0] * (height / depth.count + height // longest) + both_data * vector_loads[1]
+                    arrived = height // longest * _new(results, tall, depth)
+                    fetched = vector_loads[0] * (height / depth.count + arrived) + both_data * vector_loads[1]
                     loads = max(loads, FETCHED * width * fetched)
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
                 cycles *= SUMMED if depth.vector else 1
@@ -143,6 +144,12 @@ def best_block(
                 if total < best.cycles * (1 - 1e-9):
                     best = Block(_taken(results, tall, many, vectors * lanes), total)
     return best
+
+
+def _new(results: Sequence[Index], tall: Sequence[int], depth: Index) -> int:
+    """How many of the rows that share most read what the step before has not."""
+    longest, step = max((size, -abs(loop.a)) for loop, size in zip(results, tall, strict=True) if loop.a or size == 1)
+    return min(longest, max(1, abs(depth.a) // max(1, -step)))
 
 
 def _taken(results: Sequence[Index], tall: Sequence[int], many: Sequence[int], numbers: int) -> tuple[int, ...]:
