@@ -130,6 +130,13 @@ class Axis:
         return self.stride * (self.hidden - 1) + self.span
 
     @property
+    def met(self) -> Axis | None:
+        """The axis of the visible positions 0, s, 2s, … alone, if no others are met as there is one tap; else none."""
+        if self.kernel > 1 or self.stride == 1 or self.before or self.reach > self.visible:
+            return None
+        return Axis(self.hidden, self.hidden, 1, bank=self.bank, border=self.border)
+
+    @property
     def visible_bank(self) -> int:
         """The period over visible positions of what a bank does to them: s·t, or no period where it is local."""
         return self.visible if self.bank == self.hidden else min(self.stride * self.bank, self.visible)

@@ -28,9 +28,36 @@ def build(problem: Problem) -> Run:
         return nothing
     if problem.complex:
         return _build_complex(problem)
-    run = _build_real(problem)
+    skips = problem.produces is not Role.VISIBLE and any(axis.met for axis in problem.geometry.axes)
+    run = _of_met(problem) if skips else _build_real(problem)
     mask = problem.channels.mask
     return run if mask is None else _of_edges(problem, np.nonzero(mask), run)
+
+
+def _of_met(problem: Problem) -> Run:
+    """The problem on views of the visible positions that are met."""
+    ready = lru_cache(maxsize=KEPT_ORDERS)(_build_real)
+
+    def run(visible: Array, other: Array, out: Array, kept: Kept | None = None) -> None:
+        inner, where = _met(problem, tuple(step // problem.itemsize for step in visible.strides))
+        ready(inner)(visible[where], other, out, kept)
+
+    return run
+
+
+def _met(problem: Problem, steps: Strides) -> tuple[Problem, tuple[slice, ...]]:
+    """The problem of those visible positions alone that are met, and where they are in a visible of these steps.
+
+    All positions stay of an axis whose neighbours lie side by side: every other number takes longer to copy.
+    """
+    axes = problem.geometry.axes
+    fewer = [axis.met if abs(step) != 1 else None for axis, step in zip(axes, steps[2:], strict=True)]
+    if problem.produces is Role.VISIBLE or not any(fewer):
+        return problem, (slice(None),) * len(steps)
+    found = tuple(own or axis for own, axis in zip(fewer, axes, strict=True))
+    inner = replace(problem, geometry=replace(problem.geometry, axes=found))
+    where = (slice(0, axis.reach, axis.stride) if own else slice(None) for own, axis in zip(fewer, axes, strict=True))
+    return inner, (slice(None), slice(None), *where)
 
 
 def _build_real(problem: Problem) -> Run:
@@ -189,7 +216,9 @@ def _expected(problem: Problem, well: bool) -> Way:
         if role is Role.WEIGHT and problem.channels.mask is not None:
             shape, order = _packed(problem)
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    return best_way(problem, tuple(strides), finite=True)
+    inner, where = _met(problem, strides[0])
+    strides[0] = tuple(step * (own.step or 1) for step, own in zip(strides[0], where, strict=True))
+    return best_way(inner, tuple(strides), finite=True)
 
 
 def cost(problem: Problem) -> float:
