@@ -240,6 +240,7 @@ GRID = [
     Row("image, tiled on one axis only", (2, 2, 5, 6), (2, 2), 2, bank=(1, 3), stride=(1, 2), dtype="float32"),
     Row("image, local", (3, 2, 5, 5), (3, 3), 3, bank="local", padding=1, dtype="float32"),
     Row("image, local, on a graph", (2, 3, 4, 4), (2, 2), 4, bank="local", groups=graph("x.x", "...", "xx.", "x.x")),
+    Row("image, one tap, strided", (2, 3, 8, 6), (1, 1), 4, stride=(3, 2), dtype="float32", visible_size=(8, 6)),
     Row("image, depthwise, strided", (2, 3, 6, 7), (3, 3), 6, groups=3, stride=2, padding="same", visible_size=(6, 7)),
     Row("image, depthwise, padded", (2, 5, 6, 7), (3, 3), 5, groups=5, padding=1, dtype="float32"),
     Row("image, depthwise, padded, strided, dilated", (2, 3, 7, 9), (3, 2), 3, groups=3, padding=(2, 1), stride=(2, 1),

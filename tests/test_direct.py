@@ -528,6 +528,31 @@ def test_channels_that_would_share_few_places_in_the_cache() -> None:
     oracle.assert_close(weight, expected, oracle.bound(8, size, weight.dtype))
 
 
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("operation", ["conv", "conv_weight"])
+def test_what_single_taps_do_not_meet_is_not_copied(operation: str, last: bool) -> None:
+    """Nor read: it may be anything. Of a line whose positions lie side by side all are."""
+    random = np.random.default_rng(0)
+    shape = (2, 64, 9, 12)
+    visible = random.standard_normal(shape)
+    weight, hidden = random.standard_normal((32, 64, 1, 1)), random.standard_normal((2, 32, 3, 6))
+    other: Array = weight if operation == "conv" else hidden
+    size: tuple[Any, ...] = () if operation == "conv" else ((1, 1),)
+    run, options = getattr(triconv, operation), {"stride": (4, 2)}
+    expected = run(visible, other, *size, engine="reference", **options)
+    bound = run(np.abs(visible), np.abs(other), *size, engine="reference", **options)
+    met = np.full(shape, np.nan)
+    met[:, :, ::4, ::2] = visible[:, :, ::4, ::2]
+    if last:
+        met = np.moveaxis(np.ascontiguousarray(np.moveaxis(met, 1, -1)), -1, 1)
+    found = run(met, other, *size, engine="direct", **options)
+    oracle.assert_close(found, expected, oracle.bound(64 if operation == "conv" else 36, bound, found.dtype))
+    problem = triconv.explain(operation, shape, weight.shape, engine="direct", **options).problem
+    inner, where = direct._met(problem, tuple(step // 8 for step in met.strides))
+    assert inner.geometry.visible == ((3, 6) if last else (3, 12))
+    assert visible[where].shape == inner.shape(Role.VISIBLE)
+
+
 def test_channels_planes_apart_are_copied_together() -> None:
     """Also where the edges need no padding; but not what is small enough to be read anywhere."""
     for size, copied in ((64, True), (4, False)):

@@ -297,6 +297,16 @@ def test_forward_strands_are_every_product_once() -> None:
             assert set(met) == inside(axis), axis
 
 
+def test_an_axis_of_what_is_met_has_the_same_products() -> None:
+    """Of all axes with one tap and a stride that read nothing else than what is there, and of no others."""
+    for axis in small_axes():
+        assert (axis.met is not None) == (axis.kernel == 1 < axis.stride and products_of(axis) == inside(axis)), axis
+        if axis.met is not None:
+            assert axis.met.visible == axis.hidden
+            apart = {(c, k, x * axis.stride, t) for c, k, x, t in products_of(axis.met)}
+            assert apart == products_of(axis), axis
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_transposed_strands_are_every_product_once(exact: bool) -> None:
     """Every visible position once; with an overhang, products of hidden positions beyond the ends besides."""

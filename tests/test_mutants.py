@@ -324,6 +324,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "(0, room - before - inside, inside, 1)",
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
+    "native: what is met lies side by side": (
+        "engines/direct.py",
+        "slice(0, axis.reach, axis.stride) if own",
+        "slice(0, axis.hidden) if own",
+    ),
     "native: the visible unpadded": ("geometry.py", "return self.before, self.reach", "return 0, self.reach"),
     "native: borders of a transpose taken for zero": (
         "kernels/ways.py",

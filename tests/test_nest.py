@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from triconv.kernels import nest as nests
+from triconv.kernels.block import Sets
 from triconv.kernels.index import Index, merged, outer_sum
 from triconv.kernels.nest import Cut, Nest, cut
 from triconv.kernels.program import Program, tiled
 from triconv.kernels.target import target
+from triconv.memory import PAGE
 
 ROOM = 1 << 18
 """Bytes of a cache that operands may take."""
@@ -193,6 +196,51 @@ def test_pieces_of_a_spread_table_write_nothing_in_common() -> None:
         assert one.apart == 2
         pieces = np.split(one.tiles[:, 2], one.apart)
         assert pieces[0].max() < 1400 <= pieces[1].min()
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_no_more_rows_meet_in_one_place_of_the_cache_than_it_holds(
+    itemsize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are whole pages apart and the sum goes along them, tiles are lower; nowhere else."""
+    ways, page, lanes = 3, PAGE // itemsize, target().lanes(itemsize)
+    monkeypatch.setattr(nests, "cache_bytes", lambda: (ways * PAGE, 1 << 20))
+
+    def height(apart: int, step: int) -> int:
+        loops = Index(840, apart, 0, 2 * lanes), Index(2 * lanes, 0, 1, 1, True)
+        one = np.array([[0, 0, 0, 0, 1]]), np.array([[0, 0]])
+        return cut(Nest((), loops, (Index(512, step, 2 * lanes, 0),), *one), itemsize, target(), ROOM).block.sizes[0]
+
+    tall = height(page + lanes, 1)
+    assert tall > 2 * ways - 1
+    assert height(page, 1) == height(3 * page, 1) == ways
+    assert height(page, 840 * page) == height(page // 8, 1) == tall
+
+
+def test_lines_of_rows_are_counted_by_their_place() -> None:
+    sets = Sets(page=1024, line=16, ways=12)
+    loops = Index(20, 7 * 1024, 0, 1), Index(20, 512, 0, 1), Index(20, 1, 0, 1), Index(32, 0, 1, 1, True)
+    full = [(12, 1, 1, 1), (1, 20, 1, 1), (6, 4, 1, 1), (12, 2, 16, 1)]
+    assert not any(sets.crowded(loops, sizes) for sizes in full)
+    assert all(sets.crowded(loops, sizes) for sizes in [(13, 1, 1, 1), (7, 4, 1, 1), (6, 5, 1, 1)])
+
+
+def test_zeros_are_written_in_the_order_of_memory() -> None:
+    """What sums nothing follows what does, and no tile is lost."""
+    lanes = target().lanes(4)
+    columns, vectors = Index(3, 0, 1000, 2 * lanes), Index(2 * lanes, 0, 1, 1, True)
+    corners = np.array([[0, 0, 0, 0, 1], [0, 0, 6 * lanes, 1, 1]], np.int64)
+    line = Index(40, 9, 0, 12 * lanes)
+    nest = Nest((columns, vectors), (line,), (Index(9, 1, 2 * lanes, 0),), corners, np.zeros((1, 2), np.int64))
+    made = tiled(cut(nest, 4, target(), ROOM), "float32", lanes, False)
+    full = [one.tiles for one in made if (one.tiles[:, 3] < one.tiles[:, 4]).all()]
+    empty = [one.tiles for one in made if (one.tiles[:, 3] == one.tiles[:, 4]).all()]
+    assert len(full) == len(empty) == len(made) // 2
+    assert sum(map(len, full)) == sum(map(len, empty))
+    assert all((np.diff(tiles[:, 2]) > 0).all() for tiles in empty)
+    a, b, c = np.ones(400, "float32"), np.ones(4000, "float32"), np.full(40 * 12 * lanes, np.nan, "float32")
+    Program(made, 1).run((a, b, c))
+    assert (c.reshape(40, 2, -1) == [[9], [0]]).all()
 
 
 def test_outer_sum_runs_the_last_part_fastest() -> None:
