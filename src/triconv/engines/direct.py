@@ -38,9 +38,11 @@ def _of_met(problem: Problem) -> Run:
     """The problem on views of the visible positions that are met."""
     ready = lru_cache(maxsize=KEPT_ORDERS)(_build_real)
 
-    def run(visible: Array, other: Array, out: Array, kept: Kept | None = None) -> None:
+    def run(
+        visible: Array, other: Array, out: Array, kept: Kept | None = None, after: After | None = None
+    ) -> bool | None:
         inner, where = _met(problem, tuple(step // problem.itemsize for step in visible.strides))
-        ready(inner)(visible[where], other, out, kept)
+        return ready(inner)(visible[where], other, out, kept, after)
 
     return run
 
