@@ -139,6 +139,9 @@ def test_a_block_that_was_left_is_taken_again() -> None:
     assert memory.kept() == len(block)
     assert memory.take(1 << 20).ctypes.data != place, "far too large for what was asked"
     assert memory.take(4 << 20).ctypes.data != place, "too small for what was asked"
+    lent = memory.take(1 << 20, soon_left=True)
+    assert lent.ctypes.data == place, "nobody has to do without it for long"
+    memory.give(lent)
     again = memory.take(2 << 20)
     assert again.ctypes.data == place
     assert memory.kept() == 0

@@ -40,12 +40,16 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread 
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-def take(size: int) -> Block:
-    """So many bytes on a cache line, and perhaps some more: those that somebody left, or fresh ones."""
+def take(size: int, soon_left: bool = False) -> Block:
+    """So many bytes on a cache line, and perhaps some more: those that somebody left, or fresh ones.
+
+    Much more only where they are left again soon: nobody has to do without a large block for long then.
+    """
+    most = KEPT if soon_left else 2 * size + (1 << 16)
     if _lock.acquire(blocking=False):  # a signal's handler may call while this very thread holds it
         try:
             _collect()
-            fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= 2 * size + (1 << 16)]
+            fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= most]
             if fitting:
                 return _free.pop(min(fitting)[1])
         finally:

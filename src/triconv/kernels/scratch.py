@@ -41,7 +41,7 @@ class Scratch:
             room = np.empty(size + LINE // itemsize, dtype)
             start = -address(room) % LINE // itemsize
             return room[start : start + size]
-        block = take(wanted)
+        block = take(wanted, soon_left=True)
         self._blocks.append(block)
         return block[:wanted].view(dtype)
 
