@@ -153,7 +153,8 @@ class Step:
     def once(self) -> list[Tensor]:
         """The loss, after a step."""
         self.optimizer.zero_grad()
-        loss = self.model(self.visible).square().mean()
+        squares = self.model(self.visible).square()
+        loss = squares.sum() / squares.numel()  # the gradient of PyTorch's mean lies channels first, whatever it is of
         loss.backward()
         if self.learns:
             self.optimizer.step()
