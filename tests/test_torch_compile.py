@@ -189,6 +189,21 @@ def test_export(strict: bool) -> None:
     assert not any("convolution" in str(node.target) for node in lowered.graph.nodes)
 
 
+def test_export_says_what_it_would_lose() -> None:
+    """A program of an array's graph would compute nothing, without a word."""
+
+    class Module(torch.nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return tt.conv(v, DENSE, groups=GRAPH, padding=1)
+
+    with pytest.raises(Exception, match=r"groups of type ndarray: .* expected a tensor"):
+        torch.export.export(Module(), (V,), strict=True)
+    program = torch.export.export(Module(), (V,), strict=False)
+    torch.testing.assert_close(program.module()(V), Module()(V), rtol=0, atol=0)
+    compiled = torch.compile(Module(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(V), Module()(V), rtol=0, atol=0)
+
+
 GROWING = {
     "Conv2d": lambda: tt.nn.Conv2d(3, 4, 3, padding=1),
     "ConvTranspose2d": lambda: tt.nn.ConvTranspose2d(3, 4, 3, stride=2),

@@ -35,7 +35,8 @@ def conv(
         As for `triconv.conv`.
     groups
         An int, or a channel graph: a boolean (C_out, C_in) tensor or array, read on the processor. (For
-        ``torch.export(strict=True)``, which loses the values of every NumPy array that it meets, a tensor.)
+        ``torch.export(strict=True)``, which loses the values of every NumPy array that it meets, a tensor: an array is
+        refused there.)
     engine
         As for `triconv.conv`, on processors; elsewhere PyTorch's own operators compute, and only
         "auto" is taken.

@@ -68,6 +68,11 @@ def check_order(order: Sequence[int] | None) -> None:
 def pattern(groups: Groups, beside: Tensor) -> tuple[int, Tensor | None]:
     """The number of groups, and the channel graph as a tensor on the processor, fake where the operands are."""
     if torch.compiler.is_compiling():
+        if isinstance(groups, np.ndarray) and torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling():
+            raise TypeError(
+                "groups of type ndarray: torch.export(strict=True) would lose its values; "
+                "expected a tensor, as torch.from_numpy makes one, or strict=False"
+            )
         if isinstance(groups, Tensor | np.ndarray | list | tuple):
             return 1, torch.as_tensor(groups, device="cpu")
         return index(groups), None
