@@ -161,7 +161,8 @@ def _emit_entry(kernel: Described, module: ir.Module) -> None:
     build = ir.IRBuilder(entry.append_basic_block())
     row = build.ptrtoint(entry.args[0], I64)
     places = [build.inttoptr(build.add(row, I64(8 * number)), POINTER) for number in range(len(run.args))]
-    build.call(run, [build.load(place, typ=kind.type) for place, kind in zip(places, run.args, strict=True)])
+    given = [build.load(place, typ=kind.type) for place, kind in zip(places, run.args, strict=True)]
+    build.call(run, given, tail=True)
     build.ret_void()
 
 
@@ -181,8 +182,9 @@ def _optimised(kernel: Described, machine: Target) -> Any:
     module = ir.Module(kernel.name)
     module.triple = machine.triple
     kernel.emit(module, kernel.name, machine)
-    module.get_global(kernel.name).attributes.add("noinline")
     _emit_entry(kernel, module)
+    for name in (kernel.name, _entry_name(kernel)):
+        module.get_global(name).attributes.add("nounwind")
     parsed = llvm.parse_assembly(str(module))
     # The kernels say themselves what is a vector and what is unrolled, and whoever emits the code keeps loops short: a
     # whole level of passes takes as long as that, and makes none of them faster.

@@ -100,13 +100,13 @@ class Contraction:
         kind = k.vector(lanes)
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
-            a0, b0, c0, t0, t1 = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(TILE))
+            a0, b0, c0, t0, t1 = k.row("tiles", i, TILE)
             corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
             with k.loop(t1, t0) as t:
-                a = k.at(k["A"], k.add(a0, k.load(k["taps"], k.mul(t, 2), I64)))
-                b = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(t, 2), 1), I64)))
+                a_t, b_t = k.row("taps", t, 2)
+                a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
                 self._ask(k, a, b, lanes)
                 self._sum(k, a, b, sums, lanes)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
@@ -121,7 +121,7 @@ class Contraction:
         nothing = k.scratch(lanes)
         k.store_vector(k.zeros(lanes), nothing)
         with k.loop(k["count"]) as i:
-            a0, b0, c0, word = (k.load(k["tiles"], k.add(k.mul(i, TILE), field), I64) for field in range(4))
+            a0, b0, c0, word, _ = k.row("tiles", i, TILE)
             corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
             places = {
                 (m, j): (k.at(corner, c_m + column.c), self.finish.at(k, ends, c_m + column.c))
@@ -225,7 +225,7 @@ class Contraction:
         else:
             return
         for line in sorted({start // lanes for start in starts}):
-            with k.loop(self.depth, step=lanes // step if 0 < step < lanes else 1) as at:
+            with k.loop(self.depth, step=lanes // step if 0 < step < lanes else 1, stepped=True) as at:
                 k.prefetch(array, k.add(k.mul(at, step), far + line * lanes))
 
     def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
@@ -249,7 +249,7 @@ class Contraction:
         whole = self.depth // (size * fold) * (size * fold)
         if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
             whole = 0
-        with k.loop(whole, step=size * fold) as at:
+        with k.loop(whole, step=size * fold, stepped=True) as at:
             for part in range(fold):
                 step(k.add(at, part * size), part, full)
         for number, at in enumerate(range(whole, self.depth, size)):
@@ -273,7 +273,7 @@ class Contraction:
             self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
 
         whole = self.depth // self.together * self.together
-        with k.loop(whole, step=self.together) as at:
+        with k.loop(whole, step=self.together, stepped=True) as at:
             some(at, self.together)
         if whole < self.depth:
             some(whole, self.depth - whole)

@@ -312,7 +312,7 @@ class Copy:
         k = begin(module, name, self.dtype, self.arguments, {"source": self.source, "target": self.target})
         lanes = machine.lanes(BYTES[self.dtype])
         with k.loop(k["count"]) as i:
-            kind, source, target, *rest = (k.load(k["jobs"], k.add(k.mul(i, JOB), cell), I64) for cell in range(JOB))
+            kind, source, target, *rest = k.row("jobs", i, JOB)
             slices, rows, columns = (Loop(*rest[cell : cell + 3]) for cell in (0, 3, 6))
             corner = k.at(k["source"], source), k.at(k["target"], target)
             below = k.build.icmp_signed("==", kind, I64(BELOW))
@@ -443,8 +443,6 @@ def _square(
     k: Kernel, source: Place, target: Place, offsets: Sequence[Value], pitch: Value, used: Value | None
 ) -> None:
     """Transpose a vector's length of vectors."""
-    # Two thirds of the time to compile this kernel would go into steps between these places.
-    source, target = k.opaque(source), k.opaque(target)
     places = [k.at(source, offset) for offset in offsets]
     for vector in _turned(k, [k.load_vector(place, len(places), used) for place in places]):
         k.store_vector(vector, target)

@@ -86,9 +86,7 @@ class Transform:
         wrong = k.variable(k.vector(lanes))
         k.put(wrong, k.zeros(lanes))
         with k.loop(k["count"]) as i:
-            source, target, channels, inside, *ends = (
-                k.load(k["jobs"], k.add(k.mul(i, self.job), cell), I64) for cell in range(self.job)
-            )
+            source, target, channels, inside, *ends = k.row("jobs", i, self.job)
             soon = k.build.select(k.less(k.add(i, AHEAD), k["count"]), I64(AHEAD), I64(0))
             ahead = k.sub(k.load(k["jobs"], k.mul(k.add(i, soon), self.job), I64), source)
             table = Table(steps, lanes, ahead, wrong)
@@ -129,23 +127,22 @@ class Transform:
         """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
         rank, matrix, (steps, lanes, ahead, wrong, (bias, mask)) = len(self.matrices), self.matrices[axis], table
 
-        source = corner[0], steps[:rank]
-        if axis:
-            source = rooms[axis - 1], _apart(self._sizes(axis - 1), lanes)
-        target = corner[1], steps[rank:]
-        if axis < rank - 1:
-            target = rooms[axis], _apart(self._sizes(axis), lanes)
+        source, own = (rooms[axis - 1], self._apart(axis - 1, lanes)) if axis else (corner[0], steps[:rank])
+        target, to = (rooms[axis], self._apart(axis, lanes)) if axis < rank - 1 else (corner[1], steps[rank:])
+        # Worked out before the loops, as nothing else takes them out.
+        read_at, write_at = (
+            [k.mul(n, step[axis]) for n in range(len(one))] for one, step in ((matrix[0], own), (matrix, to))
+        )
 
         def read(first: Place, at: At) -> Value:
-            place = k.at(first, k.mul(at[axis], source[1][axis]))
+            place = k.at(first, read_at[at[axis]])
             used = None if axis or edge is None or self.back else _within(k, at, *edge)
             if not axis and not self.back:
                 k.prefetch(place, ahead)
             return k.load_vector(place, lanes, used)
 
         def write(first: Place, kept: Place | None, at: At, value: Value) -> None:
-            along = k.mul(at[axis], target[1][axis])
-            place = k.at(first, along)
+            place = k.at(first, write_at[at[axis]])
             if axis < rank - 1:
                 k.store_vector(value, place)
                 return
@@ -155,7 +152,7 @@ class Transform:
             if self.back:  # infinite or NaN times zero is not zero
                 seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
                 k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
-            value = self.finish(k, value, (bias, None if kept is None else k.at(kept, along)), used)
+            value = self.finish(k, value, (bias, None if kept is None else k.at(kept, write_at[at[axis]])), used)
             k.store_vector(value, place, used)
 
         others = self._sizes(axis)
@@ -163,17 +160,16 @@ class Transform:
         with ExitStack() as loops:
             at: At = [loops.enter_context(k.loop(size)) for size in others]
             at[axis:axis] = [0]
-            # Half of the time to compile this kernel would go into steps between places.
-            begin_at, end_at = (k.opaque(_moved(k, place, at, own)) for place, own in (source, target))
-            kept_at = k.opaque(_moved(k, mask, at, target[1])) if mask is not None and axis == rank - 1 else None
-            values = [read(begin_at, [*at[:axis], j, *at[axis + 1 :]]) for j in range(len(matrix[0]))]
+            first, last = _moved(k, source, at, own), _moved(k, target, at, to)
+            kept_at = _moved(k, mask, at, to) if mask is not None and axis == rank - 1 else None
+            values = [read(first, [*at[:axis], j, *at[axis + 1 :]]) for j in range(len(matrix[0]))]
             for q, value in _product(k, matrix, values):
-                write(end_at, kept_at, [*at[:axis], q, *at[axis + 1 :]], value)
+                write(last, kept_at, [*at[:axis], q, *at[axis + 1 :]], value)
 
-
-def _apart(sizes: Sequence[int], lanes: int) -> list[Value | int]:
-    """How far vectors that lie in order are apart on each axis, in numbers."""
-    return [prod(sizes[axis + 1 :]) * lanes for axis in range(len(sizes))]
+    def _apart(self, axis: int, lanes: int) -> list[Value | int]:
+        """How far vectors are apart on each axis, in numbers, once one is transformed."""
+        sizes = self._sizes(axis)
+        return [prod(sizes[axis + 1 :]) * lanes for axis in range(len(sizes))]
 
 
 def _moved(k: Kernel, place: Place, at: At, steps: Sequence[Value | int]) -> Place:

@@ -66,15 +66,19 @@ class Kernel:
     # Control
 
     @contextmanager
-    def loop(self, count: Value | int, start: Value | int = 0, step: int = 1) -> Iterator[Value]:
-        """Repeat with the index from start in steps while it is below count; not at all when it is not."""
+    def loop(self, count: Value | int, start: Value | int = 0, step: int = 1, stepped: bool = False) -> Iterator[Value]:
+        """Repeat with the index from start in steps while it is below count; not at all when it is not.
+
+        Where many places depend on the index, LLVM may search for the cheapest steps from one turn's to the next's: it
+        takes long, and pays only in loops of few instructions.
+        """
         before, first, end = self.build.block, self.whole(start), self.whole(count)
         body, after = self.function.append_basic_block("loop"), self.function.append_basic_block("after")
         self.build.cbranch(self.build.icmp_signed("<", first, end), body, after)
         self.build.position_at_end(body)
         index = self.build.phi(I64)
         index.add_incoming(first, before)
-        yield index
+        yield index if stepped else self.opaque(index)
         following = self.add(index, step)
         index.add_incoming(following, self.build.block)
         self.build.cbranch(self.build.icmp_signed("<", following, end), body, after)
@@ -107,6 +111,11 @@ class Kernel:
     def put(self, variable: Value, value: Value) -> None:
         self.build.store(value, variable)
 
+    def opaque(self, value: Value) -> Value:
+        """The same whole number or pointer, of which LLVM does not know how it came about."""
+        same = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")
+        return self.build.call(same, [value])
+
     # Whole numbers
 
     def whole(self, value: Value | int) -> Value:
@@ -130,14 +139,6 @@ class Kernel:
 
     # Memory
 
-    def opaque(self, place: Place) -> Place:
-        """The same place, of which LLVM does not know how it came about.
-
-        So it does not search for the cheapest way to step from one to the next of many places that follow.
-        """
-        same = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0")
-        return Place(self.build.call(same, [place.pointer]), place.array)
-
     def at(self, place: Place, offset: Value | int, kind: ir.Type | None = None) -> Place:
         """The place of the offset-th number from a place on."""
         kind = kind or self.element(place)
@@ -160,6 +161,11 @@ class Kernel:
             return self._loaded(where, lambda at: self.load(at, 0, I16), I32, self.real)
         self.check(where, _size(kind or self.real))
         return self.build.load(where.pointer, typ=kind or self.real)
+
+    def row(self, table: str, number: Value | int, size: int) -> list[Value]:
+        """The whole numbers of a row of a table that is an argument."""
+        first = self.at(self[table], self.mul(number, size), I64)
+        return [self.load(first, cell, I64) for cell in range(size)]
 
     def store(self, value: Value, place: Place, offset: Value | int = 0) -> None:
         value = self._rounded(value, place)
