@@ -8,7 +8,7 @@ A chunk of kernels is of one panel of outputs and some inputs. Rows of S and M h
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -36,6 +36,9 @@ PANEL = 4
 DEPTH = 64
 """Inputs that are summed at once, and tiles of a weight's gradient: the transforms of such a chunk of a panel's kernels
 fit the second-level cache, and sums of sums gather less error than one long sum."""
+
+
+UNCHANGED: Matrix = ((1.0,),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +127,27 @@ class Sizes:
         """The numbers of some tiles, transformed."""
         return self.points * self.apart(tiles, row)
 
-    def transform(self, role: Role, jobs: Table, apart: int, back: bool = False, pieces: int = 1) -> Step:
+    def transform(
+        self,
+        role: Role,
+        jobs: Table,
+        apart: int,
+        back: bool = False,
+        pieces: int = 1,
+        array: Sequence[int] | None = None,
+    ) -> Step:
         """The transform of what has a role in a convolution, whose products are so far apart in scratch.
 
-        On the way back, several pieces are added that are one behind the other.
+        On the way back, several pieces are added that are one behind the other. `array` says how the positions of a
+        tile are apart where it is a copy of what the correlation has.
         """
         own, each = self.own, [getattr(one, role.value) for one in self.filterings]
         strides = {Role.VISIBLE: own.seen, Role.HIDDEN: own.made}.get(role)
-        array = [*own.steps(strides)] if strides else [*own.kernel[2:]]
+        array = array or (own.steps(strides) if strides else own.kernel[2:])
         products = [prod(self.counts[axis + 1 :]) * apart for axis in range(len(self.counts))]
-        matrices: list[Matrix] = [tuple(zip(*matrix, strict=True)) for matrix in each] if back else each
+        axes, jobs = _along(each, jobs)
+        matrices: list[Matrix] = [tuple(zip(*each[axis], strict=True)) if back else each[axis] for axis in axes]
+        products, array = ([steps[axis] for axis in axes] for steps in (products, array))
         if pieces > 1:
             matrices, products, array = [((1.0,) * pieces,), *matrices], [self.kernels, *products], [0, *array]
             jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
@@ -169,9 +183,7 @@ class Sizes:
         moves = {outputs: move(outputs) for outputs in set(jobs[..., 2].ravel().tolist())}
         local = jobs.copy()
         local[..., 0] = np.arange(self.depth) * self.wide
-        step = self.transform(Role.WEIGHT, local, self.kernel)
-        products = step.steps[len(taps) :]
-        return Turning(moves, jobs, replace(step, steps=np.array([*steps, *products], np.int64)))
+        return Turning(moves, jobs, self.transform(Role.WEIGHT, local, self.kernel, array=steps))
 
     def beginning(self, chunk: int) -> tuple[int, int]:
         """Where the channels of a chunk of kernels begin, in a row of what is seen and of what is made."""
@@ -207,6 +219,18 @@ class Sizes:
             Index(self.wide, 0, 1, 1, True),
         ]
         return self.contraction(results, [Index(tiles, self.seen_row, self.hidden_row, 0)], adds)
+
+
+def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:
+    """The axes that a transform does something along, at least one, and its jobs without what they say of the others.
+
+    So transforms along one of several axes are the same. A tile that is not there along an axis left out is not there.
+    """
+    along = [axis for axis, matrix in enumerate(matrices) if matrix != UNCHANGED] or [0]
+    ends = jobs[..., JOB:].reshape(*jobs.shape[:-1], len(matrices), 2)
+    there = np.all(ends[..., :1] < ends[..., 1:], axis=-2, keepdims=True)
+    left = np.where(there, ends[..., along, :], 0).reshape(*jobs.shape[:-1], -1)
+    return along, np.concatenate([jobs[..., :JOB], left], axis=-1)
 
 
 def _evenly(count: int, most: int) -> int:
