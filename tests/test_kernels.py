@@ -54,6 +54,8 @@ class Case:
     wide: bool = False
     summed: bool = False
     add: bool = False
+    adding: bool = True
+    """What a kernel that may add is told."""
     side_by_side: bool = False
     """Whether the columns of a summed tile are neighbours in C."""
     ahead: tuple[int, int] = (0, 0)
@@ -68,6 +70,8 @@ WHOLE_SUMS = ((0, 1), (1, 2), (2, 3))
 CASES = {
     "plain": Case(),
     "added to what is there": Case(add=True),
+    "written over what is there, which it could be added to": Case(add=True, adding=False),
+    "summed, written over": Case(summed=True, wide=True, depth=1, add=True, adding=False),
     "as tall as AVX-512 allows": Case(rows=14),
     "one number": Case(rows=1, used=(1,), depth=1, tiles=((0, 1),)),
     "no tile": Case(tiles=()),
@@ -114,12 +118,13 @@ class Work:
     c: Array
     tiles: NDArray[np.int64]
     taps: NDArray[np.int64]
+    adding: bool = True
 
     def run(self, count: int | None = None) -> None:
         arrays = (self.a, self.b, self.c, self.tiles, self.taps)
         a, b, c, tiles, taps = (array.ctypes.data for array in arrays)
         number = len(self.tiles) if count is None else count
-        compiling.function(self.contraction)(a, b, c, tiles, number, taps, **compiling.bounds(*arrays))
+        compiling.function(self.contraction)(a, b, c, tiles, number, taps, self.adding, **compiling.bounds(*arrays))
 
 
 def indices(work: Work) -> Iterator[tuple[Array, Array, Array]]:
@@ -142,7 +147,7 @@ def oracle(work: Work) -> tuple[Array, Array]:
     expected, allowed = work.c.astype(np.float64), np.zeros(len(work.c))
     for c, a, b in indices(work):
         products = work.a[a].astype(np.float64) * work.b[b]
-        before = expected[c] if work.contraction.add else np.zeros(len(c))
+        before = expected[c] if work.contraction.add and work.adding else np.zeros(len(c))
         expected[c] = before + products.sum(0)
         allowed[c] = bound(len(a) + 1, np.abs(before) + np.abs(products).sum(0), work.a.dtype)
     return expected, allowed
@@ -194,7 +199,8 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
     corners = rng.integers(0, 40, (len(case.tiles), 3))
     corners[:, 2] = GAP + rng.permutation(len(case.tiles)) * case.rows * down
     tiles = np.concatenate([corners, np.array(case.tiles, np.int64).reshape(-1, 2)], 1)
-    work = Work(contraction, *np.zeros((3, 0), dtype), tiles, rng.integers(0, 1 if case.written else 30, (3, 2)))
+    taps = rng.integers(0, 1 if case.written else 30, (3, 2))
+    work = Work(contraction, *np.zeros((3, 0), dtype), tiles, taps, case.adding)
     places = zip(*indices(work), strict=True)
     sizes = [max(int(which.max(initial=0)) + 1 for which in array) for array in places] or [1, 1, 1]
     work.c, work.a, work.b = (place(rng.standard_normal(size).astype(dtype)) for size in sizes)
@@ -353,7 +359,7 @@ def test_the_inner_loop_stays_in_registers(
     assert len(re.findall(multiply_add, loop)) == max(8, rows * vectors)
     assert re.search(register, loop)
     assert not re.search(r"\(%r[sb]p|\[sp|\[x29", loop)
-    assert not re.search(r"(?m)^\s(call|bl)\w*\s", text)
+    assert not re.search(r"(?m)^\s(call|bl)\w*\s", text.split("contract_entry:")[0])
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -61,7 +61,7 @@ class Contraction:
     wide: bool = False
     summed: bool = False
     add: bool = False
-    """Whether to add to what C holds."""
+    """Whether it may add to what C holds: it does where its argument `add` is not zero."""
     ahead: tuple[int, int] = (0, 0)
     """How far ahead to ask for A and B where they come from memory; 0 where they are in the cache already."""
     onward: tuple[int, int] = (0, 0)
@@ -88,7 +88,7 @@ class Contraction:
     def arguments(self) -> dict[str, ir.Type]:
         """Taps are pairs (a_t, b_t)."""
         arrays = {"A": POINTER, "B": POINTER, "C": POINTER}
-        return {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, **self.finish.arguments}
+        return {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, **self.finish.arguments}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
@@ -130,7 +130,7 @@ class Contraction:
             }
 
             def finish(m: int, j: int, value: Value) -> None:
-                self._store(k, value, *places[m, j], self.columns[j].used)
+                self._store(k, [(value, *places[m, j], self.columns[j].used)])
 
             def inside(place: Place, bits: int, count: int) -> Place:
                 outside = k.build.icmp_signed("!=", k.build.and_(word, I64(bits)), I64(0))
@@ -187,18 +187,27 @@ class Contraction:
         return 1 if self.together > 1 else max(1, min(fold, steps))
 
     def _finish(self, k: Kernel, values: Sequence[Value], corner: Place, ends: Corner) -> None:
-        for value, ((_, c_m), column) in zip(values, product(self.rows, self.columns), strict=True):
-            offset = c_m + column.c
-            self._store(k, value, k.at(corner, offset), self.finish.at(k, ends, offset), column.used)
+        cells = [(c_m + column.c, column.used) for (_, c_m), column in product(self.rows, self.columns)]
+        places = [(k.at(corner, offset), self.finish.at(k, ends, offset), used) for offset, used in cells]
+        self._store(k, [(value, *place) for value, place in zip(values, places, strict=True)])
 
-    def _store(self, k: Kernel, value: Value, place: Place, end: Corner, used: int) -> None:
+    def _store(self, k: Kernel, results: Sequence[tuple[Value, Place, Corner, int]]) -> None:
+        """Write vectors, finished, of which so many lanes are used, to their places, or add them to what is there."""
+        values = [value for value, *_ in results]
         if self.add:  # a sum of sums gathers less error than one that goes on
-            value = k.build.fadd(k.load_vector(place, value.type.count, used), value)
-        value = self.finish(k, value, end, used)
-        if self.past:
-            k.store_past(value, place)
-        else:
-            k.store_vector(value, place, used)
+            sums = [k.variable(value.type) for value in values]
+            for own, value in zip(sums, values, strict=True):
+                k.put(own, value)
+            with k.when(k.less(0, k["add"])):
+                for own, (value, place, _, used) in zip(sums, results, strict=True):
+                    k.put(own, k.build.fadd(k.load_vector(place, value.type.count, used), value))
+            values = [k.get(own, value.type) for own, value in zip(sums, values, strict=True)]
+        for value, (_, place, end, used) in zip(values, results, strict=True):
+            finished = self.finish(k, value, end, used)
+            if self.past:
+                k.store_past(finished, place)
+            else:
+                k.store_vector(finished, place, used)
 
     def _finish_summed(self, k: Kernel, values: Sequence[Value], corner: Place) -> None:
         """Numbers that are neighbours in C are stored together."""
@@ -209,9 +218,7 @@ class Contraction:
         for first, last in pairwise([0, *cuts, len(places)]):
             whole, place = totals[first // lanes], k.at(corner, places[first])
             found = k.shuffle(whole, whole, [n % lanes for n in range(first, last)])
-            if self.add:
-                found = k.build.fadd(k.load_vector(place, last - first), found)
-            k.store_vector(found, place)
+            self._store(k, [(found, place, last - first)])
 
     def _ask(self, k: Kernel, a: Place, b: Place, lanes: int) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.

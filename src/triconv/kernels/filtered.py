@@ -191,15 +191,15 @@ class Sizes:
         group, panel = divmod(panel, self.panels)
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
-    def contraction(self, results: Sequence[Index], sums: Sequence[Index], adds: bool = False) -> Program:
-        """The contraction of every product."""
+    def contraction(self, results: Sequence[Index], sums: Sequence[Index], terms: int) -> list[Program]:
+        """The contractions of every product, for the first of some terms of a sum, and for those added to it."""
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=adds)
-        made = cut(nest, self.itemsize, target(), cache_bytes()[1] // 2)
-        return Program(tiled(made, self.dtype, self.lanes, True), 0)
+        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=terms > 1)
+        made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
+        return [Program(made, 0, first=number == 0) for number in range(min(terms, 2))]
 
-    def multiplied(self, tiles: int, groups: int, panels: int, adds: bool) -> Program:
-        """M = S · K, or added to M, for one chunk."""
+    def multiplied(self, tiles: int, groups: int, panels: int) -> list[Program]:
+        """M = S · K for one chunk, and added to M."""
         row = groups * panels * self.wide
         results = [
             Index(self.points, self.apart(tiles, self.seen_row), self.kernel, self.apart(tiles, row)),
@@ -208,17 +208,17 @@ class Sizes:
             Index(tiles, self.seen_row, 0, row),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], adds)
+        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], self.chunks)
 
-    def summed(self, tiles: int, around: int, adds: bool) -> Program:
-        """One chunk of K = S · M, or added to K, summed over some tiles of so many."""
+    def summed(self, tiles: int, around: int, terms: int) -> list[Program]:
+        """One chunk of K = S · M, and added to K, summed over some tiles of so many."""
         seen, hidden = self.apart(around, self.seen_row), self.apart(around, self.hidden_row)
         results = [
             Index(self.points, seen, hidden, self.kernel),
             Index(self.depth, 1, 0, self.wide),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(tiles, self.seen_row, self.hidden_row, 0)], adds)
+        return self.contraction(results, [Index(tiles, self.seen_row, self.hidden_row, 0)], terms)
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:

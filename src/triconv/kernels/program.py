@@ -90,12 +90,13 @@ class Program:
     contraction: so the result has the same bits for any number of threads.
     """
 
-    def __init__(self, tiled: Sequence[Tiled], flops: int, slices: int = SLICES) -> None:
+    def __init__(self, tiled: Sequence[Tiled], flops: int, slices: int = SLICES, first: bool = False) -> None:
+        """The tables, what they multiply, and whether they write `first` what others will add to."""
         spread = {one.apart for one in tiled if one.apart != max(1, len(one.tiles))}
         assert len(spread) <= 1, f"tables that add to the same numbers in {spread} pieces: expected as many in each"
         self.slices = slices
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
-        self.adds = any(one.contraction.add for one in tiled)
+        self.adds = not first and any(one.contraction.add for one in tiled)
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.steps = [
@@ -123,7 +124,7 @@ class Program:
             places, behind = (address(a), address(b), address(c)), tuple(map(address, more))
             for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (apart * (part % shares + n) // shares * each for n in (0, 1))
-                values = *places, tiles + first * TILE * 8, last - first, taps, *behind
+                values = *places, tiles + first * TILE * 8, last - first, taps, self.adds, *behind
                 found.append(Call(kernel, values, (a, b, c, *tables, *more)))
         return found
 

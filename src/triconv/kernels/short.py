@@ -22,7 +22,7 @@ from .target import Target
 from .team import Sheet
 from .words import I64, POINTER, begin
 
-WORDS = 8
+WORDS = 9
 """At most so many arguments has a call that can be written down."""
 
 BASES = 6

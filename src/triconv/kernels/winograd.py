@@ -46,7 +46,7 @@ def by_blocks(s: Sizes) -> Schedule:
         jobs[..., 0] += np.arange(own.groups) * s.panels * s.wide
         jobs[..., 1] += np.arange(own.groups) * own.outputs
         back = s.transform(Role.HIDDEN, jobs, s.apart(block, s.made_row), True)
-        programs = [s.multiplied(block, own.groups, s.panels, adds) for adds in _adding(s.chunks)]
+        programs = s.multiplied(block, own.groups, s.panels)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             return [kernels.call(arrays[1], arrays[5], first, last)]
@@ -84,7 +84,7 @@ def by_panels(s: Sizes) -> Schedule:
         jobs[..., 1] += (group * own.outputs + panel * s.wide)[:, None]
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
         back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True)
-        programs = [s.multiplied(s.tiles, 1, 1, adds) for adds in _adding(s.chunks)]
+        programs = s.multiplied(s.tiles, 1, 1)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             return [forth.call(arrays[0], arrays[3], first, last)]
@@ -123,7 +123,7 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
         seen = _filled_up(s, Role.VISIBLE, (tiles,), s.seen_row, s.inputs)
         made = _filled_up(s, Role.HIDDEN, (tiles,), s.hidden_row, s.outputs)
         kernels = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True)
-        programs = [s.summed(some, tiles, adds) for adds in _adding(parts)]
+        programs = s.summed(some, tiles, parts)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             room = arrays[3]
@@ -159,7 +159,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         jobs = s.kernel_jobs(True)
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
-        programs = [s.summed(block, block, adds) for adds in _adding(many)]
+        programs = s.summed(block, block, many)
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             room, found = arrays[3], []
@@ -180,11 +180,6 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
 
     own = hidden + s.scratch(block, s.hidden_row)
     return Schedule(s.flops, pieces * s.kernels, own, s.kernels // s.chunk * s.lanes, make)
-
-
-def _adding(terms: int) -> list[bool]:
-    """Whether the first of some terms of a sum is added to what is there, and whether the others are."""
-    return [False, True][:terms]
 
 
 def _numbered(jobs: Table, field: int, row: int) -> Table:
