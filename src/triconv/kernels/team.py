@@ -12,6 +12,7 @@ import atexit
 import ctypes
 import os
 import sys
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -102,19 +103,22 @@ class Sheet:
 
         These stand for those to come: no two of them may share memory, or nobody knows which one an address is in.
         """
-        rows, ends, kept = _rows(parts), [byte_bounds(array) for array in arrays], []
-        numbers = {id(array): number for number, array in enumerate(arrays)}
+        rows, kept = _rows(parts), list[NDArray[Any]]()
+        ends = sorted((*byte_bounds(array), number) for number, array in enumerate(arrays))
+        begins, numbers = [low for low, _, _ in ends], {id(array): number for number, array in enumerate(arrays)}
         which = np.full(rows.shape, len(arrays), np.int64)
         for part, own in enumerate(parts):
             for number, call in enumerate(own):
                 for position, array in zip(call.kernel.pointers, call.arrays, strict=True):
-                    where = call.values[position]
-                    inside = next((n for n, (low, high) in enumerate(ends) if low <= where < high), None)
-                    found = numbers.get(id(array), inside)
+                    found = numbers.get(id(array))
                     if found is None:
-                        kept.append(array)
-                    else:
-                        which[part, number, 1 + position] = found
+                        where = call.values[position]
+                        _, high, inside = ends[bisect(begins, where) - 1]
+                        if not begins[0] <= where < high:
+                            kept.append(array)
+                            continue
+                        found = inside
+                    which[part, number, 1 + position] = found
         return cls(rows - _begin(arrays)[which], which, tuple(kept))
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
