@@ -160,7 +160,7 @@ def _taken(results: Sequence[Index], tall: Sequence[int], many: Sequence[int], n
 
 def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
     """How many blocks of these sizes cover so many."""
-    return prod(ceil(count / size) for count, size in zip(counts, sizes, strict=True))
+    return prod([-(-count // size) for count, size in zip(counts, sizes, strict=True)])
 
 
 def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
@@ -205,9 +205,10 @@ def written_out(
     every = ceil(vector.count / lanes)
     steps_a, steps_b = zip(*steps, strict=True)
     best = Block((), float("inf"))
-    for tall, many in product(_patches(rows, registers), _patches(columns, registers)):
+    limit = min(SUMS, WRITTEN_IN_ALL // len(steps))
+    for tall, many in product(_patches(rows, limit), _patches(columns, limit)):
         height, width = prod(tall), prod(many)
-        if height * width > min(SUMS, WRITTEN_IN_ALL // len(steps)) or (able and not able(tall)):
+        if height * width > limit or (able and not able(tall)):
             continue
         a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
         b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))
@@ -239,7 +240,7 @@ SUMS = 16
 def _patches(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
     """Part of the innermost dimension, with one or few of each of the others, while they are few enough together."""
     inner = max((axis for axis, count in enumerate(counts) if count > 1), default=-1)
-    choices = [range(1, (count if axis == inner else min(count, LINES)) + 1) for axis, count in enumerate(counts)]
+    choices = [range(1, min(count, limit if axis == inner else LINES) + 1) for axis, count in enumerate(counts)]
     return (sizes for sizes in product(*choices) if prod(sizes) <= limit)
 
 
