@@ -69,6 +69,9 @@ class Contraction:
     outside: tuple[tuple[int, ...], ...] = ()
     """By row and step, the bits of a word of the tile's, in the place of t0, of which any that is set says that zeros
     are read instead of A. Only where steps are written out; empty where all that is read of A is there."""
+    coming: tuple[int, ...] = ()
+    """Where lines of B are, from that tap on which comes after `turns` others, that a tap asks for."""
+    turns: int = 1
     steps: tuple[tuple[int, int], ...] = ()
     """(a, b) of every product of a sum, to be written out: those that read the same numbers side by side, so that they
     are loaded once. Empty where depth and taps say it."""
@@ -108,6 +111,13 @@ class Contraction:
                 a_t, b_t = k.row("taps", t, 2)
                 a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
                 self._ask(k, a, b, lanes)
+                if self.coming:
+                    # The last taps ask for what is there already.
+                    later = k.add(t, self.turns)
+                    later = k.build.select(k.less(later, t1), later, t)
+                    to_come = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(later, 2), 1), I64)))
+                    for place in self.coming:
+                        k.prefetch(to_come, place)
                 self._sum(k, a, b, sums, lanes)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
             if self.summed:

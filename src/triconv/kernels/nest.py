@@ -96,6 +96,11 @@ class Cut:
         return each * len(self.nest.corners) * spread * self.parts
 
     @property
+    def scattered(self) -> bool:
+        """Whether what taps meet of B lies far apart."""
+        return _scattered(self.nest, self.results, self.depth)
+
+    @property
     def adds(self) -> bool:
         """Whether tiles add to what C holds."""
         return self.parts > 1 or self.nest.spread
@@ -176,7 +181,7 @@ def _block(
     lanes: int,
 ) -> Block:
     """The best block for sums in loops, with the cycles of all corners."""
-    scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
+    scattered = _scattered(nest, results, depth)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
     registers, whole_lines = machine.registers - held, nest.once in ("B", "C")
@@ -186,6 +191,11 @@ def _block(
     sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
     block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets)
     return replace(block, cycles=block.cycles * len(nest.corners))
+
+
+def _scattered(nest: Nest, results: Sequence[Index], depth: Index) -> bool:
+    """Whether what taps meet of B lies far apart, and comes from there."""
+    return len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:

@@ -204,6 +204,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         add=cut.adds,
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
         onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
+        coming=_coming(cut, sizes, lanes),
+        turns=prod(loop.count for loop in cut.others),
         steps=cut.steps,
         together=cut.together,
         past=in_line and _past(cut, sizes, lanes),
@@ -224,6 +226,21 @@ def _onward(cut: Cut, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:
     ((loop, size),) = several
     apart = loop.count > size and loop.a * itemsize % PAGE != 0
     return (size * loop.a, loop.a) if apart else (0, 0)
+
+
+def _coming(cut: Cut, sizes: Sequence[int], lanes: int) -> tuple[int, ...]:
+    """The vectors of B to ask for at each tap, where what taps meet lies far apart: some lines of those that it reads.
+
+    The taps of the turns of another sum read most lines again: each asks for the first of as many.
+    """
+    if not cut.scattered or cut.steps or any(loop.b % lanes for loop in (*cut.results, cut.depth) if not loop.vector):
+        return ()
+    many = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
+    lines = [replace(loop, count=-(-loop.count // lanes), b=lanes) if loop.vector else loop for loop in many]
+    found = set(_offsets([*lines, cut.depth], "b"))
+    for loop in cut.others:
+        found = {place for place in found if place // abs(loop.b) % loop.count == 0} if loop.b else found
+    return tuple(sorted(found))
 
 
 def _offsets(loops: Sequence[Index], array: str) -> list[int]:
