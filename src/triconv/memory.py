@@ -25,6 +25,9 @@ PAGE = 4096
 waits for a store just before it that has the same place in a page. Others' large arrays begin where a page does, so
 blocks begin in the middle of one."""
 
+CLASH = 1 << 11
+"""Bytes of which multiples share few places in the caches."""
+
 LARGE = 1 << 20
 """Bytes from which on an array is worth a block."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from ..memory import address
+from ..memory import CLASH, address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
@@ -207,8 +207,6 @@ LINE = 16
 """The largest number of lanes that a vector has."""
 BLOCK = (SIDE + LINE) * SIDE * 4
 """Bytes of a block, with a vector behind each of its lines: less than a first-level cache."""
-CLASH = 1 << 11
-"""Bytes of which multiples share few places in the caches."""
 SQUARE = 32
 """At most so many bytes in a vector of a square: larger ones are no faster, and take three times as long to compile."""
 FEW = 4

@@ -23,8 +23,7 @@ from math import gcd, prod
 from ..coefficients import coefficients
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
-from ..memory import LINE
-from .copy import CLASH
+from ..memory import CLASH, LINE
 from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
