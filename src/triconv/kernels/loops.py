@@ -187,12 +187,20 @@ def _order(
 
 
 def _reread(problem: Problem) -> int:
-    """The bytes that every tile of a kernel's gradient reads: both operands, or a group's or a bank's share of them."""
+    """The room for what every tile of a kernel's gradient reads: both operands, or a group's or a kernel's share of them.
+
+    A share lies in short pieces between those of others, which meet in few places of the caches.
+    """
     if problem.produces is not Role.WEIGHT:
         return 0
     met = prod(min(axis.kernel / axis.stride, 1.0) for axis in problem.geometry.axes)
     data = int(problem.bytes_of(Role.VISIBLE) * met) + problem.bytes_of(Role.HIDDEN)
-    return data // problem.channels.groups // prod(problem.geometry.bank)
+    shares = problem.channels.groups * prod(problem.geometry.bank)
+    return data if shares == 1 else BETWEEN * data // shares
+
+
+BETWEEN = 4
+"""How much more room short pieces between others take."""
 
 
 def _window(problem: Problem) -> int:

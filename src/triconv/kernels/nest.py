@@ -26,7 +26,7 @@ from .target import cache_bytes
 if TYPE_CHECKING:
     from .target import Target
 
-SOME = 8
+SOME = 4
 """Turns that make a loop worth being the innermost."""
 
 LONG = 256
@@ -57,7 +57,7 @@ class Nest:
     """Whether the turns of all sums but the depth are tiles of their own, which add to C: where C is small, and they
     read what lies side by side. C adds up what several nests find, too."""
     reread: int = 0
-    """Bytes of operands that every tile reads. Where they outgrow the cache, the sum is taken in parts."""
+    """Bytes that the operands which every tile reads take. Where they outgrow the cache, the sum is taken in parts."""
     edges: tuple[Edge, ...] = ()
     """Axes of A with edges that tiles know of, as numbered by the loops; their sums are written out. Corners go on with
     where they are along each of these, counted from the first position that is read."""
