@@ -205,10 +205,10 @@ def _lying_well(problem: Problem, role: Role) -> tuple[int, ...]:
     return weight_order(rank, problem.geometry.banked) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
 
 
-@lru_cache(maxsize=KEPT_ORDERS)
-def _expected(problem: Problem, well: bool) -> Way:
-    """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
-    from ..kernels.ways import ROLES, best_way
+def _run(problem: Problem, well: bool) -> tuple[Problem, tuple[Strides, ...]]:
+    """What is run, and on which strides: of arrays that lie well, or as PyTorch's and NumPy's, channels before
+    positions."""
+    from ..kernels.ways import ROLES
 
     strides = []
     for role in ROLES:
@@ -220,7 +220,25 @@ def _expected(problem: Problem, well: bool) -> Way:
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
     inner, where = _met(problem, strides[0])
     strides[0] = tuple(step * (own.step or 1) for step, own in zip(strides[0], where, strict=True))
-    return best_way(inner, tuple(strides), finite=True)
+    return inner, tuple(strides)
+
+
+@lru_cache(maxsize=KEPT_ORDERS)
+def _expected(problem: Problem, well: bool) -> Way:
+    """The best way for arrays that lie so."""
+    from ..kernels.ways import best_way
+
+    inner, strides = _run(problem, well)
+    return best_way(inner, strides, finite=True)
+
+
+def _copied(problem: Problem, well: bool) -> int:
+    """The bytes of all copies, or of those of the bands that threads have at a time."""
+    from ..kernels.bands import bands
+
+    best, (_, strides) = _expected(problem, well), _run(problem, well)
+    found = bands(best, strides)
+    return best.copied if found is None else found.schedule(strides).scratch * problem.itemsize
 
 
 def cost(problem: Problem) -> float:
@@ -233,7 +251,7 @@ def workspace(problem: Problem) -> int:
     from ..kernels.ways import folds, pieces
 
     inner = _some(problem)
-    copied = max(_expected(inner, well).copied for well in (True, False))
+    copied = max(_copied(inner, well) for well in (True, False))
     count = max(pieces(_expected(inner, well)) for well in (True, False))
     copied += (count > 1) * count * inner.bytes_of(Role.WEIGHT)
     pairs = 3 * inner.bytes if problem.complex else 0

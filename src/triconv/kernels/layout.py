@@ -170,10 +170,10 @@ class Buffer:
         """The dims of a copy to an array of this shape and these steps, of what the buffer has of it."""
         from .copy import Dim
 
-        begins = [-before for before in self.before]
-        sizes = [min(n - begin, room) for n, begin, room in zip(shape, begins, self.shape, strict=True)]
-        each = zip(begins, sizes, own, steps, strict=True)
-        return [Dim(((0, begin, size),), step, to) for begin, size, step, to in each]
+        found = []
+        for size, room, before, step, to in zip(shape, self.shape, self.before, own, steps, strict=True):
+            found.append(Dim(((0, -before, min(size + before, room)),), step, to))
+        return found
 
     def _boxes(self, shape: Sequence[int], steps: Sequence[int], dims: list[Dim], filled: bool) -> Iterator[list[Dim]]:
         """The dims of the copies of parts: those from the array, zeros included, or those to it."""

@@ -187,7 +187,7 @@ def _order(
 
 
 def _reread(problem: Problem) -> int:
-    """The room for what every tile of a kernel's gradient reads: both operands, or a group's or a kernel's share of them.
+    """The room for what all tiles of a kernel's gradient read: both operands, or a group's or a kernel's share of them.
 
     A share lies in short pieces between those of others, which meet in few places of the caches.
     """

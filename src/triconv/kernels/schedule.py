@@ -44,6 +44,8 @@ class Schedule:
     marks: int
     """How many numbers."""
     make: Callable[[], tuple[Stage, ...]]
+    most: int | None = None
+    """How many parts there are units for, if that is known before the stages are made."""
     kernels: int = 0
     """How many numbers the first stage makes of the weight, for all that come after it."""
     keeps: Hashable = None
@@ -59,7 +61,8 @@ class Schedule:
     def parts(self) -> int:
         """How many parts of a stage to run side by side."""
         worth = self.flops // (2 * MULTIPLICATIONS_A_COPY * NUMBERS_WORTH_A_THREAD)
-        return thread_count() * SLICES if worth > 1 < thread_count() else 1
+        parts = thread_count() * SLICES if worth > 1 < thread_count() else 1
+        return parts if self.most is None else min(parts, self.most)
 
     @property
     def scratch(self) -> int:

@@ -65,7 +65,7 @@ def by_blocks(s: Sizes) -> Schedule:
         return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
 
     own, marks = tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes
-    return Schedule(s.flops, 0, own, marks, make, s.kernels, s.known_by)
+    return Schedule(s.flops, 0, own, marks, make, kernels=s.kernels, keeps=s.known_by)
 
 
 def by_panels(s: Sizes) -> Schedule:
