@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 from triconv import checkpoint
 from triconv.cli import app, parse
+from triconv.coefficients import DEFAULT, Coefficients, kept
 from triconv.data import load
 from triconv.train import CHECKPOINT, FILES, MODEL
 
@@ -354,6 +357,35 @@ def test_check_fails_when_a_derivative_is_wrong(monkeypatch: pytest.MonkeyPatch)
     assert "FAIL" in result.output
 
 
+def test_calibration_shows_and_keeps_what_it_measures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(show: Callable[[str], None]) -> Coefficients:
+        show("cycles")
+        return replace(DEFAULT, cycles=3.21e9)
+
+    monkeypatch.setattr(import_module("triconv.cli.bench"), "measured", measured)
+    monkeypatch.setenv("TRICONV_CACHE", str(here / "cache"))
+    result = run("bench", "--calibrate")
+    assert result.exit_code == 0, result.output
+    (file,) = (here / "cache").iterdir()
+    for words in (
+        "measuring cycles",
+        "3.21e+09",
+        "4e+09",
+        "cycles of a contraction",
+        f"wrote {file}",
+        "delete the file",
+    ):
+        assert words in result.stdout
+    for one in fields(Coefficients):
+        assert one.name in result.stdout
+    assert kept() == replace(DEFAULT, cycles=3.21e9)
+
+
+@pytest.mark.parametrize("more", [("--visible", "1,2,8,8"), ("--threads", "1"), ("--json", "a.json")])
+def test_calibration_takes_no_other_option(more: tuple[str, str]) -> None:
+    assert f"calibrate: expected no other option, not {more[0]}" in refused("bench", "--calibrate", *more)
+
+
 def test_explain_says_what_and_why_not() -> None:
     result = run("explain", "conv_transpose", "--stride", "2", "--visible", "8,3,32,32", "--weight", "2,2,16,3,5,5")
     assert result.exit_code == 0, result.output
@@ -363,6 +395,9 @@ def test_explain_says_what_and_why_not() -> None:
         "c0 mod 2",
         "flops",
         "workspace",
+        "blocks vectors over",
+        "roofline",
+        "at one thread's peak",
         "not reference",
     ):
         assert words in " ".join(result.output.split())

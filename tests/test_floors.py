@@ -66,7 +66,7 @@ ROOMS: dict[str, list[list[str]]] = {
     ],
     "benchmark": [
         ["machine", "memory", "timing", "workload"],
-        ["row", "way"],
+        ["calibrate", "row", "way"],
         ["in_jax", "in_torch", "in_triconv", "table"],
         ["first"],
         ["measure"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -23,9 +24,11 @@ from numpy.typing import NDArray
 
 import triconv
 from triconv import dispatch, trial
+from triconv.coefficients import coefficients
 from triconv.dispatch import ENGINES
 from triconv.engine import Engine
 from triconv.form import Role
+from triconv.kernels.target import target
 from triconv.memory import LARGE, release
 
 Array = NDArray[Any]
@@ -322,6 +325,65 @@ def test_explain_is_the_plan_that_runs() -> None:
     out = np.full_like(expected, np.nan)  # in the same memory order: in another, sums may be taken in another
     plan.run(v, h, out)
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("engine", "operation", "shapes", "options", "words"),
+    [
+        (
+            "direct",
+            "conv",
+            ((8, 64, 56, 56), (64, 64, 3, 3)),
+            {"padding": 1},
+            r"^vectors over hidden, tiles of .* vectors",
+        ),
+        ("direct", "conv", ((2, 8, 20), (1, 8, 3)), {}, r"vectors over (example|position|visible), .*; copies "),
+        ("winograd", "conv", ((8, 64, 56, 56), (64, 64, 3, 3)), {"padding": 1}, r"^tiles of 4 × 4 by blocks$"),
+        (
+            "winograd",
+            "conv_weight",
+            ((1, 96, 9, 9), (96, 96, 3, 3)),
+            {},
+            r"^tiles of \d × \d gradient by \w+$",
+        ),
+        (
+            "winograd",
+            "conv_transpose",
+            ((2, 16, 20, 20), (16, 16, 4, 4)),
+            {"stride": 2},
+            r"^4 parts of a stride: 4 with tiles of \d × \d by ",
+        ),
+        (
+            "fft",
+            "conv",
+            ((4, 8, 64, 64), (8, 8, 15, 15)),
+            {},
+            r"^\d+ × \d+ parts of \d+ × \d+ frequencies, \d of 4 ",
+        ),
+    ],
+)
+def test_explain_says_the_blocks(
+    engine: str, operation: str, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any], words: str
+) -> None:
+    rows = dict(triconv.explain(operation, *shapes, engine=engine, **options).rows())
+    assert re.search(words, rows["blocks"]), rows["blocks"]
+
+
+def test_explain_says_how_far_it_is_from_the_roofline() -> None:
+    plan = triconv.explain("conv", (2, 16, 20, 20), (16, 16, 3, 3), engine="direct")
+    multiplied, moved = plan.roofline
+    lanes = target().lanes(4)
+    assert multiplied == plan.flops / (4 * lanes * coefficients().cycles)
+    assert moved == plan.bytes / coefficients().copied
+    doubled = triconv.explain("conv", (2, 16, 20, 20), (16, 16, 3, 3), dtype="complex64").roofline
+    assert doubled[1] == 2 * moved
+    before = dict(plan.rows())
+    assert "measured" not in before["roofline"]
+    assert before["not im2row"].startswith('engine="direct" was asked for; about ')
+    v, w, out = np.ones((2, 16, 20, 20), "f4"), np.ones((16, 16, 3, 3), "f4"), np.empty((2, 16, 18, 18), "f4")
+    plan.run(v, w, out)
+    plan.measured["direct"] = 10 * max(multiplied, moved)
+    assert "the longer one is 10 %" in dict(plan.rows())["roofline"]
 
 
 @pytest.mark.parametrize("engine", TOTAL)

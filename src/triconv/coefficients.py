@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from . import cache
 
 VARIABLE = "TRICONV_CALIBRATED"
 """Where it is 0, the default ones are used, whatever was measured."""
+
+LEAST = 1e-30
+"""No coefficient is as small, and none is as large as one by that."""
+
+Answer = TypeVar("Answer", bound=Callable[..., Any])
 
 FORMAT = 1
 """Of the file, and of what coefficients mean; files of another are not read."""
@@ -41,8 +46,8 @@ class Coefficients:
     winograd_kernel: float = _of(5.0, "cycles", "winograd: for each vector of a transform of kernels")
     winograd_called: float = _of(4e-5, "s", "winograd: to call it, for each part of a stride")
     fft_multiplied: float = _of(0.526, "cycles", "fft: to multiply and add a vector")
-    fft_moved: float = _of(3.5e10, "B/s", "fft: read and written between its stages")
     fft_started: float = _of(1.3e-5, "s", "fft: to start a stage")
+    moved: float = _of(3.5e10, "B/s", "read and written far from a core: between fft's stages, beyond the near caches")
     converted: float = _of(20e9, "B/s", "read and written to convert numbers to another dtype")
     loop: float = _of(5e-6, "s", "reference: a turn of a loop in Python")
     term: float = _of(1e-9, "s", "reference: a product that NumPy adds")
@@ -53,17 +58,48 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isfinite(value) and value > 0):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not LEAST < value < 1 / LEAST:
                 raise ValueError(f"{name}={value!r}: expected a number above zero")
 
 
 DEFAULT = Coefficients()
 
+NEAR = 4 << 20
+"""Bytes that stay near a core from one call to the next, whatever else the last of the caches holds."""
 
-@lru_cache(maxsize=1)
+
+def moving(size: int) -> float:
+    """Seconds to read or write so many bytes, of which some are near."""
+    return max(0, size - NEAR) / coefficients().moved
+
+
+_used: list[Coefficients] = []
+_depending: list[Callable[[], None]] = []
+
+
 def coefficients() -> Coefficients:
     """Those that were measured on this machine, or the default ones; read once."""
-    return DEFAULT if os.environ.get(VARIABLE) == "0" else kept() or DEFAULT
+    if not _used:
+        _used.append(DEFAULT if os.environ.get(VARIABLE) == "0" else kept() or DEFAULT)
+    return _used[0]
+
+
+def use(other: Coefficients) -> None:
+    """Estimate and choose by other ones from now on, in this process."""
+    _used[:] = [other]
+    for forget in _depending:
+        forget()
+
+
+def depending(kept: int) -> Callable[[Answer], Answer]:
+    """Keep so many answers of a function that depend on coefficients, until others are used."""
+
+    def keeping(function: Answer) -> Answer:
+        cached: Any = lru_cache(maxsize=kept)(function)
+        _depending.append(cached.cache_clear)
+        return cached  # type: ignore[no-any-return]
+
+    return keeping
 
 
 def kept() -> Coefficients | None:

@@ -17,7 +17,7 @@ import numpy as np
 from . import trial
 from .after import After
 from .arrays import STORED
-from .coefficients import coefficients
+from .coefficients import coefficients, depending
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
@@ -31,6 +31,12 @@ HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
 AUTO, MEASURE = "auto", "measure"
 """What an engine may be called besides by its name: the one that should be fastest, or that was when they were tried.
 """
+
+ASKED, SLOWER = "was asked for", "slower"
+"""What reasons end or begin with, of engines that could have been chosen."""
+
+FLOPS_A_CYCLE = 4
+"""Of each lane: two vectors are multiplied and added."""
 
 WORTH_A_TRIAL = 4
 """How many times as long as the fastest an engine may be expected to take, to be tried."""
@@ -142,13 +148,44 @@ class Plan:
             ("work", f"{problem.flops:,} flops on {_bytes(problem.bytes)}, workspace at most {_bytes(self.workspace)}"),
             ("engine", f"{self.engine.name}, about {_seconds(self.seconds)}{self._measured(self.engine.name)}"),
         ]
-        return rows + [(f"not {name}", f"{reason}{self._measured(name)}") for name, reason in self.why_not.items()]
+        if blocks := self.engine.describe(problem):
+            rows.append(("blocks", blocks))
+        rows.append(("roofline", self._roofline()))
+        return rows + [(f"not {name}", f"{self._refusal(name)}{self._measured(name)}") for name in self.why_not]
 
     def _measured(self, name: str) -> str:
         """What an engine took, with the rate of the sum as written."""
         if not (took := self.measured.get(name)):
             return ""
         return f", measured {_seconds(took)}: {self.flops / took / 1e9:.4g} GFLOP/s of the sum as written"
+
+    def _refusal(self, name: str) -> str:
+        """Why not an engine; of one that could have been asked for, how long it should take."""
+        reason, one = self.why_not[name], {**HALVES, **ENGINES}[name]
+        own = one.own(self.problem)
+        if not reason.endswith(ASKED) or one.why_not(own):
+            return reason
+        return f"{reason}; about {_seconds(one.cost(own))}"
+
+    def _roofline(self) -> str:
+        """The least time of the sum as written, and what share of the measured time that is."""
+        multiplied, moved = self.roofline
+        text = f"{_seconds(multiplied)} at one thread's peak, {_seconds(moved)} at its rate of copies"
+        if took := self.measured.get(self.engine.name):
+            text += (
+                f"; measured {_seconds(took)}, of which the longer one is {100 * max(multiplied, moved) / took:.2g} %"
+            )
+        return text
+
+    @property
+    def roofline(self) -> tuple[float, float]:
+        """Seconds at the peak of one thread, and at the rate of copies, by the machine's coefficients."""
+        from .kernels.target import target
+
+        problem, found = self.problem, coefficients()
+        itemsize = problem.itemsize // 2 if problem.complex else problem.itemsize
+        a_second = FLOPS_A_CYCLE * target().lanes(itemsize) * found.cycles
+        return problem.flops / a_second, problem.bytes / found.copied
 
 
 KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20
@@ -203,7 +240,7 @@ def choose(problem: Problem, engine: str = AUTO) -> Plan:
     return _choose(problem, engine)
 
 
-@lru_cache(maxsize=KEPT_PLANS)
+@depending(KEPT_PLANS)
 def _choose(problem: Problem, engine: str) -> Plan:
     every = {**HALVES, **ENGINES} if problem.dtype in STORED or engine in HALVES else ENGINES
     wanted = every if engine in (AUTO, MEASURE) else {engine: every[engine]}
@@ -229,10 +266,10 @@ def _choose(problem: Problem, engine: str) -> Plan:
         if one.name in refused:
             return "; ".join(refused[one.name])
         if one.name not in wanted:
-            return f'engine="{engine}" was asked for'
+            return f'engine="{engine}" {ASKED}'
         if one not in fitting:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
-        return f"slower: about {_seconds(seconds[one.name])}"
+        return f"{SLOWER}: about {_seconds(seconds[one.name])}"
 
     refusals = {name: why_not(one) for name, one in every.items() if one is not best}
     return Plan(own[best.name], best, refusals, measured)
@@ -289,5 +326,5 @@ def _bytes(count: int) -> str:
 def _seconds(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
-            return f"{seconds / scale:.2g} {unit}"
+            return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
     return f"{seconds / 1e-9:.2g} ns"

@@ -57,6 +57,8 @@ class Engine:
     """Whether an infinity or NaN reaches results that it should not. Then one that is not finite is computed again."""
     dtypes: tuple[str, ...] = COMPUTED
     """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
+    describe: Callable[[Problem], str] = lambda _: ""
+    """How it would compute a problem that it can take, on arrays that lie well: the blocks it has chosen, in words."""
 
     def own(self, problem: Problem) -> Problem:
         """The problem as it would be computed: of a dtype that is only stored, in another one that the engine takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -19,16 +21,20 @@ TRIALS = 3
 
 
 def seconds(engine: Engine, problem: Problem) -> float:
-    """The least time of a call on random operands that lie well: channels innermost, weights as layers keep them."""
-    random = np.random.default_rng(0)
-    a, b = (_lying_well(problem, role, random) for role in problem.operands)
-    out, run = _lying_well(problem, problem.produces, random), engine.build(problem)
-    times = []
+    """The least time of a call."""
+    run, times = ready(engine, problem), []
     for _ in range(1 + TRIALS):
         begun = perf_counter()
-        run(a, b, out)
+        run()
         times.append(perf_counter() - begun)
     return min(times[1:])
+
+
+def ready(engine: Engine, problem: Problem) -> Callable[[], object]:
+    """A call on random operands that lie well: channels innermost, weights as layers keep them."""
+    random = np.random.default_rng(0)
+    a, b = (_lying_well(problem, role, random) for role in problem.operands)
+    return partial(engine.build(problem), a, b, _lying_well(problem, problem.produces, random))
 
 
 def _lying_well(problem: Problem, role: Role, random: np.random.Generator) -> Array:

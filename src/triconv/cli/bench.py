@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from ..benchmark.calibrate import calibrate as measured
 from ..benchmark.machine import Machine
 from ..benchmark.measure import Settings, measure
 from ..benchmark.row import Row
@@ -25,6 +29,7 @@ from ..benchmark.table import (
     write_json,
 )
 from ..benchmark.workload import Workload
+from ..coefficients import DEFAULT, keep
 from ..form import OPERATIONS
 from . import parse
 from .app import FAILED, command, console
@@ -36,6 +41,7 @@ WIDTH = 240
 
 @command
 def bench(
+    context: typer.Context,
     visible: Visible = "8,64,56,56",
     weight: Weight = "64,64,3,3",
     stride: Stride = "1",
@@ -51,12 +57,20 @@ def bench(
     seconds: Annotated[float, typer.Option(help="After so many seconds a candidate leaves the rounds.")] = 1.0,
     json: Annotated[Path | None, typer.Option(help="Write all samples there.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Draw the ratios there, a PNG.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure instead what choices of engines depend on, and keep it.")
+    ] = False,
 ) -> None:
     """Measure the operations beside PyTorch and JAX.
 
     For one geometry, with whichever of them are installed: speed, shares of what the machine can do, first calls,
-    memory. Every result is checked.
+    memory. Every result is checked. Or, with --calibrate, measure the machine's coefficients, by which engines are
+    chosen from then on.
     """
+    if calibrate:
+        _refuse_others(context)
+        _calibrate()
+        return
     shapes = parse.sizes("visible", visible), parse.sizes("weight", weight)
     asked = asked_operations(operations)
     counts = parse.sizes("threads", threads)
@@ -80,9 +94,37 @@ def bench(
         raise typer.Exit(FAILED)
 
 
+def _refuse_others(context: typer.Context) -> None:
+    """Say so where options are given that --calibrate has no use for."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name != "calibrate" and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"calibrate: expected no other option, not --{name}")
+
+
+def _calibrate() -> None:
+    """Measure the coefficients, keep them for processes to come, and show them."""
+    found = measured(lambda name: console.print(f"measuring {name}"))
+    place = keep(found)
+    table = Table(title="coefficients of this machine, one thread", box=SIMPLE_HEAD)
+    for title in ("name", "default", "measured", "unit", "meaning"):
+        table.add_column(title, justify="right" if title in ("default", "measured") else "left")
+    for one in fields(found):
+        figures = (f"{getattr(which, one.name):.3g}" for which in (DEFAULT, found))
+        table.add_row(one.name, *figures, one.metadata["unit"], one.metadata["meaning"])
+    _wide().print(table)
+    console.print(f"wrote {place}", soft_wrap=True)
+    console.print("processes that start from now on choose by it; delete the file to go back", soft_wrap=True)
+
+
+def _wide() -> Console:
+    """Where a table that is wide is printed: whole, unless a person looks at a terminal."""
+    return console if console.is_terminal else Console(width=WIDTH, markup=False, emoji=False, highlight=False)
+
+
 def show(rows: list[Row], title: str, lines: list[str]) -> None:
     """Print the table, what its columns mean, and lines below it."""
-    wide = console if console.is_terminal else Console(width=WIDTH, markup=False, emoji=False, highlight=False)
+    wide = _wide()
     wide.print(table(rows, title))
     wide.print(Text(LEGEND, "dim"))
     for line in lines:

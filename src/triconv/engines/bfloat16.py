@@ -18,7 +18,7 @@ import numpy as np
 
 from ..after import After
 from ..channels import Channels
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..form import Problem, Role, weight_order
 from ..kept import Kept
@@ -191,7 +191,7 @@ def _single(strides: Strides) -> Lying:
     return tuple(step // HALF for step in strides), 0
 
 
-@lru_cache(maxsize=KEPT_ORDERS)
+@depending(KEPT_ORDERS)
 def _expected(problem: Problem, well: bool) -> Way:
     """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
     from ..kernels.ways import ROLES, best_way
@@ -211,8 +211,8 @@ def _expected(problem: Problem, well: bool) -> Way:
 
 
 def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well."""
-    return coefficients().called + _expected(problem, True).seconds()
+    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
+    return coefficients().called + _expected(problem, True).seconds() + moving(problem.bytes)
 
 
 def workspace(problem: Problem) -> int:
@@ -230,4 +230,9 @@ def tables(problem: Problem) -> int:
     return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True).cuts())
 
 
-ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",))
+def describe(problem: Problem) -> str:
+    """What vectors run over, the tiles, what is copied first; of pairs."""
+    return _expected(problem, True).described
+
+
+ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",), describe=describe)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..after import After
 from ..channels import Channels
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
 from ..form import Problem, Role, weight_order
 from ..kept import Kept
@@ -223,7 +223,7 @@ def _run(problem: Problem, well: bool) -> tuple[Problem, tuple[Strides, ...]]:
     return inner, tuple(strides)
 
 
-@lru_cache(maxsize=KEPT_ORDERS)
+@depending(KEPT_ORDERS)
 def _expected(problem: Problem, well: bool) -> Way:
     """The best way for arrays that lie so."""
     from ..kernels.ways import best_way
@@ -242,8 +242,9 @@ def _copied(problem: Problem, well: bool) -> int:
 
 
 def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well."""
-    return coefficients().called + _expected(_some(problem), True).seconds()
+    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
+    inner = _some(problem)
+    return coefficients().called + _expected(inner, True).seconds() + moving(inner.bytes)
 
 
 def workspace(problem: Problem) -> int:
@@ -266,4 +267,9 @@ def tables(problem: Problem) -> int:
     return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(_some(problem), True).cuts())
 
 
-ENGINE = Engine("direct", takes_all, cost, workspace, tables, build)
+def describe(problem: Problem) -> str:
+    """What vectors run over, the tiles, what is copied first."""
+    return _expected(_some(problem), True).described
+
+
+ENGINE = Engine("direct", takes_all, cost, workspace, tables, build, describe=describe)

@@ -30,14 +30,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 
 import numpy as np
 
 from ..after import After
 from ..channels import Channels
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending
 from ..engine import Array, Engine, Run, nothing
 from ..form import Problem, Role
 from ..kept import Kept
@@ -195,7 +195,7 @@ class Planned:
 
         (multiplied, moved, started), found = self.work, coefficients()
         cycles = found.fft_multiplied * multiplied / target().lanes(self.problem.itemsize)
-        return cycles / found.cycles + moved / found.fft_moved + started * found.fft_started
+        return cycles / found.cycles + moved / found.moved + started * found.fft_started
 
     @property
     def work(self) -> tuple[int, int, int]:
@@ -239,7 +239,7 @@ COUNTS = (*range(1, 17), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6
 """Into how many parts an axis may be cut."""
 
 
-@lru_cache(maxsize=256)
+@depending(256)
 def planned(problem: Problem) -> Planned:
     """The parts that should take the least time: one axis after the other, twice."""
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
@@ -286,4 +286,15 @@ def tables(problem: Problem) -> int:
     return planned(_real(problem)).tables + problem.bytes * 5 // (4 * problem.itemsize)
 
 
-ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True)
+def describe(problem: Problem) -> str:
+    """Into what parts the axes are cut, and how many examples are taken at a time."""
+    plan = planned(_real(problem))
+    counts, lengths = (" × ".join(map(str, found)) for found in zip(*map(_sized, plan.cuts), strict=True))
+    return f"{counts} parts of {lengths} frequencies, {plan.examples} of {problem.batch} examples at a time"
+
+
+def _sized(cut: Cut) -> tuple[int, int]:
+    return cut.parts.count, cut.length
+
+
+ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True, describe=describe)

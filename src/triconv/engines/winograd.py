@@ -12,6 +12,7 @@ not taken.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..after import After, pitch
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role, weight_order
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 
 AMPLIFIED = 9.5
 """The most that rounding errors may grow: as those of tiles of 4 by 4 and kernels of 3 by 3, and somewhat more."""
+
+GRADIENT = 0.9
+"""How long vectors of a weight's gradient take beside a convolution's: those of its sums stay in registers longer."""
+
+TURNED = 1.5
+"""How much longer kernels take whose outputs are not side by side, where each panel of them is turned first."""
+
+PASSES = 3
+"""How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read."""
 
 MANY_PARTS = 16
 """Problems of stride 1 that take no longer to start than to run."""
@@ -115,11 +125,11 @@ def _within(kernels: Sequence[int], limit: float) -> Iterator[tuple[int, ...]]:
 
 
 def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well."""
-    return sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
+    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
+    return moving(problem.bytes) + sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
 
 
-@lru_cache(maxsize=64)
+@depending(64)
 def tile_sizes(problem: Problem) -> tuple[int, ...]:
     """How many results a tile of a problem of stride 1 has along each axis."""
     return min(_choices(problem), key=lambda sizes: _seconds(problem, sizes))
@@ -128,6 +138,7 @@ def tile_sizes(problem: Problem) -> tuple[int, ...]:
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
     from ..kernels.target import target
+    from ..kernels.winograd import PIECES
 
     lanes, channels, axes = target().lanes(problem.itemsize), problem.channels, problem.geometry.axes
     transposed = problem.produces is Role.VISIBLE
@@ -140,11 +151,16 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     vectors = channels.groups * ceil(channels.hidden // channels.groups / lanes), ceil(channels.visible / lanes)
     inputs = channels.hidden // channels.groups if transposed else channels.weight[1]
     outputs = ceil((channels.weight[1] if transposed else channels.hidden // channels.groups) / lanes)
+    kernels, seen = channels.groups * inputs * outputs, tiles * vectors[not transposed]
+    held = min(tiles * sum(vectors), PIECES * kernels) if problem.produces is Role.WEIGHT else min(seen, kernels)
+    turned = TURNED if transposed and kernels > seen else 1.0
     found = coefficients()
-    multiplied = found.winograd_multiplied * tiles * channels.groups * inputs * outputs
+    multiplied = found.winograd_multiplied * tiles * kernels
     transformed = found.winograd_transformed * tiles * sum(vectors)
-    kernels = found.winograd_kernel * channels.groups * inputs * outputs
-    return points * (multiplied + transformed + kernels) / found.cycles + found.winograd_called
+    cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
+    cycles *= GRADIENT if problem.produces is Role.WEIGHT else 1.0
+    far = PASSES * moving(points * held * lanes * problem.itemsize)
+    return cycles / found.cycles + far + found.winograd_called
 
 
 def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Way:
@@ -174,8 +190,8 @@ def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Wa
 
 def _scheduled(
     problem: Problem, strides: tuple[Strides, ...], adds: bool, finish: Finish | None = None
-) -> tuple[Way, Schedule]:
-    """Where arrays of these strides, in numbers, are copied to, and what is done then."""
+) -> tuple[Way, Schedule, str]:
+    """Where arrays of these strides, in numbers, are copied to, what is done then, and what that is called."""
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
@@ -188,7 +204,7 @@ def _scheduled(
     schedule = winograd.schedule(sizes(way), problem.produces is Role.WEIGHT)
     if schedule is winograd.by_panels:
         way = _way(problem, strides, True)
-    return way, schedule(sizes(way))
+    return way, schedule(sizes(way)), schedule.__name__
 
 
 def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, steps: Steps | None) -> Prepared:
@@ -204,7 +220,7 @@ def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, steps:
     if steps is not None:
         apart = pitch(problem.shape(problem.produces), strides[ROLES.index(problem.produces)], 1)
         finish = Finish(apart * steps[0], *steps[1:])
-    way, program = _scheduled(problem, strides, adds, finish)
+    way, program, _ = _scheduled(problem, strides, adds, finish)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
@@ -277,7 +293,7 @@ def workspace(problem: Problem) -> int:
     return _workspace(problem, thread_count()) if problem.batch else 0
 
 
-@lru_cache(maxsize=64)
+@depending(64)
 def _workspace(problem: Problem, _threads: int) -> int:
     """With so many threads, which have scratch of their own."""
     from ..kernels.layout import Buffer
@@ -286,7 +302,7 @@ def _workspace(problem: Problem, _threads: int) -> int:
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        way, program = _scheduled(part, tuple(plain), False)
+        way, program, _ = _scheduled(part, tuple(plain), False)
         return way.copied + program.scratch * problem.itemsize
 
     every = [part.problem for part in parts(problem)]
@@ -307,4 +323,27 @@ def _jobs(problem: Problem) -> int:
     return 8 * (4 + 2 * len(axes)) * (2 * tiles * (1 + problem.channels.groups) + prod(problem.channels.weight))
 
 
-ENGINE = Engine("winograd", why_not, cost, workspace, tables, build, spreads=True)
+def describe(problem: Problem) -> str:
+    """Tiles, and the way through the transforms, of each part of a stride."""
+    if not problem.batch:
+        return ""
+    every = [part.problem for part in parts(problem)]
+    found = Counter(f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part)}" for part in every)
+    many = f"{len(every)} parts of a stride: " if len(every) > 1 else ""
+    return many + "; ".join(f"{count} with {text}" if many else text for text, count in found.items())
+
+
+def _named(problem: Problem) -> str:
+    """The way through the transforms, on arrays whose channels lie side by side."""
+    from ..kernels.layout import Buffer
+    from ..kernels.ways import ROLES
+
+    rank, strides = problem.geometry.rank, []
+    for role in ROLES:
+        shape = problem.shape(role)
+        order = weight_order(rank, False) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
+        strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
+    return _scheduled(problem, tuple(strides), False)[2].replace("_", " ")
+
+
+ENGINE = Engine("winograd", why_not, cost, workspace, tables, build, spreads=True, describe=describe)

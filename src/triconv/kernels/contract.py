@@ -228,7 +228,7 @@ class Contraction:
         for first, last in pairwise([0, *cuts, len(places)]):
             whole, place = totals[first // lanes], k.at(corner, places[first])
             found = k.shuffle(whole, whole, [n % lanes for n in range(first, last)])
-            self._store(k, [(found, place, last - first)])
+            self._store(k, [(found, place, (None, None), last - first)])
 
     def _ask(self, k: Kernel, a: Place, b: Place, lanes: int) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.

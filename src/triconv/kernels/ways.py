@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import gcd, prod
+from math import ceil, gcd, prod
 
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
@@ -31,7 +31,8 @@ from .patches import in_patches
 from .target import cache_bytes, target
 
 FAR = 1.25
-"""How much longer multiplications take whose vectors are data, which come from further away than weights do."""
+"""How much longer multiplications take whose vectors are data, which come from further away than weights do; where both
+operands come as vectors, what a step takes says so already."""
 
 Strides = tuple[int, ...]
 """Of an array, in numbers."""
@@ -87,12 +88,29 @@ class Way:
 
     def seconds(self) -> float:
         found = coefficients()
-        cycles: float = sum(one.block.cycles for one in self.cuts())
+        far = FAR if over_data(self.vector) else 1.0
+        cycles = sum(one.block.cycles * (1.0 if one.depth.vector else far) for one in self.cuts())
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
-        if over_data(self.vector):
-            cycles *= FAR
         starts = len(self.cuts()) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
         return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
+
+    @property
+    def described(self) -> str:
+        """What vectors run over, the tiles of the nest that takes longest, and what is copied, in words."""
+        cuts = self.cuts()
+        if not cuts:
+            return "nothing to sum"
+        most = max(cuts, key=lambda one: one.block.cycles)
+        lanes = target().lanes(self.problem.itemsize)
+        sizes = list(zip(most.results, most.block.sizes, strict=True))
+        rows = [str(size) for loop, size in sizes if not loop.vector and size > 1]
+        vectors = next((ceil(size / lanes) for loop, size in sizes if loop.vector), 1)
+        text = f"vectors over {self.vector}, tiles of {' × '.join([*rows, str(vectors)])} vectors"
+        text += f", {len(most.steps)} products written out" if most.steps else f", {most.depth.count} deep"
+        text += f" in {most.parts} parts" if most.parts > 1 else ""
+        text += f", the longest of {len(cuts)} nests" if len(cuts) > 1 else ""
+        copied = [role.value for role, buffer in zip(ROLES, self.buffers, strict=True) if buffer is not None]
+        return f"{text}; copies {', '.join(copied) or 'nothing'}"
 
 
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
@@ -311,7 +329,7 @@ def _local(problem: Problem) -> bool:
     return problem.geometry.rank > 0 and all(axis.local for axis in problem.geometry.axes)
 
 
-@lru_cache(maxsize=KEPT)
+@depending(KEPT)
 def best_way(
     problem: Problem, strides: tuple[Strides, ...], finite: bool, copied: frozenset[Role] = frozenset()
 ) -> Way:
