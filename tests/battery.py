@@ -280,6 +280,22 @@ def a_gradient_in_pieces() -> None:
     same(triconv.conv_weight(v, h, 1, engine="direct")[:, :, 0, 0], expected)
 
 
+def tiles_that_know_their_edges() -> None:
+    """Depthwise, of small whole numbers with their channels innermost, in sizes that no patch divides."""
+    import triconv
+
+    random = np.random.default_rng(0)
+    options: dict[str, Any] = {"padding": ((1, 2), (2, 1)), "groups": 16}
+    v, h = (
+        np.moveaxis(random.integers(-3, 4, (2, *size, 16)).astype(np.float32), -1, 1) for size in ((13, 17), (14, 18))
+    )
+    w = np.moveaxis(random.integers(-3, 4, (3, 3, 1, 16)).astype(np.float32), (-1, -2), (0, 1))
+    calls = (triconv.conv, (v, w)), (triconv.conv_transpose, (h, w)), (triconv.conv_weight, (v, h, (3, 3)))
+    for function, operands in calls:
+        found, expected = (function(*operands, engine=engine, **options) for engine in ("direct", "im2row"))
+        same(found, expected)
+
+
 def pairs_of_halves() -> None:
     """Of small whole numbers, whose sums are exact in float32 and so known bit by bit once they are rounded."""
     import ml_dtypes
@@ -323,6 +339,7 @@ CHECKS: list[Callable[[], None]] = [
     the_graph_alone_is_read,
     examples_in_parts,
     a_gradient_in_pieces,
+    tiles_that_know_their_edges,
     pairs_of_halves,
     every_engine_on_the_grid,
 ]

@@ -33,9 +33,9 @@ FLOORS: list[list[str]] = [
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["target", "words", "index", "waves"],
-        ["block", "finish"],
+        ["block", "edges", "finish"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
-        ["compile", "threads", "scratch"],
+        ["compile", "patches", "threads", "scratch"],
         ["team"],
         ["copy", "finite", "short"],
         ["correlation", "layout", "program"],

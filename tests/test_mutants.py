@@ -342,6 +342,27 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "slice(n, n + self.examples) for",
         "slice(0, self.examples) for",
     ),
+    "native: an edge after one position more": (
+        "kernels/edges.py",
+        "(at < 0) | (at >= edge.size)",
+        "(at < 0) | (at > edge.size)",
+    ),
+    "native: no edge before the first position": (
+        "kernels/edges.py",
+        "(at < 0) | (at >= edge.size)",
+        "(at >= edge.size)",
+    ),
+    "native: known edges of a transpose from its last tap on": (
+        "geometry.py",
+        "min(self.phases[0].offsets)",
+        "max(self.phases[0].offsets)",
+    ),
+    "native: whole patches alone": ("kernels/patches.py", "if whole < loop.count:", "if whole > loop.count:"),
+    "native: every patch where the first is": (
+        "kernels/nest.py",
+        "(i * loop.move if loop.axis",
+        "(0 * loop.move if loop.axis",
+    ),
     "native: infinities not looked for": (
         "kernels/prepared.py",
         "return all_finite(weight) if kept",
