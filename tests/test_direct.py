@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import direct, reference
 from triconv.form import Problem, Role
-from triconv.kernels import loops, prepared, team, ways
+from triconv.kernels import loops, patches, prepared, team, ways
+from triconv.kernels.nest import Nest
 from triconv.kernels.target import NAMED, lacking
 
 Array = NDArray[Any]
@@ -163,7 +164,9 @@ def test_tiles_know_what_is_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         return ways.way(problem, "channel", strides, (False,) * problem.geometry.rank, known=True)
 
     monkeypatch.setattr(prepared, "best_way", known)
+    sizes = patches._sizes
     for number in range(18):
+        monkeypatch.setattr(patches, "_sizes", sizes if number % 3 else all_but_one)
         rank, channels = 1 + number % 3, (3, 16, 33)[number // 2 % 3]
         drawn = [random.integers(1, end, rank) for end in ((12, 8, 6)[rank - 1], 4, 2 + number % 2, 3)]
         size, kernel, stride, dilation = (tuple(map(int, own)) for own in drawn)
@@ -184,6 +187,11 @@ def test_tiles_know_what_is_outside(monkeypatch: pytest.MonkeyPatch) -> None:
                 reference.ENGINE.build(plan.problem)(a, b, expected)
             np.testing.assert_array_equal(found, expected, f"{operation} {shapes} {options}")
     assert min(tried[operation] for operation in OPERATIONS) >= 4, tried
+
+
+def all_but_one(nest: Nest) -> tuple[int, ...]:
+    """Patches that leave one position over."""
+    return tuple(max(1, loop.count - 1) if loop.axis >= 0 else 1 for loop in nest.sums)
 
 
 def amid_nan(numbers: Array) -> Array:

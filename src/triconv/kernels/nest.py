@@ -141,6 +141,8 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     apart = len(corners) > 1 or nest.spread
     outer, inner = (merged(nest.outer), nest.results) if apart else ((), (*nest.outer, *nest.results))
     results, lanes = (*outer, *merged(inner)), machine.lanes(itemsize)
+    if nest.edges:
+        return _written(nest, results, len(outer), _steps(nest), machine, lanes)
     depth, others = _depth(nest, 1 if nest.spread else ceil(nest.reread / room))
     around, taps = prod(loop.count for loop in others), corners[:, 4] - corners[:, 3]
     each = ceil(depth.count / lanes) if depth.vector else depth.count
@@ -155,19 +157,33 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     made = Cut(nest, results, len(outer), depth, others, block, parts)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
-    if made.parts == 1 and (nest.edges or not nest.spread) and (written := _steps(nest)):
-        met = tuple(positions(nest.sums, len(nest.edges)))
-
-        def able(tall: Sequence[int]) -> bool:
-            """Whether the places of a tile with so many rows have bits enough for their edges."""
-            rows = positions([replace(loop, count=n) for loop, n in zip(results, tall, strict=True)], len(nest.edges))
-            return Edges.of(nest.edges, rows, met).count <= BITS
-
-        other = written_out(results, written, lanes, machine.registers, loads, able if nest.edges else None)
-        if nest.edges or other.cycles * len(corners) < block.cycles:
-            other = replace(other, cycles=other.cycles * len(corners))
-            return replace(made, depth=Index(1, 0, 0, 0), others=(), block=other, steps=written, met=met)
+    if made.parts == 1 and not nest.spread and (written := _steps(nest)):
+        other = _written(nest, results, len(outer), written, machine, lanes)
+        if other.block.cycles < block.cycles:
+            return other
     return replace(made, together=together(results, depth, block, lanes, machine.registers))
+
+
+def _written(
+    nest: Nest,
+    results: tuple[Index, ...],
+    outer: int,
+    steps: tuple[tuple[int, int], ...],
+    machine: Target,
+    lanes: int,
+) -> Cut:
+    """The cut of a nest whose sums are written out."""
+    met = tuple(positions(nest.sums, len(nest.edges)))
+
+    def able(tall: Sequence[int]) -> bool:
+        """Whether the places of a tile with so many rows have bits enough for their edges."""
+        rows = positions([replace(loop, count=n) for loop, n in zip(results, tall, strict=True)], len(nest.edges))
+        return Edges.of(nest.edges, rows, met).count <= BITS
+
+    loads = _vector_loads([*results, *nest.sums], nest, lanes)
+    block = written_out(results, steps, lanes, machine.registers, loads, able if nest.edges else None)
+    block = replace(block, cycles=block.cycles * len(nest.corners))
+    return Cut(nest, results, outer, Index(1, 0, 0, 0), (), block, 1, steps, met)
 
 
 def _block(
@@ -199,13 +215,16 @@ def _scattered(nest: Nest, results: Sequence[Index], depth: Index) -> bool:
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:
-    """How far the products of a sum are from its first in A and B, if they are few and everywhere the same."""
+    """How far the products of a sum are from its first in A and B, if they are few and everywhere the same.
+
+    One alone needs no loops either; but only tiles that know of edges have none.
+    """
     firsts, lasts = nest.corners[:, 3], nest.corners[:, 4]
     many = set((lasts - firsts).tolist())
     if len(many) != 1 or nest.once or any(loop.vector for loop in nest.sums):
         return ()
     (taps,) = many
-    if not 1 < taps * prod(loop.count for loop in nest.sums) <= WRITTEN:
+    if not (0 if nest.edges else 1) < taps * prod(loop.count for loop in nest.sums) <= WRITTEN:
         return ()
     patterns = nest.taps[firsts[:, None] + np.arange(taps)] - nest.taps[firsts[:, None]]
     if (patterns != patterns[0]).any():
