@@ -296,6 +296,26 @@ def tiles_that_know_their_edges() -> None:
         same(found, expected)
 
 
+def a_graph_in_bands() -> None:
+    """As in a cache that is far too small; of small whole numbers, so that every order of adding gives the same."""
+    import triconv
+    from triconv.kernels import bands
+
+    random = np.random.default_rng(0)
+    v = np.moveaxis(random.integers(-3, 4, (32, 13, 23, 6)).astype(np.float32), -1, 1)
+    h = np.moveaxis(random.integers(-3, 4, (32, 13, 12, 5)).astype(np.float32), -1, 1)
+    w, graph = random.integers(-3, 4, (5, 6, 3, 3)).astype(np.float32), random.random((5, 6)) < 0.5
+    options: dict[str, Any] = {"groups": graph, "padding": 1, "stride": (1, 2)}
+    usual, bands.cache_bytes = bands.cache_bytes, lambda: (0, 1 << 17)
+    try:
+        made = triconv.conv(v, w, engine="direct", **options)
+        back = triconv.conv_transpose(h, w, visible_size=(13, 23), engine="direct", **options)
+    finally:
+        bands.cache_bytes = usual
+    same(made, triconv.conv(v, w, engine="reference", **options))
+    same(back, triconv.conv_transpose(h, w, visible_size=(13, 23), engine="reference", **options))
+
+
 def pairs_of_halves() -> None:
     """Of small whole numbers, whose sums are exact in float32 and so known bit by bit once they are rounded."""
     import ml_dtypes
@@ -340,6 +360,7 @@ CHECKS: list[Callable[[], None]] = [
     examples_in_parts,
     a_gradient_in_pieces,
     tiles_that_know_their_edges,
+    a_graph_in_bands,
     pairs_of_halves,
     every_engine_on_the_grid,
 ]

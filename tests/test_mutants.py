@@ -320,8 +320,23 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: padding after for padding before": (
         "kernels/layout.py",
-        "(0, before, inside, 1)",
-        "(0, room - before - inside, inside, 1)",
+        "(skipped, before, inside, 1)",
+        "(skipped, room - before - inside, inside, 1)",
+    ),
+    "native: bands all read from the first": (
+        "kernels/layout.py",
+        "skipped, before = max(0, -before)",
+        "skipped, before = 0",
+    ),
+    "native: bands of a transpose begin with the hidden": (
+        "kernels/bands.py",
+        "before[at] = -self.parts.first[number] - n",
+        "before[at] = -n",
+    ),
+    "native: every band of the first examples": (
+        "kernels/bands.py",
+        "far = example * steps[0]",
+        "far = 0 * steps[0]",
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (
