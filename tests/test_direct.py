@@ -394,6 +394,15 @@ def test_a_small_gradient_of_much_is_summed_in_pieces(batch: int, expected: int)
     )
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_gradients_of_groups_are_summed_in_parts(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's channels lie in short pieces between those of the others, so they fill the cache much sooner."""
+    monkeypatch.setattr(ways, "cache_bytes", lambda: (48 << 10, 1 << 20))
+    shape, weight = (4, 16 * groups, 28, 28), (16 * groups, 16, 3, 3)
+    problem = triconv.explain("conv_weight", shape, weight, padding=1, groups=groups, engine="direct").problem
+    assert [cut.parts > 1 for cut in direct._expected(problem, True).cuts()] == [groups > 1]
+
+
 def test_a_graphs_gradient_is_summed_in_one_piece() -> None:
     """Its weight is that of its edges, behind each other: no shape of the problem's says how it lies."""
     random = np.random.default_rng(0)
