@@ -165,14 +165,14 @@ def test_what_outgrows_the_cache_is_taken_in_blocks() -> None:
     assert cut(replace(nest, reread=0), 4, target(), ROOM).results == loops
 
 
-def test_taps_that_lie_far_apart_are_asked_for_in_time() -> None:
+def test_what_taps_leap_to_is_asked_for_in_time() -> None:
     """What the turns of another sum ask for of the next tap is just what that one's turns read."""
     lanes = target().lanes(4)
     step = 6 * lanes
     loops = Index(7, 0, step, 8 * lanes), Index(4, 0, lanes, 2 * lanes), Index(lanes, 0, 1, 1, True)
     sums = Index(3, 3, step, 0), Index(3, 1, lanes, 0)
     many = np.array([(9 * n, 60 * lanes * n) for n in range(100)])
-    nest = Nest((), loops, sums, np.array([[0, 0, 0, 0, len(many)]]), many)
+    nest = Nest((), loops, sums, np.array([[0, 0, 0, 0, len(many)]]), many, leaps=True)
     made = cut(nest, 4, target(), ROOM)
     (one,) = tiled(made, "float32", lanes, False)[:1]
     (other,) = made.others
@@ -183,8 +183,8 @@ def test_taps_that_lie_far_apart_are_asked_for_in_time() -> None:
     }
     asked = {place + turn * other.b for place in one.contraction.coming for turn in range(one.contraction.turns)}
     assert (other.count, one.contraction.turns, asked) == (3, 3, read)
-    few = cut(replace(nest, corners=np.array([[0, 0, 0, 0, 9]]), taps=many[:9]), 4, target(), ROOM)
-    assert not tiled(few, "float32", lanes, False)[0].contraction.coming
+    steady = cut(replace(nest, leaps=False), 4, target(), ROOM)
+    assert not tiled(steady, "float32", lanes, False)[0].contraction.coming
 
 
 def channels_of(lines: int, steps: tuple[int, int], spread: bool) -> Nest:

@@ -137,7 +137,8 @@ def nests(
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)
-        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges))
+        leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
+        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps))
     return found
 
 

@@ -61,6 +61,8 @@ class Nest:
     edges: tuple[Edge, ...] = ()
     """Axes of A with edges that tiles know of, as numbered by the loops; their sums are written out. Corners go on with
     where they are along each of these, counted from the first position that is read."""
+    leaps: bool = False
+    """Whether what taps meet of B lies wherever a graph's edges lead, which no processor foresees."""
 
     def turn(self, loop: Index, i: int) -> tuple[int, ...]:
         """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
@@ -94,11 +96,6 @@ class Cut:
         each = prod(ceil(loop.count / size) for loop, size in zip(self.results, self.block.sizes, strict=True))
         spread = prod(loop.count for loop in self.others) if self.nest.spread else 1
         return each * len(self.nest.corners) * spread * self.parts
-
-    @property
-    def scattered(self) -> bool:
-        """Whether what taps meet of B lies far apart."""
-        return _scattered(self.nest, self.results, self.depth)
 
     @property
     def adds(self) -> bool:
@@ -197,7 +194,7 @@ def _block(
     lanes: int,
 ) -> Block:
     """The best block for sums in loops, with the cycles of all corners."""
-    scattered = _scattered(nest, results, depth)
+    scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
     registers, whole_lines = machine.registers - held, nest.once in ("B", "C")
@@ -207,11 +204,6 @@ def _block(
     sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
     block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets)
     return replace(block, cycles=block.cycles * len(nest.corners))
-
-
-def _scattered(nest: Nest, results: Sequence[Index], depth: Index) -> bool:
-    """Whether what taps meet of B lies far apart, and comes from there."""
-    return len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:

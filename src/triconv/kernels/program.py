@@ -229,11 +229,16 @@ def _onward(cut: Cut, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:
 
 
 def _coming(cut: Cut, sizes: Sequence[int], lanes: int) -> tuple[int, ...]:
-    """The vectors of B to ask for at each tap, where what taps meet lies far apart: some lines of those that it reads.
+    """The vectors of B to ask for at each tap, where it leaps from tap to tap: some lines of those that a tap reads.
 
     The taps of the turns of another sum read most lines again: each asks for the first of as many.
     """
-    if not cut.scattered or cut.steps or any(loop.b % lanes for loop in (*cut.results, cut.depth) if not loop.vector):
+    if (
+        not cut.nest.leaps
+        or cut.steps
+        or cut.depth.vector
+        or any(loop.b % lanes for loop in (*cut.results, cut.depth) if not loop.vector)
+    ):
         return ()
     many = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     lines = [replace(loop, count=-(-loop.count // lanes), b=lanes) if loop.vector else loop for loop in many]
