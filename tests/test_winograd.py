@@ -111,6 +111,8 @@ ROWS = [
     Row("many tiles", (3, 24, 61, 50), (3, 3), 40, padding=(2, 0), dtype="float32"),
     Row("deep", (2, 256, 6, 7), (3, 3), 72, padding=1, dtype="float32"),
     Row("groups", (2, 24, 11, 9), (3, 2), 60, groups=4, padding=2, dtype="float32"),
+    Row("some groups at once", (2, 64, 11, 9), (3, 2), 80, groups=4, padding=2, dtype="float32"),
+    Row("one tap beyond the edge", (2, 16, 6, 9), (1, 3), 16, padding=((2, 1), (1, 1)), dtype="float32"),
     Row("dilated", (2, 16, 13, 14), (3, 3), 32, padding=3, dilation=(3, 2), dtype="float32"),
     Row("cropped", (2, 16, 13), (3,), 32, padding=0, dtype="float64"),
     Row("volume", (1, 16, 7, 6, 9), (3, 3, 3), 16, padding=1, dtype="float32"),
@@ -156,6 +158,25 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
         expected = row.expected(operation, operands)
         oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
         np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_groups_in_another_order_have_the_same_bits_in_that_order(operation: str) -> None:
+    """Whichever are taken at once, each meets its own channels."""
+    row = next(row for row in ROWS if row.name == "some groups at once")
+    axis, each = {"visible": 1, "hidden": 1, "weight": 0}, {"visible": 16, "hidden": 20, "weight": 20}
+    (first, second), result, found = OPERATIONS[operation], RESULT[operation], []
+    operands = row.operands(1)
+    problem = triconv.explain(
+        operation, row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options
+    ).problem
+    for turns in (0, 1):
+        a, b = (np.roll(operands[role], turns * each[role], axis[role]) for role in (first, second))
+        out = np.full(getattr(row, result), np.nan, row.dtype)
+        winograd.build(problem)(a, b, out)
+        found.append(np.roll(out, -turns * each[result], axis[result]))
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.usefixtures("way")

@@ -97,7 +97,7 @@ class Sizes:
         self.inputs, self.outputs = own.groups * own.inputs, own.groups * own.outputs
         self.seen_row = self.whole(self.inputs)
         self.made_row = own.groups * self.panels * self.wide
-        self.hidden_row = self.whole(self.outputs - own.outputs + self.panels * self.wide)
+        self.hidden_row = self.hidden_row_of(own.groups)
         self.depth = _evenly(own.inputs, DEPTH)
         self.chunks = own.inputs // self.depth
         self.kernel = self.depth * self.wide + self.line
@@ -118,6 +118,10 @@ class Sizes:
         """As many numbers as whole vectors, and lines, have."""
         unit = max(self.lanes, self.line)
         return -(-count // unit) * unit
+
+    def hidden_row_of(self, groups: int) -> int:
+        """The numbers of so many groups in a row of what is made as it is seen: panels may reach beyond the last."""
+        return self.whole((groups - 1) * self.own.outputs + self.panels * self.wide)
 
     def apart(self, tiles: int, row: int) -> int:
         """How far the tiles of a product are from those of the next; not so that they meet in few places of a cache."""
@@ -198,27 +202,27 @@ class Sizes:
         made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
         return [Program(made, 0, first=number == 0) for number in range(min(terms, 2))]
 
-    def multiplied(self, tiles: int, groups: int, panels: int) -> list[Program]:
+    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int) -> list[Program]:
         """M = S · K for one chunk, and added to M."""
         row = groups * panels * self.wide
         results = [
-            Index(self.points, self.apart(tiles, self.seen_row), self.kernel, self.apart(tiles, row)),
+            Index(self.points, self.apart(tiles, seen_row), self.kernel, self.apart(tiles, row)),
             Index(groups, self.own.inputs, panels * self.chunks * self.chunk, panels * self.wide),
             Index(panels, 0, self.chunks * self.chunk, self.wide),
-            Index(tiles, self.seen_row, 0, row),
+            Index(tiles, seen_row, 0, row),
             Index(self.wide, 0, 1, 1, True),
         ]
         return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], self.chunks)
 
-    def summed(self, tiles: int, around: int, terms: int) -> list[Program]:
+    def summed(self, tiles: int, around: int, terms: int, seen_row: int, hidden_row: int) -> list[Program]:
         """One chunk of K = S · M, and added to K, summed over some tiles of so many."""
-        seen, hidden = self.apart(around, self.seen_row), self.apart(around, self.hidden_row)
+        seen, hidden = self.apart(around, seen_row), self.apart(around, hidden_row)
         results = [
             Index(self.points, seen, hidden, self.kernel),
             Index(self.depth, 1, 0, self.wide),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(tiles, self.seen_row, self.hidden_row, 0)], terms)
+        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], terms)
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:

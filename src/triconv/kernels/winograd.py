@@ -30,23 +30,27 @@ PIECES = 8
 
 
 def by_blocks(s: Sizes) -> Schedule:
-    """Blocks of tiles, all the way, over kernels that are transformed before."""
-    most = max(FEW, BLOCK // (s.points * (s.seen_row + s.made_row) * s.itemsize))
+    """Blocks of tiles, all the way, over kernels that are transformed before; some groups after the others."""
+    own, groups = s.own, _groups_at_once(s)
+    turns, seen_row, made_row = own.groups // groups, s.whole(groups * own.inputs), groups * s.panels * s.wide
+    most = max(FEW, BLOCK // (s.points * (seen_row + made_row) * s.itemsize))
     block = -(-s.tiles // -(-s.tiles // most))
-    tiles = s.scratch(block, s.seen_row)
+    blocks, tiles = -(-s.tiles // block), s.scratch(block, seen_row)
 
     def make() -> tuple[Stage, ...]:
-        own, kernel_jobs = s.own, s.kernel_jobs(False)
+        kernel_jobs = s.kernel_jobs(False)
         kernel_jobs[..., 1] += np.arange(len(kernel_jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, kernel_jobs.reshape(-1, kernel_jobs.shape[-1]), s.kernel)
-        blocks = -(-s.tiles // block), block
-        forth = _filled_up(s, Role.VISIBLE, blocks, s.seen_row, s.inputs)
-        jobs = _numbered(_with_none(s.tile_jobs(Role.HIDDEN, True, own.outputs), blocks), 0, s.made_row)
-        jobs = np.repeat(jobs[..., None, :], own.groups, axis=-2)
-        jobs[..., 0] += np.arange(own.groups) * s.panels * s.wide
-        jobs[..., 1] += np.arange(own.groups) * own.outputs
-        back = s.transform(Role.HIDDEN, jobs, s.apart(block, s.made_row), True)
-        programs = s.multiplied(block, own.groups, s.panels)
+        jobs = _with_none(s.tile_jobs(Role.VISIBLE, False, groups * own.inputs), (blocks, block))
+        jobs = _in_turns(_numbered(jobs, 1, seen_row), 0, turns, groups * own.inputs)
+        forth = s.transform(Role.VISIBLE, jobs, s.apart(block, seen_row))
+        jobs = _with_none(s.tile_jobs(Role.HIDDEN, True, own.outputs), (blocks, block))
+        jobs = np.repeat(_numbered(jobs, 0, made_row)[..., None, :], groups, axis=-2)
+        jobs[..., 0] += np.arange(groups) * s.panels * s.wide
+        jobs[..., 1] += np.arange(groups) * own.outputs
+        jobs = _in_turns(jobs, 1, turns, groups * own.outputs)
+        back = s.transform(Role.HIDDEN, jobs, s.apart(block, made_row), True)
+        programs = s.multiplied(block, groups, s.panels, seen_row)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             return [kernels.call(arrays[1], arrays[5], first, last)]
@@ -56,16 +60,32 @@ def by_blocks(s: Sizes) -> Schedule:
             found = []
             for n in range(first, last):
                 found.append(forth.call(seen, room[place:], n, n + 1))
+                kernel = n // blocks * (s.kernels // turns)
                 for chunk in range(s.chunks):
-                    operands = room[place + chunk * s.depth :], transformed[chunk * s.chunk :], room[place + tiles :]
-                    found += programs[chunk > 0].calls((operands,), 0, 1)
+                    a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
+                    found += programs[chunk > 0].calls(((a, b, room[place + tiles :]),), 0, 1)
                 found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :], *more))
             return found
 
         return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
 
-    own, marks = tiles + s.scratch(block, s.made_row), -(-s.tiles // block) * s.lanes
-    return Schedule(s.flops, 0, own, marks, make, kernels=s.kernels, keeps=s.known_by)
+    scratch, marks = tiles + s.scratch(block, made_row), turns * blocks * s.lanes
+    return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by)
+
+
+def _groups_at_once(s: Sizes) -> int:
+    """As many groups, whose channels fill vectors, as a block of not so few tiles has room for; if none do, all."""
+    own = s.own
+    each = 2 * FEW * s.points * (own.inputs + s.panels * s.wide) * s.itemsize
+    able = [n for n in range(1, own.groups + 1) if own.groups % n == 0 and n * own.inputs % s.lanes == 0]
+    return max((n for n in able if n * each <= BLOCK), default=min(able, default=own.groups))
+
+
+def _in_turns(jobs: Table, field: int, turns: int, step: int) -> Table:
+    """Jobs of blocks for each of some turns, which are so far apart in the array."""
+    every = np.repeat(jobs[None], turns, axis=0)
+    every[..., field] += np.arange(turns).reshape(-1, *(1,) * (jobs.ndim - 1)) * step
+    return every.reshape(-1, *jobs.shape[1:])
 
 
 def by_panels(s: Sizes) -> Schedule:
@@ -84,7 +104,7 @@ def by_panels(s: Sizes) -> Schedule:
         jobs[..., 1] += (group * own.outputs + panel * s.wide)[:, None]
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
         back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True)
-        programs = s.multiplied(s.tiles, 1, 1)
+        programs = s.multiplied(s.tiles, 1, 1, s.seen_row)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             return [forth.call(arrays[0], arrays[3], first, last)]
@@ -123,7 +143,7 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
         seen = _filled_up(s, Role.VISIBLE, (tiles,), s.seen_row, s.inputs)
         made = _filled_up(s, Role.HIDDEN, (tiles,), s.hidden_row, s.outputs)
         kernels = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True)
-        programs = s.summed(some, tiles, parts)
+        programs = s.summed(some, tiles, parts, s.seen_row, s.hidden_row)
 
         def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             room = arrays[3]
@@ -146,29 +166,40 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
 
 
 def gradient_by_pieces(s: Sizes) -> Schedule:
-    """Pieces of the tiles, each block by block into sums of its own, which are added on the way back."""
-    most = max(FEW, min(DEPTH, BLOCK // (s.points * (s.seen_row + s.hidden_row) * s.itemsize)))
+    """Pieces of the tiles, each block by block into sums of its own, which are added on the way back.
+
+    Some groups come after the others.
+    """
+    own, groups = s.own, _groups_at_once(s)
+    turns, seen_row, hidden_row = own.groups // groups, s.whole(groups * own.inputs), s.hidden_row_of(groups)
+    most = max(FEW, min(DEPTH, BLOCK // (s.points * (seen_row + hidden_row) * s.itemsize)))
     pieces = max(1, min(PIECES, s.tiles // most))
     many = -(-s.tiles // (pieces * most))
     block = -(-s.tiles // (pieces * many))
-    hidden = s.scratch(block, s.seen_row)
+    hidden, chunks = s.scratch(block, seen_row), s.kernels // s.chunk // turns
 
     def make() -> tuple[Stage, ...]:
-        seen = _filled_up(s, Role.VISIBLE, (pieces * many, block), s.seen_row, s.inputs)
-        made = _filled_up(s, Role.HIDDEN, (pieces * many, block), s.hidden_row, s.outputs)
+        def blocks(role: Role, row: int, channels: int) -> Step:
+            jobs = _with_none(s.tile_jobs(role, False, groups * channels), (pieces * many, block))
+            return s.transform(
+                role, _in_turns(_numbered(jobs, 1, row), 0, turns, groups * channels), s.apart(block, row)
+            )
+
+        seen, made = blocks(Role.VISIBLE, seen_row, own.inputs), blocks(Role.HIDDEN, hidden_row, own.outputs)
         jobs = s.kernel_jobs(True)
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
-        programs = s.summed(block, block, many)
+        programs = s.summed(block, block, many, seen_row, hidden_row)
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             room, found = arrays[3], []
             for n in range(first * many, last * many):
+                turn, piece = divmod(n // many, pieces)
                 found.append(seen.call(arrays[0], room[place:], n, n + 1))
                 found.append(made.call(arrays[2], room[place + hidden :], n, n + 1))
-                for chunk in range(s.kernels // s.chunk):
+                for chunk in range(chunks):
                     a, b = s.beginning(chunk)
-                    sums = room[n // many * s.kernels + chunk * s.chunk :]
+                    sums = room[piece * s.kernels + (turn * chunks + chunk) * s.chunk :]
                     operands = room[place + a :], room[place + hidden + b :], sums
                     found += programs[n % many > 0].calls((operands,), 0, 1)
             return found
@@ -176,10 +207,10 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
             return [kernels.call(arrays[3], arrays[1], first, last, arrays[4][first * s.lanes :])]
 
-        return Stage(pieces, calls), Stage(len(kernels.jobs), after)
+        return Stage(turns * pieces, calls), Stage(len(kernels.jobs), after)
 
-    own = hidden + s.scratch(block, s.hidden_row)
-    return Schedule(s.flops, pieces * s.kernels, own, s.kernels // s.chunk * s.lanes, make)
+    room = hidden + s.scratch(block, hidden_row)
+    return Schedule(s.flops, pieces * s.kernels, room, s.kernels // s.chunk * s.lanes, make)
 
 
 def _numbered(jobs: Table, field: int, row: int) -> Table:
