@@ -251,6 +251,8 @@ def with_bias(produced: Tensor, bias: Tensor | None) -> Tensor:
 
 def check_bias(bias: Tensor, produced: Tensor) -> None:
     """Raise what a bias is not that it has to be, where adding it would broadcast or drop a part of it."""
+    if bias.shape == produced.shape[1:2] and bias.dtype is produced.dtype and bias.device == produced.device:
+        return
     channels, *sizes = produced.shape[1:]
     *periods, last = bias.shape or (0,)
     fits = last == channels and (not periods or len(periods) == len(sizes))
