@@ -193,7 +193,12 @@ def test_coefficients_are_found_from_what_probes_take() -> None:
     found = calibrating.fitted(replace(DEFAULT, **rates), took)
     for name, value in asdict(truth).items():
         assert asdict(found)[name] == pytest.approx(value, rel=0.02), name
-    assert coefficients() == found
+
+
+def test_what_is_found_where_the_default_ones_are_from_gives_these() -> None:
+    assert calibrating.scaled(Coefficients(**calibrating.FOUND)) == DEFAULT
+    twice = calibrating.scaled(Coefficients(**calibrating.FOUND | {"cycles": 2 * calibrating.FOUND["cycles"]}))
+    assert twice == replace(DEFAULT, cycles=2 * DEFAULT.cycles)
 
 
 @pytest.mark.usefixtures("default")
@@ -207,6 +212,7 @@ def test_what_no_machine_can_take_is_not_believed() -> None:
 def test_a_calibration_measures_each_coefficient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrating, "BYTES", 1 << 12)
     monkeypatch.setattr(calibrating, "FAR", 1 << 12)
+    monkeypatch.setattr(calibrating, "MOVED", dict.fromkeys(calibrating.RATES, 3 << 12))
     seen: list[str] = []
     found = calibrating.calibrate(seen.append, seconds=0.0)
     assert sorted(seen) == sorted(asdict(DEFAULT))

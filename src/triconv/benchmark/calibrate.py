@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from time import get_clock_info, perf_counter, process_time
 
 import numpy as np
@@ -16,8 +16,8 @@ from ..kernels.threads import threads
 from ..trial import ready
 from .workload import Workload
 
-SECONDS, MOST = 0.4, 1000
-"""How long a problem is tried again, and how often at most; the fastest counts, as what disturbs only makes slower."""
+SECONDS = 0.4
+"""How long each is tried again; the fastest counts, as what disturbs only makes slower."""
 
 CLOCK = process_time if get_clock_info("process_time").resolution < 1e-6 else perf_counter
 """Without what other processes take, where the system counts finely."""
@@ -30,6 +30,9 @@ FURTHER = 1.01
 
 APART = 30.0
 """How many times its default a measured coefficient may be, or its default it; beyond, something else was measured."""
+
+ROUNDS = 8
+"""In how many turns each has its time."""
 
 TURNS = 6
 """How often all are found anew from the same times: each is found while the others are as they were found last."""
@@ -60,15 +63,15 @@ class Probe:
 
 
 PROBES: dict[str, Probe] = {
-    "cycles": Probe("direct", (4, 128, 28, 28), (128, 128, 3, 3)),
-    "copied": Probe("direct", (8, 1, 8000), (16, 1, 7), 3, "conv_transpose"),
+    "cycles": Probe("direct", (1, 128, 28, 28), (128, 128, 3, 3)),
+    "copied": Probe("direct", (8, 1, 2000), (16, 1, 7), 3, "conv_transpose"),
     "started": Probe("direct", (1, 16, 5, 5), (16, 16, 3, 3), 1, "conv_transpose", 2),
     "called": Probe("direct", (1, 16, 4, 4), (16, 16, 1, 1)),
-    "winograd_multiplied": Probe("winograd", (4, 256, 28, 28), (256, 256, 3, 3), 1),
-    "winograd_transformed": Probe("winograd", (4, 16, 56, 56), (16, 16, 3, 3), 1),
-    "winograd_kernel": Probe("winograd", (1, 384, 4, 4), (384, 384, 3, 3), 1),
+    "winograd_multiplied": Probe("winograd", (2, 256, 28, 28), (256, 256, 3, 3), 1),
+    "winograd_transformed": Probe("winograd", (4, 8, 56, 56), (8, 8, 3, 3), 1),
+    "winograd_kernel": Probe("winograd", (1, 384, 2, 2), (384, 384, 3, 3), 1),
     "winograd_called": Probe("winograd", (1, 16, 4, 4), (16, 16, 3, 3), 1),
-    "fft_multiplied": Probe("fft", (4, 128, 28, 28), (128, 128, 9, 9), 4),
+    "fft_multiplied": Probe("fft", (2, 128, 28, 28), (128, 128, 9, 9), 4),
     "fft_started": Probe("fft", (1, 16, 8, 8), (16, 16, 5, 5), 2),
     "loop": Probe("reference", (1, 1, 12, 12), (8, 1, 3, 3)),
     "term": Probe("reference", (4096, 64, 2, 2), (4, 64, 1, 1)),
@@ -80,29 +83,72 @@ PROBES: dict[str, Probe] = {
 """What each coefficient is measured on."""
 
 
-def least(call: Callable[[], object], seconds: float = SECONDS) -> float:
-    """The least seconds of a call, after one that makes all ready."""
-    call()
-    times, begun = list[float](), perf_counter()
-    while not times or (len(times) < MOST and perf_counter() - begun < seconds):
-        start = CLOCK()
-        call()
-        times.append(CLOCK() - start)
-    return min(times)
-
-
 def calibrate(show: Callable[[str], None], seconds: float = SECONDS) -> Coefficients:
-    """Measure all coefficients on one thread, each for so long; `show` is told the name of the one that comes."""
-    found, took = DEFAULT, dict[str, float]()
+    """Measure all coefficients on one thread, each for so long; `show` is told the name of each that is made ready."""
+    calls: dict[str, Callable[[], object]] = {}
     with threads(1):
-        for name, measure in RATES.items():
+        for name in (*PROBES, *RATES):
             show(name)
-            found = _with(found, name, measure(seconds))
-        for name, probe in PROBES.items():
-            show(name)
-            if not ENGINES[probe.engine].why_not(probe.problem):
-                took[name] = least(ready(ENGINES[probe.engine], probe.problem), seconds)
-    return fitted(found, took)
+            if name in RATES:
+                calls[name] = RATES[name]()
+            elif not ENGINES[PROBES[name].engine].why_not(PROBES[name].problem):
+                calls[name] = ready(ENGINES[PROBES[name].engine], PROBES[name].problem)
+        took = least(calls, seconds)
+    rates = {name: MOVED[name] / took.pop(name) for name in RATES}
+    found = scaled(fitted(replace(DEFAULT, **rates), took))
+    use(found)
+    return found
+
+
+FOUND: dict[str, float] = {
+    "cycles": 3.9e9,
+    "copied": 1.52e10,
+    "started": 1.2e-6,
+    "called": 4.9e-6,
+    "winograd_multiplied": 0.65,
+    "winograd_transformed": 5.9,
+    "winograd_kernel": 4.35,
+    "winograd_called": 2.3e-5,
+    "fft_multiplied": 0.83,
+    "fft_started": 1.18e-5,
+    "moved": 3.5e10,
+    "converted": 4.5e9,
+    "loop": 4.1e-6,
+    "term": 1.88e-9,
+    "gemm": 6.4e10,
+    "rowed": 1.16e10,
+    "listed": 1.35e-8,
+    "sparse": 7e-11,
+}
+"""What the probes find on the machine that the default coefficients are of. Those were set on many geometries, and each
+probe is one, so that what it finds elsewhere is taken beside this."""
+
+
+def least(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The least seconds of each call, after one that makes all ready; in turns, so that all meet the same machine."""
+    took = {}
+    for name, call in calls.items():
+        call()
+        took[name] = _timed(call)
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            begun = perf_counter()
+            while perf_counter() - begun < seconds / ROUNDS:
+                took[name] = min(took[name], _timed(call))
+    return took
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = CLOCK()
+    call()
+    return max(CLOCK() - start, 1e-9)
+
+
+def scaled(found: Coefficients) -> Coefficients:
+    """The coefficients of a machine on which the probes find these: as much beside the default ones as beside FOUND."""
+    for name, here in asdict(found).items():
+        found = _with(found, name, getattr(DEFAULT, name) * (here / FOUND[name]))
+    return found
 
 
 def fitted(found: Coefficients, took: Mapping[str, float]) -> Coefficients:
@@ -110,7 +156,6 @@ def fitted(found: Coefficients, took: Mapping[str, float]) -> Coefficients:
     for _ in range(TURNS):
         for name, seconds in took.items():
             found = _with(found, name, _solved(found, name, seconds))
-    use(found)
     return found
 
 
@@ -135,24 +180,21 @@ def _unit(name: str) -> str:
     return unit
 
 
-def _moved(seconds: float) -> float:
-    """Bytes that a copy reads and writes in a second where both arrays outgrow the caches."""
+def _moving() -> Callable[[], object]:
+    """A copy of what outgrows the caches."""
     source, target = np.ones(FAR // 4, np.float32), np.zeros(FAR // 4, np.float32)
     (call,) = Move.of([Dim(((0, 0, source.size),), 1, 1)], "float32").calls(source, target, 0, 1)
-    return 2 * FAR / least(call.run, seconds)
+    return call.run
 
 
-def _converted(seconds: float) -> float:
-    """Bytes that converting numbers reads and writes in a second."""
+def _converting() -> Callable[[], object]:
+    """Numbers converted to half precision, and back."""
     source = np.ones(BYTES // 4, np.float32)
-    half = source.astype(np.float16)
-
-    def there_and_back() -> None:
-        source.astype(np.float16)
-        half.astype(np.float32)
-
-    return 3 * BYTES / least(there_and_back, seconds)
+    return lambda: source.astype(np.float16).astype(np.float32)
 
 
-RATES: dict[str, Callable[[float], float]] = {"moved": _moved, "converted": _converted}
+RATES: dict[str, Callable[[], Callable[[], object]]] = {"moved": _moving, "converted": _converting}
 """What is measured without an engine."""
+
+MOVED = {"moved": 2 * FAR, "converted": 3 * BYTES}
+"""Bytes that these read and write."""
