@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 import triconv
+from bench.after import candidates, main
 from triconv.after import After, pitch
+from triconv.benchmark.workload import Workload
 from triconv.form import Role
 from triconv.kernels import contract, transform
 from triconv.kernels.finish import Finish
@@ -134,6 +136,14 @@ def test_what_kernels_cannot_do_is_done_afterwards() -> None:
         plan.built(lying(a, True), b, expected)
         after.apply(expected)
         np.testing.assert_array_equal(out, expected)
+
+
+def test_the_benchmark_compares_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    workload = Workload("small", (2, 16, 5, 5), (32, 16, 3, 3), {"padding": 1})
+    for _, calls in candidates(workload):
+        np.testing.assert_array_equal(calls["afterwards"](), calls["in one pass"]())
+    assert main(["--only", "batch 64", "--rounds", "1"]) == 0
+    assert capsys.readouterr().out.count("3×3 32→64 @8, batch 64") == 2
 
 
 @pytest.mark.parametrize("bad", [After(bias=np.zeros(5)), After(where=np.zeros((1, 1, 3)))])
