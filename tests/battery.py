@@ -316,6 +316,38 @@ def a_graph_in_bands() -> None:
     same(back, triconv.conv_transpose(h, w, visible_size=(13, 23), engine="reference", **options))
 
 
+def what_follows_a_sum() -> None:
+    """Bias, positive part and mask as kernels take them, of a weight that is kept; whole numbers, and a NaN."""
+    import triconv
+    from triconv.after import After
+    from triconv.kept import Kept
+
+    random = np.random.default_rng(0)
+    for operation, engine in product(("conv", "conv_transpose"), ("direct", "winograd")):
+        plan = triconv.explain(
+            operation, (4, 20, 21, 21), (24, 20, 4, 4), stride=2, padding=2, dtype="float64", engine=engine
+        )
+        a, w = (random.integers(-3, 4, plan.shape(role)).astype(float) for role in plan.problem.operands)
+        a = np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+        expected = getattr(triconv, operation)(a, w, stride=2, padding=2, engine="im2row", **SIZE[operation])
+        out, mask = (np.empty_like(expected.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for _ in range(2))
+        mask[...] = random.integers(-1, 3, out.shape)
+        after, kept = After(random.integers(-9, 10, out.shape[1]).astype(float), True, mask), Kept()
+        for _ in range(2):
+            plan.built(a, w, out, kept, after)
+            bias = after.bias.reshape(-1, 1, 1) if after.bias is not None else 0
+            np.testing.assert_allclose(out, np.where(mask > 0, np.maximum(expected + bias, 0), 0), atol=1e-9)
+    v, w = np.full((4, 9, 9, 16), np.nan).transpose(0, 3, 1, 2), np.ones((16, 16, 1, 1))
+    out = np.empty((4, 9, 9, 16)).transpose(0, 3, 1, 2)
+    triconv.explain("conv", v.shape, w.shape, dtype="float64", engine="direct").built(
+        v, w, out, None, After(None, True)
+    )
+    assert np.isnan(out).all()
+
+
+SIZE: dict[str, dict[str, Any]] = {"conv": {}, "conv_transpose": {"visible_size": (21, 21)}}
+
+
 def pairs_of_halves() -> None:
     """Of small whole numbers, whose sums are exact in float32 and so known bit by bit once they are rounded."""
     import ml_dtypes
@@ -361,6 +393,7 @@ CHECKS: list[Callable[[], None]] = [
     a_gradient_in_pieces,
     tiles_that_know_their_edges,
     a_graph_in_bands,
+    what_follows_a_sum,
     pairs_of_halves,
     every_engine_on_the_grid,
 ]

@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "three axes": ("conv", (2, 8, 5, 5, 5), (16, 8, 3, 3, 3), {"padding": 1}),
     "transposed": ("conv_transpose", (2, 16, 9, 9), (32, 16, 3, 3), {"padding": 1}),
     "transposed, strided": ("conv_transpose", (2, 16, 10, 10), (32, 16, 4, 4), {"stride": 2, "padding": 1}),
+    "transposed, strided, odd": ("conv_transpose", (2, 20, 9, 9), (24, 20, 4, 4), {"stride": 2, "padding": 2}),
     "transposed, positions without taps": ("conv_transpose", (2, 16, 9, 9), (32, 16, 1, 1), {"stride": 2}),
     "transposed, reflect": ("conv_transpose", (2, 16, 9, 9), (32, 16, 3, 3), {"padding": 1, "border": "reflect"}),
     "transposed, depthwise": ("conv_transpose", (2, 24, 9, 9), (24, 1, 3, 3), {"groups": 24, "padding": 1}),

@@ -383,6 +383,29 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "return all_finite(weight) if kept",
         "return True if kept",
     ),
+    # What follows a sum, and weights that are kept.
+    "after: the bias of the first channels": (
+        "kernels/finish.py",
+        "k.build.urem(place, I64(self.pitch))",
+        "k.build.urem(place, I64(1))",
+    ),
+    "after: the positive part of NaN is zero": (
+        "kernels/finish.py",
+        'fcmp_unordered(">", value',
+        'fcmp_ordered(">", value',
+    ),
+    "after: kept where it is not negative": (
+        "kernels/finish.py",
+        'fcmp_ordered(">", k.load',
+        'fcmp_ordered(">=", k.load',
+    ),
+    "after: with the first of some parts": (
+        "engines/winograd.py",
+        "number == len(every) - 1 else None",
+        "number == 0 else None",
+    ),
+    "after: the mask of the whole, of a part": ("after.py", "self.where[pick]", "self.where[: len(self.where)]"),
+    "kept: one part's weight for all": ("engines/winograd.py", "of_parts[number], more", "of_parts[0], more"),
     # Pairs of bfloat16.
     "bfloat16: one beside an odd number": ("engines/bfloat16.py", "np.zeros_like(groups", "np.ones_like(groups"),
     "bfloat16: pairs that overlap": ("engines/bfloat16.py", "[2 * step if", "[1 * step if"),

@@ -32,7 +32,7 @@ from ..memory import empty
 
 if TYPE_CHECKING:
     from ..kernels.finish import Finish
-    from ..kernels.prepared import Prepared, Steps
+    from ..kernels.prepared import Prepared
     from ..kernels.schedule import Schedule
     from ..kernels.ways import Strides, Way
 
@@ -207,19 +207,11 @@ def _scheduled(
     return way, schedule(sizes(way)), schedule.__name__
 
 
-def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, steps: Steps | None) -> Prepared:
-    """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not.
-
-    It takes the `steps` that finish the result, whose channels lie side by side then.
-    """
-    from ..kernels.finish import Finish
+def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, finish: Finish | None) -> Prepared:
+    """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
 
-    finish = None
-    if steps is not None:
-        apart = pitch(problem.shape(problem.produces), strides[ROLES.index(problem.produces)], 1)
-        finish = Finish(apart * steps[0], *steps[1:])
     way, program, _ = _scheduled(problem, strides, adds, finish)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
@@ -230,6 +222,7 @@ def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, steps:
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
+    from ..kernels.finish import Finish
     from ..kernels.prepared import aligned
     from ..kernels.ways import ROLES, arguments
 
@@ -238,15 +231,16 @@ def build(problem: Problem) -> Run:
     known_by = problem.produces, tuple((axis.stride, axis.before) for axis in problem.geometry.axes)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
-    def ready(number: int, strides: tuple[Strides, ...], steps: Steps | None) -> Prepared:
+    def ready(number: int, strides: tuple[Strides, ...], finish: Finish | None) -> Prepared:
         own = tuple(tuple(step // problem.itemsize for step in one) for one in strides)
-        return _prepared(every[number].problem, own, summed and number > 0, steps)
+        return _prepared(every[number].problem, own, summed and number > 0, finish)
 
-    def fused(given: Array, after: After | None) -> After | None:
+    def fused(given: Array, after: After) -> Finish | None:
         """What is done as tiles are written: of a sum of parts, with the last one's."""
         whole = covered and not any(axis.border != "zero" for axis in problem.geometry.axes)
-        together = pitch(given.shape, given.strides, given.itemsize) > 0
-        return after if after is not None and whole and together and after.fits(given) else None
+        apart = pitch(given.shape, given.strides, given.itemsize)  # all parts begin a multiple of it behind each other
+        bias, positive, where = after.steps
+        return Finish(apart * bias, positive, where) if whole and apart and after.fits(given) else None
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
         if not covered:
@@ -256,12 +250,12 @@ def build(problem: Problem) -> Run:
         if summed and len(every) > 1 and out.strides[1] != out.itemsize:
             given[produced] = _channels_last(out)
         of_parts = [None] * len(every) if kept is None else kept.of(known_by, lambda: [Kept() for _ in every])
-        done = fused(given[produced], after)
+        done = None if after is None else fused(given[produced], after)
         for number, part in enumerate(every):
             own = [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
-            last = done if not summed or number == len(every) - 1 else None
-            steps, more = (None, ()) if last is None else (last.steps, last.of(part.slices(problem.produces)).arrays)
-            best = ready(number, tuple(array.strides for array in own), steps)
+            finish = done if not summed or number == len(every) - 1 else None
+            more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
+            best = ready(number, tuple(array.strides for array in own), finish)
             finite.append(best.run(own, of_parts[number], more))
         if given[produced] is not out:
             out[...] = given[produced]
