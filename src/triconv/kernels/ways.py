@@ -12,6 +12,8 @@ are added at the end:
     example         visible, hidden                                    summed
 
 Operands are read where they lie if they step by one along the vector and need no padding; else they are copied once.
+Edges need none that have loops of their own, or that tiles know of: a depthwise tile has a bit for each position that
+may be outside, and takes zeros instead.
 """
 
 from __future__ import annotations
