@@ -330,13 +330,18 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: bands of a transpose begin with the hidden": (
         "kernels/bands.py",
-        "before[at] = -self.parts.first[number] - n",
-        "before[at] = -n",
+        "self.parts.first[number] + n * self",
+        "n * self",
+    ),
+    "native: bands inside all where the first is": (
+        "kernels/bands.py",
+        "(begin - like)",
+        "(like - like)",
     ),
     "native: every band of the first examples": (
         "kernels/bands.py",
         "far = example * steps[0]",
-        "far = 0 * steps[0]",
+        "far = 0",
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (

@@ -24,6 +24,9 @@ from .words import PAIRS
 MANY_BANDS = 64
 """Of an axis: more would be too thin, and their tables too long."""
 
+MANY_UNITS = 512
+"""In all: every one has tables of copies of its own."""
+
 AGAIN = 1.5
 """How much more bands may copy than the whole, as what they read overlaps."""
 
@@ -92,25 +95,28 @@ class Bands:
 
     def _moves(self, number: int, steps: Strides) -> Iterator[Move]:
         """The copies between an array and the bands' buffers, of all bands."""
+        made = ROLES[number] is self.whole.asked.produces
+        shape, room = self.whole.asked.shape(ROLES[number]), self._buffers[number].shape
+        begins = [self.parts.first[number] + n * self.parts.step[number] for n in range(self.parts.count)]
+        inside = [begin for begin in begins if 0 <= begin <= shape[2 + self.axis] - room[2 + self.axis]]
+        plans = {begin: self._move(number, steps, begin) for begin in {*begins} - {*inside[1:]}}
+        for example in range(0, self.whole.asked.batch, self.examples):
+            for begin in begins:  # those inside are alike
+                like = begin if begin in plans else inside[0]
+                far = example * steps[0] + (begin - like) * steps[2 + self.axis]
+                yield plans[like].moved(0, far) if made else plans[like].moved(far, 0)
+
+    def _move(self, number: int, steps: Strides, begin: int) -> Move:
+        """The copy of the first examples' band that begins here."""
         asked, role = self.whole.asked, ROLES[number]
-        made = role is asked.produces
-        shape, at = (self.examples, *asked.shape(role)[1:]), 2 + self.axis
-        axes = (None, None, *asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
-        bands = []
-        for n in range(self.parts.count):
-            before = list(self._buffers[number].before)
-            before[at] = -self.parts.first[number] - n * self.parts.step[number]
-            buffer = replace(self._buffers[number], before=tuple(before))
-            if made:
-                found = buffer.drain(shape, steps, asked.dtype)
-                bands.append([move.moved(begin, first * steps[-1]) for move, begin, first in found])
-            else:
-                bands.append([buffer.fill(shape, steps, axes, asked.dtype)])
-        for example in range(0, asked.batch, self.examples):
-            far = example * steps[0]
-            for band in bands:
-                moved = [move.moved(0, far) if made else move.moved(far, 0) for move in band]
-                yield Move.joined(moved, asked.dtype)
+        shape, before = (self.examples, *asked.shape(role)[1:]), list(self._buffers[number].before)
+        before[2 + self.axis] = -begin
+        buffer = replace(self._buffers[number], before=tuple(before))
+        if role is not asked.produces:
+            axes = (None, None, *asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
+            return buffer.fill(shape, steps, axes, asked.dtype)
+        pieces = buffer.drain(shape, steps, asked.dtype)
+        return Move.joined([move.moved(place, first * steps[-1]) for move, place, first in pieces], asked.dtype)
 
 
 def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
@@ -127,8 +133,9 @@ def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
         return None
     if any(abs(own[2:][at]) == 1 for own in strides[:2]):  # lines would be read and written in small pieces
         return None
-    found = [one for batch in range(1, problem.batch + 1) if (one := _of_examples(best, strides, batch, at, room))]
-    least = min(found, key=Bands.copied, default=None)
+    some = [batch for batch in range(1, problem.batch + 1) if problem.batch % batch == 0]
+    found = [one for batch in some if (one := _of_examples(best, strides, batch, at, room))]
+    least = min((one for one in found if one.units <= MANY_UNITS), key=Bands.copied, default=None)
     return least if least is not None and least.copied() <= AGAIN * best.copied else None
 
 
@@ -138,7 +145,7 @@ def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, r
     count = filling(problem) if best.parts > 1 else 1
     lanes = target().lanes(problem.itemsize)
     full = best.vector == "position" or batch * count % lanes == 0 or batch == best.asked.batch
-    if best.asked.batch % batch or not full:
+    if not full:
         return None
     axis, transposed = problem.geometry.axes[at], problem.produces is Role.VISIBLE
     size = axis.visible if transposed else axis.hidden
