@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from bench.networks import NETWORKS, Network, Step, UNet, local, resnet18, unfolded
+from bench.overhead import candidates, steps
 from bench.torch import DERIVATIVES, FIRST, LIBRARY, QUICK, Workload, placed, table, way
 from triconv.benchmark.row import OURS, Row
 from triconv.benchmark.timing import Timing
@@ -29,6 +30,13 @@ def test_every_way_computes_the_same(workload: Workload, derivative: str) -> Non
     for found in results.values():
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", candidates())
+def test_overhead_is_of_the_same_calls(name: str) -> None:
+    ours, theirs, given = candidates()[name]
+    for mine, other in zip(steps(ours, given).values(), steps(theirs, given).values(), strict=True):
+        torch.testing.assert_close(mine(), other(), rtol=1e-4, atol=1e-5)
 
 
 def test_orders_in_memory() -> None:
