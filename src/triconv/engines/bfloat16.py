@@ -211,8 +211,9 @@ def _expected(problem: Problem, well: bool) -> Way:
 
 
 def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    return coefficients().called + _expected(problem, True).seconds() + moving(problem.bytes)
+    """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
+    way = _expected(problem, True)
+    return coefficients().called + way.seconds() + moving(problem.bytes) + moving(way.copied)
 
 
 def workspace(problem: Problem) -> int:

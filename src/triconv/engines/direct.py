@@ -242,9 +242,10 @@ def _copied(problem: Problem, well: bool) -> int:
 
 
 def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
+    """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
     inner = _some(problem)
-    return coefficients().called + _expected(inner, True).seconds() + moving(inner.bytes)
+    way = _expected(inner, True)
+    return coefficients().called + way.seconds() + moving(inner.bytes) + moving(way.copied)
 
 
 def workspace(problem: Problem) -> int:

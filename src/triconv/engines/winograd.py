@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 AMPLIFIED = 9.5
 """The most that rounding errors may grow: as those of tiles of 4 by 4 and kernels of 3 by 3, and somewhat more."""
 
-GRADIENT = 0.9
-"""How long vectors of a weight's gradient take beside a convolution's: those of its sums stay in registers longer."""
+GRADIENT = 0.95
+"""How long vectors of a weight's gradient take beside those of a convolution."""
 
 TURNED = 1.5
 """How much longer kernels take whose outputs are not side by side, where each panel of them is turned first."""
 
-PASSES = 3
-"""How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read."""
+PASSES = 4
+"""How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read again."""
 
 MANY_PARTS = 16
 """Problems of stride 1 that take no longer to start than to run."""
