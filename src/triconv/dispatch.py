@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -251,14 +252,19 @@ def _choose(problem: Problem, engine: str) -> Plan:
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    fitting = [one for one in able if _bytes_asked(own[one.name], one) <= memory()]
-    if not fitting:
+    seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in able}
+
+    def fits(one: Engine) -> bool:
+        return _bytes_asked(own[one.name], one) <= memory()
+
+    fastest = sorted(able, key=lambda one: seconds[one.name])
+    too_large = list(takewhile(lambda one: not fits(one), fastest))
+    if too_large == fastest:
         _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
-    seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in fitting}
-    best = min(fitting, key=lambda one: seconds[one.name])
+    best = fastest[len(too_large)]
     measured: dict[str, float] = {}
     if engine == MEASURE and problem.terms:
-        worth = [one for one in fitting if seconds[one.name] <= WORTH_A_TRIAL * seconds[best.name]]
+        worth = [one for one in able if seconds[one.name] <= WORTH_A_TRIAL * seconds[best.name] and fits(one)]
         measured = {one.name: trial.seconds(one, own[one.name]) for one in worth}
         best = min(worth, key=lambda one: measured[one.name] + _casting(problem, own[one.name]))
 
@@ -267,7 +273,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return "; ".join(refused[one.name])
         if one.name not in wanted:
             return f'engine="{engine}" {ASKED}'
-        if one not in fitting:
+        if one in too_large:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
         return f"{SLOWER}: about {_seconds(seconds[one.name])}"
 
