@@ -23,6 +23,7 @@ Row = tuple[float, ...]
 Matrix = tuple[Row, ...]
 
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
+"""Multiples of a half."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ def _powers(points: Sequence[Fraction], number: int, count: int) -> list[Fractio
 
 def _interpolating(points: Sequence[Fraction], number: int) -> list[Fraction]:
     """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points."""
-    others = [point for other, point in enumerate(points) if other != number]
-    found = [Fraction(1)]
+    twice = [int(2 * point) for point in points]  # whole numbers, which are multiplied sooner than fractions
+    others = [point for other, point in enumerate(twice) if other != number]
+    found = [1]
     for point in others:
-        found = [low - point * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
-    if number < len(points):
-        found = [entry / prod(points[number] - point for point in others) for entry in [*found, Fraction(0)]]
-    return found
+        found = [low - point * high for low, high in zip([0, *found], [*found, 0], strict=True)]
+    if number == len(points):
+        return [Fraction(entry << power, 1 << len(others)) for power, entry in enumerate(found)]
+    there = prod(twice[number] - point for point in others)
+    return [*(Fraction(entry << power, there) for power, entry in enumerate(found)), Fraction(0)]
