@@ -497,7 +497,7 @@ def battery(package: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **one_thread, "PYTHONPATH": str(package.parent)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     imported, *_ = done.stdout.splitlines() or [""]
     assert Path(imported) == package / "__init__.py", f"{imported} was imported: {done.stderr}"
