@@ -28,7 +28,7 @@ Where it pays, measured on one core of a Zen 5 with 64 channels, is where the su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -89,9 +89,9 @@ def _of_real(problem: Problem) -> Run:
     read, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     gradient = problem.produces is Role.WEIGHT
     own, other = Data(read, plan.cuts, some), Data(made, plan.cuts, some)
-    of_own, of_other = Transform(read, plan.cuts, some), Transform(made, plan.cuts, some)
-    of_weight = Transform(Role.WEIGHT, plan.cuts, some, 4 if gradient else 3)
-    weights, products = Weights(problem), Products(of_own.frequencies, plan.channels, some)
+    of_own, of_other = (Transform(role, plan.cuts, some, plan.apart) for role in (read, made))
+    of_weight = Transform(Role.WEIGHT, plan.cuts, some, plan.apart, plan.rows)
+    weights, products = Weights(problem), Products(of_own.made, plan.channels, some)
     parts = [slice(n, n + plan.examples) for n in range(0, problem.batch, plan.examples)]
 
     def transformed(weight: Array, lent: Scratch, room: Scratch) -> Array:
@@ -102,11 +102,11 @@ def _of_real(problem: Problem) -> Run:
             if kept is None:
                 kernels = transformed(weight, lent, lent)
             else:
-                kernels = kept.of((problem.produces, plan.cuts), lambda: transformed(weight, lent, Own()))
+                kernels = kept.of((problem.produces, plan.cuts, plan.apart), lambda: transformed(weight, lent, Own()))
             for part in parts:
                 with Scratch() as own_lent:
                     x = of_own.forward(own.read(data[part], own_lent), own_lent)
-                    shape = (*x.shape[:3], other.channels)
+                    shape = (*x.shape[:-1], other.channels)
                     z = own_lent.array(prod(shape), x.dtype).reshape(shape)
                     products(x, z, kernels, Role.HIDDEN)
                     entries, rest = other.written(out[part], own_lent)
@@ -116,7 +116,7 @@ def _of_real(problem: Problem) -> Run:
 
     def conv_weight(visible: Array, hidden: Array, out: Array, _kept: Kept | None) -> None:
         with Scratch() as lent:
-            shape = (1, of_own.frequencies, 4, prod(plan.channels.weight))
+            shape = (1, *of_weight.made, prod(plan.channels.weight))
             total, more = (lent.array(prod(shape), np.dtype(some.dtype)).reshape(shape) for _ in range(2))
             for part in parts:
                 with Scratch() as own_lent:
@@ -143,6 +143,9 @@ class Planned:
 
     problem: Problem
     cuts: tuple[Cut, ...]
+    apart: bool = False
+    """Whether each axis has real and imaginary parts of its own: half the work in transforms, twice that in products
+    for every axis but one."""
 
     @property
     def channels(self) -> Channels:
@@ -156,17 +159,34 @@ class Planned:
         return prod(cut.parts.count for cut in self.cuts)
 
     @cached_property
-    def frequencies(self) -> int:
+    def numbers(self) -> int:
+        """Of a channel's frequencies in a part."""
         *others, last = (cut.length for cut in self.cuts)
-        return prod(others) * (last // 2 + 1)
+        halves = [2 * (length // 2 + 1) for length in others] if self.apart else others
+        return prod(halves) * 2 * (last // 2 + 1)
+
+    @property
+    def pairs(self) -> int:
+        """How many times a number is of a real and an imaginary part."""
+        return len(self.cuts) if self.apart else 1
+
+    @property
+    def rows(self) -> int:
+        """What the weight has in the place of each such pair."""
+        return 4 if self.problem.produces is Role.WEIGHT else 3
+
+    @property
+    def kernels(self) -> int:
+        """The numbers of the weight's frequencies."""
+        return prod(self.problem.channels.weight) * self.numbers * self.rows**self.pairs // 2**self.pairs
 
     @cached_property
     def examples(self) -> int:
         """A divisor of their number, of which the frequencies stay near the caches, or are as many as the weight's."""
         channels, itemsize = self.problem.channels, self.problem.itemsize
-        each = 2 * self.parts * (channels.visible + channels.hidden)
-        beside = (16 if self.problem.produces is Role.WEIGHT else 3) * prod(channels.weight)
-        most = max(CHUNK // (self.frequencies * itemsize), beside) // each
+        each = self.numbers * self.parts * (channels.visible + channels.hidden)
+        beside = self.kernels * (4 if self.problem.produces is Role.WEIGHT else 1)
+        most = max(CHUNK // itemsize, beside) // each
         batch = max(1, self.problem.batch)
         return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
 
@@ -174,13 +194,15 @@ class Planned:
         """The multiplications, and the numbers written, of each stage of a role's transforms, for one channel."""
         sizes = [cut.size(role) for cut in self.cuts]
         order = [len(sizes) - 1, *range(len(sizes) - 1)]
+        parts = self.rows if self.apart and role is Role.WEIGHT else 2
         done, rest = 1, prod(sizes)
         for number, axis in enumerate(order):
             length, size = self.cuts[axis].length, sizes[axis]
             rest //= size
-            rows, entries = (2 * (length // 2 + 1), size) if number == 0 else (2 * length, 2 * size)
+            real = self.apart or number == 0
+            rows, entries = (parts * (length // 2 + 1), size) if real else (2 * length, 2 * size)
             yield done * rows * entries * rest, done * rows * rest
-            done *= rows // 2
+            done *= rows if self.apart else rows // 2
 
     def _count(self, role: Role, examples: int) -> int:
         """How many times a role's transforms are made."""
@@ -202,10 +224,10 @@ class Planned:
         """Multiplications, bytes that are read and written between them, and how many kernels are started."""
         problem, batch = self.problem, max(1, self.problem.batch)
         chunks = batch // self.examples
-        multiplied = 4 * batch * self.parts * self.frequencies * problem.channels.edges
+        multiplied = 2**self.pairs * batch * self.parts * self.numbers * problem.channels.edges
         # A gradient's four sums are written and read, and added to those of the chunk before.
-        passes = 12 * chunks if problem.produces is Role.WEIGHT else 3 * chunks
-        moved = passes * prod(problem.channels.weight) * self.frequencies * problem.itemsize
+        passes = 3 * chunks if problem.produces is Role.WEIGHT else chunks
+        moved = passes * self.kernels * problem.itemsize
         for role in Role:
             count = self._count(role, batch)
             for number, written in self._stages(role):
@@ -223,13 +245,13 @@ class Planned:
             for role in Role
             for room in (prod(cut.size(role) for cut in self.cuts),)
         )
-        numbers += prod(problem.channels.weight) * self.frequencies * 8
+        numbers += 2 * self.kernels
         return numbers * problem.itemsize
 
     @property
     def tables(self) -> int:
         matrices = sum(8 * cut.length * cut.size(role) for cut in self.cuts for role in Role)
-        return 2 * matrices * self.problem.itemsize + 64 * self.frequencies * 8
+        return 2 * matrices * self.problem.itemsize + 32 * self.numbers * 8
 
 
 LONGEST = 2048
@@ -241,7 +263,7 @@ COUNTS = (*range(1, 17), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6
 
 @depending(256)
 def planned(problem: Problem) -> Planned:
-    """The parts that should take the least time: one axis after the other, twice."""
+    """The parts that should take the least time: one axis after the other, twice; and whether axes are apart."""
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
     choices = []
     for axis in axes:
@@ -249,12 +271,20 @@ def planned(problem: Problem) -> Planned:
         counts = [n for n in COUNTS if n <= most and axis.border == "zero"] or [1]
         cuts = [Cut.of(axis, n, transposed) for n in counts]
         choices.append([cut for cut in cuts if cut.length <= LONGEST] or cuts[-1:])
-    best = Planned(problem, tuple(cuts[0] for cuts in choices))
+    able = (False, True) if len(axes) > 1 else (False,)
+    return min((_cut(Planned(problem, tuple(cuts[0] for cuts in choices), apart), choices) for apart in able), key=_time)
+
+
+def _cut(best: Planned, choices: Sequence[Sequence[Cut]]) -> Planned:
     for _ in range(2):
         for number, cuts in enumerate(choices):
-            found = [Planned(problem, (*best.cuts[:number], cut, *best.cuts[number + 1 :])) for cut in cuts]
-            best = min(found, key=lambda one: one.seconds)
+            found = (replace(best, cuts=(*best.cuts[:number], cut, *best.cuts[number + 1 :])) for cut in cuts)
+            best = min(found, key=_time)
     return best
+
+
+def _time(plan: Planned) -> float:
+    return plan.seconds
 
 
 def why_not(problem: Problem) -> tuple[str, ...]:

@@ -78,18 +78,19 @@ class Transform:
 
     They take (examples, *parts, *entries, channels) to (examples · parts, frequency, row, channel), contiguous, where
     the rows are the real part y and the imaginary part y'; or three that make up the kernels of `Products`, y, −y' and
-    −y; or all four, y, −y', −y' and −y.
+    −y; or all four, y, −y', −y' and −y. Where axes are `apart`, each has its own frequencies, half of them, and rows:
+    (…, frequency, row, frequency, row, …, channel), the last axis first.
     """
 
-    def __init__(self, role: Role, cuts: Sequence[Cut], like: Problem, rows: int = 2) -> None:
+    def __init__(self, role: Role, cuts: Sequence[Cut], like: Problem, apart: bool, rows: int = 2) -> None:
         self.cuts, self.role, self.dtype = cuts, role, np.dtype(like.dtype)
         order = [len(cuts) - 1, *range(len(cuts) - 1)]
         self.sizes = [cuts[axis].size(role) for axis in order]
-        matrices = [cuts[axis].matrix(role, axis == order[0], like.dtype) for axis in order]
+        matrices = [cuts[axis].matrix(role, apart or axis == order[0], like.dtype) for axis in order]
+        frequencies = [len(matrix) for matrix in matrices] if apart else [prod(map(len, matrices))]
+        self.made = [size for count in frequencies for size in (count, rows)]
         if rows > 2:
-            real, imaginary = matrices[-1][:, 0], matrices[-1][:, 1]
-            matrices[-1] = np.stack([real, *[-imaginary] * (rows - 2), -real], axis=1)
-        self.frequencies, self.rows = prod(len(matrix) for matrix in matrices), rows
+            matrices[-len(frequencies) :] = [_again(matrix, rows) for matrix in matrices[-len(frequencies) :]]
         self.matrices = [matrix.reshape(prod(matrix.shape[:2]), -1) for matrix in matrices]
         self.stages = [Stage(matrix, like) for matrix in self.matrices]
         self.inverse = [Stage(matrix.T, like) for matrix in self.matrices]
@@ -101,11 +102,11 @@ class Transform:
         found = self._room((*parts, len(self.matrices[0]), *others, channels), lent)
         self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(found, -rank - 1, 1))
         for number, stage in enumerate(self.stages[1:], 1):
-            before, after = self._shapes(number, prod(parts), channels)
-            made = self._room(after, lent)
-            stage(found.reshape(before), made)
-            found = made
-        return found.reshape(prod(parts), self.frequencies, self.rows, channels)
+            rows, columns, rest = self._sizes(number, channels)
+            before = found.reshape(-1, columns, rest)
+            found = self._room((len(before), rows, rest), lent)
+            stage(before, found)
+        return found.reshape(prod(parts), *self.made, channels)
 
     def back(self, frequencies: Array, entries: Array, lent: Scratch) -> None:
         """Write the entries that the transpose makes of frequencies."""
@@ -113,22 +114,26 @@ class Transform:
         parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
         found = frequencies
         for number, stage in reversed(list(enumerate(self.inverse[1:], 1))):
-            after, before = self._shapes(number, prod(parts), channels)
-            made = self._room(after, lent)
-            stage(found.reshape(before), made)
-            found = made
+            rows, columns, rest = self._sizes(number, channels)
+            before = found.reshape(-1, rows, rest)
+            found = self._room((len(before), columns, rest), lent)
+            stage(before, found)
         first = found.reshape(*parts, len(self.matrices[0]), *others, channels)
         self.inverse[0](np.moveaxis(first, -rank - 1, 1), np.moveaxis(entries, -2, 1))
 
     def _room(self, shape: tuple[int, ...], lent: Scratch) -> Array:
         return lent.array(prod(shape), self.dtype).reshape(shape)
 
-    def _shapes(self, number: int, examples: int, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes before and after a stage: (examples and earlier frequencies, entries or rows, the rest)."""
-        done = examples * prod(len(matrix) // 2 for matrix in self.matrices[:number])
-        rest = prod(self.sizes[number + 1 :]) * channels
-        rows, entries = self.matrices[number].shape
-        return (done, entries, rest), (done, rows, rest)
+    def _sizes(self, number: int, channels: int) -> tuple[int, int, int]:
+        """The rows and columns of a stage's matrix, and how many numbers each of its entries is of."""
+        rows, columns = self.matrices[number].shape
+        return rows, columns, prod(self.sizes[number + 1 :]) * channels
+
+
+def _again(matrix: Array, rows: int) -> Array:
+    """A transform of which the kernels of products are made: y, −y', once or twice, and −y."""
+    real, imaginary = matrix[:, 0], matrix[:, 1]
+    return np.stack([real, *[-imaginary] * (rows - 2), -real], axis=1)
 
 
 class Copied:
@@ -248,15 +253,18 @@ class Weights:
 
 
 class Products:
-    """The products of frequencies: (examples, frequency, part, channel) arrays and weights of them.
+    """The products of frequencies: arrays of (examples, frequency, part, channel) and weights of them.
 
     With x, y and z of the roles, the form is the sum of Re(x·y·z) over frequencies: a locally connected convolution of
-    the two parts of x with the kernels (y, −y') and (−y', −y), of which each is a kernel's two taps.
+    the two parts of x with the kernels (y, −y') and (−y', −y), of which each is a kernel's two taps. Where axes have
+    their own frequencies and parts, (…, frequency, part, frequency, part, …), it is that along each of them.
     """
 
-    def __init__(self, frequencies: int, channels: Channels, like: Problem) -> None:
-        axes = (Axis(frequencies, frequencies, 1, bank=frequencies), Axis(2, 2, 1, bank=2), Axis(2, 1, 2))
-        self.channels, self.frequencies = channels, frequencies
+    def __init__(self, made: Sequence[int], channels: Channels, like: Problem) -> None:
+        self.channels, self.frequencies = channels, made[::2]
+        many = len(self.frequencies)
+        banks = (*self.frequencies, *[2] * many)
+        axes = (*(Axis(size, size, 1, bank=size) for size in banks), *[Axis(2, 1, 2)] * many)
         self.like = replace(like, geometry=Geometry(axes, banked=True), channels=channels)
         self._for: dict[tuple[int, Role], Contraction] = {}
 
@@ -264,13 +272,20 @@ class Products:
         if (run := self._for.get((len(x), produces))) is None:
             problem = replace(self.like, batch=len(x), produces=produces)
             run = self._for[len(x), produces] = Contraction(problem)
-        v = x.transpose(0, 3, 1, 2)[:, :, :, None]
-        run(np.broadcast_to(v, (*v.shape[:3], 2, 2)), z.transpose(0, 3, 1, 2)[..., None], weight)
+        many = len(self.frequencies)
+        order = (0, -1, *range(1, 2 * many, 2), *range(2, 2 * many + 1, 2))
+        v, h = x.transpose(order), z.transpose(order)
+        shape = (*v.shape[: 2 + many], *[2] * 2 * many)
+        v = np.broadcast_to(v.reshape(*v.shape[: 2 + many], *[1] * many, *[2] * many), shape)
+        run(v, h[(..., *[None] * many)], weight)
 
     def kernels(self, y: Array) -> Array:
-        """The kernels of (frequency, row, channels), of three or four rows."""
+        """The kernels of (frequency, row, …, channels), of three or four rows."""
         rows, columns = self.channels.weight
-        f, row, one = y.strides
-        shape = (self.frequencies, 2, 1, rows, columns, 1, 1, 2)
-        steps = (f, (y.shape[1] - 2) * row, 0, one, rows * one, 0, 0, row)
-        return np.lib.stride_tricks.as_strided(y, shape, steps)
+        *steps, one = y.strides
+        along, shared = steps[::2], [0] * len(self.frequencies)
+        shape = (*self.frequencies, *[2] * len(along), *[1] * len(along))
+        lying = (*along, *((y.shape[1] - 2) * row for row in steps[1::2]), *shared)
+        taps = (*shared, *shared, *steps[1::2])
+        sizes = (*[1] * 2 * len(along), *[2] * len(along))
+        return np.lib.stride_tricks.as_strided(y, (*shape, rows, columns, *sizes), (*lying, one, rows * one, *taps))
