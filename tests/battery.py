@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
@@ -105,6 +106,24 @@ def transforms_spread_no_infinities() -> None:
     visible[0, 1, 4, 4] = np.inf
     for engine in ("winograd", "fft"):
         same(triconv.conv(visible, weight, engine=engine), triconv.conv(visible, weight, engine="direct"))
+
+
+def frequencies_of_each_axis() -> None:
+    """Axes that are apart, as they are where a large kernel is depthwise."""
+    import triconv
+    from triconv.engines import fft
+
+    planned: Any = fft.planned
+    fft.planned = lambda problem: replace(planned(problem), apart=True)  # type: ignore[assignment]
+    try:
+        for row in (Row("", (2, 4, 9, 8), (4, 3), 4, padding=2, groups=4), Row("", (2, 2, 5, 4, 6), (2, 3, 3), 3)):
+            operands = row.operands()
+            for operation in OPERATIONS:
+                result = row.call(getattr(triconv, operation), operation, operands, engine="fft")
+                allowed = row.allowed(operation, operands, spreads=True)
+                oracle.assert_close(result, row.expected(operation, operands), allowed, operation)
+    finally:
+        fft.planned = planned
 
 
 def geometry() -> None:
@@ -388,6 +407,7 @@ CHECKS: list[Callable[[], None]] = [
     sizes_of_a_transpose,
     a_zero_border_takes_part,
     transforms_spread_no_infinities,
+    frequencies_of_each_axis,
     the_graph_alone_is_read,
     examples_in_parts,
     a_gradient_in_pieces,

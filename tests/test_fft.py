@@ -16,6 +16,7 @@ from triconv import dispatch
 from triconv.engines import fft
 from triconv.form import Problem, Role
 from triconv.geometry import Axis, Border
+from triconv.kernels.scratch import SMALL, Scratch
 
 Array = NDArray[Any]
 
@@ -49,6 +50,48 @@ def test_problems_with_parts(name: str, operation: str) -> None:
     result = row.call(getattr(triconv, operation), operation, operands, engine="fft")
     allowed = row.allowed(operation, operands, spreads=True)
     oracle.assert_close(result, row.expected(operation, operands), allowed, operation)
+
+
+@operations
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("name", [name for name, row in LARGE.items() if row.rank > 1])
+def test_axes_with_frequencies_of_their_own(
+    name: str, apart: bool, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever pays, both are right, and no less exact in single precision."""
+    row, function = LARGE[name], getattr(triconv, operation)
+    operands, planned = row.operands(), fft.planned
+    monkeypatch.setattr(fft, "planned", lambda problem: replace(planned(problem), apart=apart))
+    dispatch._choose.cache_clear()
+    result = row.call(function, operation, operands, engine="fft")
+    half = {"float64": "float32", "complex128": "complex64"}[row.dtype]
+    narrow = {role: array.astype(half) for role, array in operands.items()}
+    single = row.call(function, operation, narrow, engine="fft")
+    dispatch._choose.cache_clear()
+    expected = row.expected(operation, operands)
+    oracle.assert_close(result, expected, row.allowed(operation, operands, spreads=True), operation)
+    assert np.abs(single - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_axes_are_apart_where_transforms_are_most_of_the_work() -> None:
+    rows = {
+        True: Row("", (8, 64, 56, 56), (31, 31), 64, padding=15, groups=64, dtype="float32"),
+        False: Row("", (8, 64, 56, 56), (7, 7), 64, padding=3, dtype="float32"),
+    }
+    for apart, row in rows.items():
+        assert all(fft.planned(problem_of(row, operation)).apart == apart for operation in OPERATIONS)
+
+
+def test_a_stage_leaves_what_it_has_read() -> None:
+    """So the next one writes to memory that is in the caches still; what is not lent stays."""
+    size, kind = SMALL, np.dtype("float32")
+    with Scratch() as lent:
+        first, other = lent.array(size, kind), np.zeros(size, kind)
+        lent.leave(other)
+        second = lent.array(size, kind)
+        assert not np.shares_memory(first, second)
+        lent.leave(first[: size // 2].reshape(2, -1))
+        assert np.shares_memory(first, lent.array(size, kind))
 
 
 @operations

@@ -443,6 +443,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "fft forgets a border": ("kernels/waves.py", 'extended = axis.border != "zero"', "extended = False"),
     "fft multiplies by conjugates": ("kernels/fourier.py", "[-imaginary] * (rows - 2)", "[imaginary] * (rows - 2)"),
+    "fft takes three rows for four": ("kernels/fourier.py", "((y.shape[1] - 2) * row for", "(row for"),
+    "fft takes an axis' parts for another's": (
+        "kernels/fourier.py",
+        "*range(2, 2 * many + 1, 2))",
+        "*range(2 * many, 1, -2))",
+    ),
     "fft keeps channels of a transpose as they are": (
         "engines/fft.py",
         "Channels(channels.hidden, channels.visible, channels.groups)",

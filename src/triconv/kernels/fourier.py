@@ -96,20 +96,22 @@ class Transform:
         self.inverse = [Stage(matrix.T, like) for matrix in self.matrices]
 
     def forward(self, entries: Array, lent: Scratch) -> Array:
-        """The frequencies of what lies anyhow."""
+        """The frequencies of what lies anyhow, which is left if it was lent, as is what lies between the stages."""
         rank, channels = len(self.cuts), entries.shape[-1]
         parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
         found = self._room((*parts, len(self.matrices[0]), *others, channels), lent)
         self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(found, -rank - 1, 1))
+        lent.leave(entries)
         for number, stage in enumerate(self.stages[1:], 1):
             rows, columns, rest = self._sizes(number, channels)
             before = found.reshape(-1, columns, rest)
             found = self._room((len(before), rows, rest), lent)
             stage(before, found)
+            lent.leave(before)
         return found.reshape(prod(parts), *self.made, channels)
 
     def back(self, frequencies: Array, entries: Array, lent: Scratch) -> None:
-        """Write the entries that the transpose makes of frequencies."""
+        """Write the entries that the transpose makes of frequencies, which are left if they were lent."""
         rank, channels = len(self.cuts), entries.shape[-1]
         parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
         found = frequencies
@@ -118,6 +120,7 @@ class Transform:
             before = found.reshape(-1, rows, rest)
             found = self._room((len(before), columns, rest), lent)
             stage(before, found)
+            lent.leave(before)
         first = found.reshape(*parts, len(self.matrices[0]), *others, channels)
         self.inverse[0](np.moveaxis(first, -rank - 1, 1), np.moveaxis(entries, -2, 1))
 

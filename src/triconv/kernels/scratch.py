@@ -45,6 +45,16 @@ class Scratch:
         self._blocks.append(block)
         return block[:wanted].view(dtype)
 
+    def leave(self, array: NDArray[Any]) -> None:
+        """Give back at once what an array begins with, if that is lent here: it is in the caches for whoever is next.
+
+        Nothing happens to any other array.
+        """
+        for number, block in enumerate(self._blocks):
+            if address(block) == address(array):
+                give(self._blocks.pop(number))
+                return
+
 
 class Own(Scratch):
     """Memory in the place of what is lent, for what is kept."""
@@ -52,3 +62,6 @@ class Own(Scratch):
     def array(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """So many uninitialised numbers, which belong to whoever has the array."""
         return empty((size,), dtype)
+
+    def leave(self, array: NDArray[Any]) -> None:
+        """It goes when nobody has it."""
