@@ -189,10 +189,10 @@ class Planned:
 
     @cached_property
     def examples(self) -> int:
-        """A divisor of their number, of which the frequencies stay near the caches, or are as many as the weight's."""
+        """A divisor of their number, of which the frequencies stay near the caches, or are about the weight's."""
         channels, itemsize = self.problem.channels, self.problem.itemsize
         each = self.numbers * self.parts * (channels.visible + channels.hidden)
-        beside = self.kernels * (4 if self.problem.produces is Role.WEIGHT else 1)
+        beside = self.kernels * (2 if self.problem.produces is Role.WEIGHT else 1)
         most = max(CHUNK // itemsize, beside) // each
         batch = max(1, self.problem.batch)
         return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
@@ -270,7 +270,7 @@ COUNTS = (*range(1, 17), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6
 
 @depending(256)
 def planned(problem: Problem) -> Planned:
-    """The parts that should take the least time: one axis after the other, twice; and whether axes are apart."""
+    """The parts that should take the least time, and whether axes are apart."""
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
     choices = []
     for axis in axes:
@@ -285,6 +285,7 @@ def planned(problem: Problem) -> Planned:
 
 
 def _cut(best: Planned, choices: Sequence[Sequence[Cut]]) -> Planned:
+    """One axis after the other cut as takes the least time, twice."""
     for _ in range(2):
         for number, cuts in enumerate(choices):
             found = (replace(best, cuts=(*best.cuts[:number], cut, *best.cuts[number + 1 :])) for cut in cuts)
