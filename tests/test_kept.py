@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import product
 
 import numpy as np
 import pytest
@@ -60,6 +61,28 @@ def test_shapes_of_data_do_not_mix_what_is_kept():
             plan.built(data, weight, expected)
             plan.built(data, weight, out, kept)
             np.testing.assert_array_equal(out, expected)
+
+
+NARROW = [
+    ("winograd", 4, 3, ((2, 9), (3, 9), (9, 3), (9, 9)), "float32"),
+    ("winograd", 3, 2, ((1, 8), (8, 1), (9, 9)), "float32"),
+    ("fft", 9, 1, ((40, 40),), "float32 float64"),
+]
+
+
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+@pytest.mark.parametrize(("engine", "taps", "stride", "sizes", "dtypes"), NARROW)
+def test_parts_of_a_stride_and_dtypes_do_not_mix_what_is_kept(operation, engine, taps, stride, sizes, dtypes):
+    kept, rng = Kept(), np.random.default_rng(1)
+    weight = rng.standard_normal((16, 16, taps, taps))
+    options = {"engine": engine, "stride": stride, "padding": taps // 2 if stride == 1 else 1}
+    for size, dtype in product(sizes, dtypes.split()):
+        plan = triconv.explain(operation, (2, 16, *size), weight.shape, dtype=dtype, **options)
+        data = rng.standard_normal(plan.shape(plan.problem.operands[0])).astype(dtype)
+        expected, out = (np.empty(plan.shape(plan.problem.produces), dtype) for _ in range(2))
+        plan.built(data, weight.astype(dtype), expected)
+        plan.built(data, weight.astype(dtype), out, kept)
+        np.testing.assert_array_equal(out, expected)
 
 
 def test_only_the_last_few_are_kept():
@@ -169,7 +192,16 @@ CHANGES = {
     "another dtype": lambda module: module.double(),
     "another memory order": lambda module: module.to(memory_format=torch.channels_last),
     "training": lambda module: module.train().eval(),
+    "shared with processes": lambda module: module.share_memory(),
+    "fewer of them": lambda module: _halved(module),
 }
+
+
+def _halved(module):
+    """Half of the kernels, which begin at the same place; of equal numbers no sample tells them from all."""
+    module.weight.data = torch.zeros_like(module.weight)
+    module(torch.zeros(1, 64, 5, 5))
+    module.weight.data, module.bias = module.weight.data[:32], None
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -196,6 +228,15 @@ def test_nothing_is_kept_where_weights_may_change_unseen(looked_up):
     assert looked_up[:-1] == [None] * 3
 
 
+def test_a_weight_whose_numbers_share_places_is_not_kept(looked_up):
+    module, data = _module(nn.Conv2d)
+    for steps in ((1, 2, 1, 3), (0, 9, 3, 1)):
+        module.weight = torch.nn.Parameter(torch.randn(1000).as_strided((64, 64, 3, 3), steps))
+        with torch.no_grad():
+            assert torch.equal(module(data), copy.deepcopy(module)(data))
+        assert looked_up[-2] is None
+
+
 def test_what_is_kept_travels_with_no_copy_and_no_file():
     module, data = _module(nn.Conv2d)
     before = set(module.__dict__)
@@ -219,6 +260,25 @@ def test_tracers_see_no_keeping():
         traced = torch.fx.symbolic_trace(module)
         assert torch.allclose(traced(data), expected)
         assert not any(isinstance(value, Kept) for node in traced.graph.nodes for value in node.args)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_of_another_kind_leaves_what_is_kept(bias, looked_up):
+    torch.manual_seed(0)
+    module = nn.Tiled(32, 64, (3, 3), 2, padding=1, bias=bias).eval()
+    assert _used_again(module, torch.randn(2, 32, 9, 9), looked_up)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_bias_in_half_precision_is_a_number(dtype, together):
+    module, data = _module(nn.Conv2d)
+    module, data = module.to(dtype), data.to(dtype)
+    if not together:
+        module.bias = torch.nn.Parameter(torch.stack([module.bias.detach()] * 2, 1)[:, 0])
+    expected = module(data).detach()
+    with torch.no_grad():
+        assert torch.equal(module(data), expected)
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])

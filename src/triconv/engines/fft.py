@@ -98,6 +98,7 @@ def _of_real(problem: Problem) -> Run:
     of_weight = Transform(Role.WEIGHT, plan.cuts, some, plan.apart, plan.rows)
     weights, products = Weights(problem), Products(of_own.made, plan.channels, some)
     parts = [slice(n, n + plan.examples) for n in range(0, problem.batch, plan.examples)]
+    known_by = problem.produces, problem.dtype, problem.channels, plan.cuts, plan.apart
 
     def transformed(weight: Array, lent: Scratch, room: Scratch) -> Array:
         return products.kernels(of_weight.forward(weights.read(weight, lent), room)[0])
@@ -107,7 +108,7 @@ def _of_real(problem: Problem) -> Run:
             if kept is None:
                 kernels = transformed(weight, lent, lent)
             else:
-                kernels = kept.of((problem.produces, plan.cuts, plan.apart), lambda: transformed(weight, lent, Own()))
+                kernels = kept.of(known_by, lambda: transformed(weight, lent, Own()))
             for part in parts:
                 with Scratch() as own_lent:
                     x = of_own.forward(own.read(data[part], own_lent), own_lent)

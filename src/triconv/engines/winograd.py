@@ -228,7 +228,7 @@ def build(problem: Problem) -> Run:
 
     given_at, produced = arguments(problem), ROLES.index(problem.produces)
     every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
-    known_by = problem.produces, tuple((axis.stride, axis.before) for axis in problem.geometry.axes)
+    known_by = problem.produces, tuple((cut.start, cut.step) for part in every for cut in part.weight)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
     def ready(number: int, strides: tuple[Strides, ...], finish: Finish | None) -> Prepared:

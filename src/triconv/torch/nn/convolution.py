@@ -274,9 +274,9 @@ def _call(
     values = tuple([options.get(name, default) for name, default in DEFAULTS.items()])
     arguments = operation, data, weight, sizes, options["groups"], values
     if not torch.is_grad_enabled() and (stage := found(*arguments)) is not None:
-        channels = stage.call.plan.problem.shape(stage.produces)[1:2]
-        if bias is None or (bare(bias) and bias.dtype is stage.call.computed and bias.shape == channels):
+        if bias is not None and bare(bias) and stage.call.adds(bias):
             return stage.call.run(data, weight, kept, bias)
+        return with_bias(stage.call.run(data, weight, kept), bias)
     return with_bias(call(*arguments), bias)
 
 

@@ -7,7 +7,7 @@ views do, is noticed by some of the numbers, spread over all of them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,7 +30,8 @@ class _State(NamedTuple):
     weight: Tensor
     held: Tensor
     """Another name for its memory, which nobody else gets as long as it has this."""
-    version: int
+    lying: tuple[Any, ...]
+    """Its version, and how and where it lay: its memory may go elsewhere under both names, as to be shared."""
     sample: Tensor
     kept: Kept
 
@@ -42,23 +43,31 @@ def kept_for(module: Module, data: Tensor, weight: Tensor) -> Kept | None:
     """What was made of a module's weight; None where it is not to be kept, or somebody watches."""
     if module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    if not (bare(data) and bare(weight) and nobody_watches()) or weight.is_inference() or 0 in weight.stride():
+    if not (bare(data) and bare(weight) and nobody_watches()) or weight.is_inference() or weight.nbytes < WORTH:
         return None
-    count = weight.numel()
-    if count * weight.itemsize < WORTH:
-        return None
-    sample = weight.as_strided((SAMPLED,), (count // SAMPLED,))
+    lying = weight._version, weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
     state = _states.get(module)
     if (
         state is None
         or state.weight is not weight
-        or state.version != weight._version
-        or state.held.data_ptr() != weight.data_ptr()
-        or state.held.stride() != weight.stride()
-        or not torch.equal(state.sample, sample)
+        or state.lying != lying
+        or not torch.equal(state.sample, _sample(weight))
     ):
-        state = _states[module] = _State(weight, weight.detach(), weight._version, sample.clone(), Kept())
+        if _repeats(weight):
+            return None
+        state = _states[module] = _State(weight, weight.detach(), lying, _sample(weight).clone(), Kept())
     return state.kept
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """Some of the numbers of a weight that has each in a place of its own."""
+    return weight.as_strided((SAMPLED,), (weight.numel() // SAMPLED,))
+
+
+def _repeats(weight: Tensor) -> bool:
+    """Whether numbers share their places, as there are fewer of these."""
+    places = 1 + sum((size - 1) * step for size, step in zip(weight.shape, weight.stride(), strict=True))
+    return weight.numel() > places
 
 
 def forget(module: Module) -> None:
