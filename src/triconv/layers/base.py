@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,6 @@ class Layer:
     ``fwd_pass``, backward its ``bwd_pass``, and what it keeps in ``dtheta`` is in each parameter's gradient.
     """
 
-    positive = False
-    """Whether it takes the positive part of its input, does nothing else, and remembers what it made."""
-
     def __init__(self) -> None:
         self.parameters: dict[str, Parameter] = {}
         self._cache: Any = None
@@ -68,6 +65,30 @@ class Layer:
         if self._cache is None:
             raise RuntimeError(f"{type(self).__name__}.backward: expected a forward pass first")
         return self._cache
+
+
+POSITIVE, FINISHING, STACKING = "positive", "finishing", "stacking"
+"""Kinds of layers that a stack knows: that take the positive part, do nothing else, and remember what they made; that
+can do the same in their own pass; and stacks."""
+
+_kinds: dict[Any, str] = {}
+
+Pass = TypeVar("Pass", bound=Callable[..., Array])
+
+
+def passing(kind: str) -> Callable[[Pass], Pass]:
+    """Mark a pass of a layer of a kind."""
+
+    def marked(one: Pass) -> Pass:
+        _kinds[one] = kind
+        return one
+
+    return marked
+
+
+def _is(layer: Layer, kind: str) -> bool:
+    """Whether both passes are of a kind: a layer that has one of its own, or that was given one, is of none."""
+    return all(_kinds.get(getattr(one, "__func__", None)) == kind for one in (layer.forward, layer.backward))
 
 
 class Finishing(Layer):
@@ -113,32 +134,42 @@ class Sequential(Layer):
 
     @property
     def leaves(self) -> list[Layer]:
-        """The layers that are no stacks, of all stacks in it."""
-        return [leaf for layer in self.layers for leaf in (layer.leaves if isinstance(layer, Sequential) else [layer])]
+        """The layers that are no stacks, of all stacks in it; a stack with a pass of its own is one layer."""
+        return [leaf for layer in self.layers for leaf in (layer.leaves if _stacks(layer) else [layer])]
 
+    @passing(STACKING)
     def forward(self, x: Array) -> Array:
         layers = deque(self.leaves)
         while layers:
             layer = layers.popleft()
-            if layers and layers[0].positive and isinstance(layer, Finishing):
+            if layers and _is(layers[0], POSITIVE) and _finishes(layer):
                 x = layer.forward(x, positive=True)
                 layers.popleft().remember(x)
             else:
                 x = layer.forward(x)
         return x
 
+    @passing(STACKING)
     def backward(self, gradient: Array) -> Array:
         layers = deque(self.leaves)
         while layers:
             layer = layers.pop()
+            after_positive = bool(layers) and _is(layers[-1], POSITIVE)
             # Somebody may have changed what one layer made before the next had it.
-            same = bool(layers) and layers[-1].positive and layers[-1].recall() is layer.recall()
-            if same and isinstance(layer, Finishing):
+            if after_positive and _finishes(layer) and layers[-1].recall() is layer.recall():
                 gradient = layer.backward(gradient, positive=True)
                 layers.pop()
             else:
                 gradient = layer.backward(gradient)
         return gradient
+
+
+def _stacks(layer: Layer) -> TypeGuard[Sequential]:
+    return _is(layer, STACKING)
+
+
+def _finishes(layer: Layer) -> TypeGuard[Finishing]:
+    return _is(layer, FINISHING)
 
 
 def backprop(layers: Sequence[Layer], x: Array, y: Any, loss: Loss = softmax_cross_entropy) -> float:

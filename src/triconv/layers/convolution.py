@@ -11,7 +11,7 @@ from ..after import After
 from ..architecture import Convolution, Scheme
 from ..arrays import named_dtype, operand
 from ..ops import conv, conv_weight, followed
-from .base import Finishing, Parameter
+from .base import FINISHING, Finishing, Parameter, passing
 
 Array = NDArray[Any]
 Bias = Literal["channel", "bank"] | None
@@ -155,6 +155,7 @@ class Conv(_Linear):
         )
         super().__init__(spec, hidden_channels, spec.periods, bias, init, seed, dtype, weight)
 
+    @passing(FINISHING)
     def forward(self, x: Array, *, positive: bool = False) -> Array:
         spec = self.spec
         if spec.periods and spec.visible_size is not None and x.shape[2:] != tuple(spec.visible_size):
@@ -163,6 +164,7 @@ class Conv(_Linear):
         self.remember(x)
         return self.made("conv", x, positive)
 
+    @passing(FINISHING)
     def backward(self, gradient: Array, *, positive: bool = False) -> Array:
         v, spec = self.recall(), self.spec
         bank = spec.periods or None
@@ -283,10 +285,12 @@ class ConvTranspose(_Linear):
         )
         super().__init__(spec, visible_channels, spec.visible_periods, bias, init, seed, dtype, weight)
 
+    @passing(FINISHING)
     def forward(self, x: Array, *, positive: bool = False) -> Array:
         self.remember(x)
         return self.made("conv_transpose", x, positive, visible_size=self.spec.visible_size)
 
+    @passing(FINISHING)
     def backward(self, gradient: Array, *, positive: bool = False) -> Array:
         h, spec = self.recall(), self.spec
         bank = spec.periods or None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Layer
+from .base import POSITIVE, Layer, passing
 
 Array = NDArray[Any]
 
@@ -29,13 +29,13 @@ class ReLU(Layer):
     array([0., 0., 1.])
     """
 
-    positive = True
-
+    @passing(POSITIVE)
     def forward(self, x: Array) -> Array:
         q: Array = np.maximum(x, 0)
         self.remember(q)
         return q
 
+    @passing(POSITIVE)
     def backward(self, gradient: Array) -> Array:
         positive, size = self.recall() > 0, gradient.dtype.itemsize
         if size > 8:
