@@ -386,6 +386,13 @@ def test_calibration_takes_no_other_option(more: tuple[str, str]) -> None:
     assert f"calibrate: expected no other option, not {more[0]}" in refused("bench", "--calibrate", *more)
 
 
+def test_calibration_says_first_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("triconv.cli.bench")
+    monkeypatch.setattr(module, "measured", lambda _: pytest.fail("ten seconds for nothing"))
+    monkeypatch.setenv("TRICONV_CACHE", "")
+    assert "TRICONV_CACHE=: expected a folder of this user's own" in refused("bench", "--calibrate")
+
+
 def test_explain_says_what_and_why_not() -> None:
     result = run("explain", "conv_transpose", "--stride", "2", "--visible", "8,3,32,32", "--weight", "2,2,16,3,5,5")
     assert result.exit_code == 0, result.output

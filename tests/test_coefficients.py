@@ -65,6 +65,7 @@ def damaged(data: dict[str, Any]) -> dict[str, Any]:
         "another format": data | {"format": module.FORMAT + 1},
         "another processor": data | {"of": ["Z80", "host"]},
         "another target": data | {"of": [data["of"][0], "sse"]},
+        "a list measured": data | {"measured": []},
         "nothing measured": {name: value for name, value in data.items() if name != "measured"},
         "one missing": data | {"measured": {name: values[name] for name in list(values)[1:]}},
         "one more": data | {"measured": values | {"more": 1.0}},

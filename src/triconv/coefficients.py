@@ -107,7 +107,7 @@ def kept() -> Coefficients | None:
     import json
 
     content = cache.read(file_name())
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         data = json.loads(content or b"")
         named = data["measured"].keys() == asdict(DEFAULT).keys()
         if named and data["format"] == FORMAT and data["of"] == [processor(), _target()]:
@@ -122,7 +122,7 @@ def keep(measured: Coefficients) -> str:
     data = {"format": FORMAT, "of": [processor(), _target()], "measured": asdict(measured)}
     place = cache.place()
     if place is None or not cache.write(file_name(), (json.dumps(data, indent=1) + "\n").encode()):
-        raise OSError(f"{cache.VARIABLE}={place}: expected a folder of this user's own, to keep coefficients in")
+        raise OSError(f"{cache.VARIABLE}={place or ''}: expected a folder of this user's own, to keep coefficients in")
     return os.path.join(place, file_name())
 
 

@@ -29,7 +29,7 @@ from ..benchmark.table import (
     write_json,
 )
 from ..benchmark.workload import Workload
-from ..coefficients import DEFAULT, keep
+from ..coefficients import DEFAULT, keep, kept
 from ..form import OPERATIONS
 from . import parse
 from .app import FAILED, command, console
@@ -104,6 +104,7 @@ def _refuse_others(context: typer.Context) -> None:
 
 def _calibrate() -> None:
     """Measure the coefficients, keep them for processes to come, and show them."""
+    keep(kept() or DEFAULT)  # says where nothing can be kept before anything is measured
     found = measured(lambda name: console.print(f"measuring {name}"))
     place = keep(found)
     table = Table(title="coefficients of this machine, one thread", box=SIMPLE_HEAD)
