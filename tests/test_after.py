@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "depthwise": ("conv", (2, 24, 9, 9), (24, 1, 3, 3), {"groups": 24, "padding": 1}),
     "circular": ("conv", (2, 16, 9, 9), (32, 16, 3, 3), {"padding": 1, "border": "circular"}),
     "local": ("conv", (5, 16, 4, 4), (2, 2, 32, 16, 3, 3), {}),
+    "local, positions and channels one vector": ("conv", (1, 24, 5), (5, 24, 1, 1), {"groups": 24}),
     "one axis, large": ("conv", (2, 16, 70), (32, 16, 17), {"padding": 8}),
     "no axes": ("conv", (7, 16), (40, 16), {}),
     "three axes": ("conv", (2, 8, 5, 5, 5), (16, 8, 3, 3, 3), {"padding": 1}),

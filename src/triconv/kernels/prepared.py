@@ -297,7 +297,10 @@ def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bo
     elsewhere = best.buffers[ROLES.index(problem.produces)] is not None or best.parts > 1
     if elsewhere or best.vector not in (channels, "channel") or not apart or problem.dtype == PAIRS:
         return None
-    return None if any(cut.adds for cut in best.cuts()) else Finish(apart * bias, positive, where)
+    # Positions that are one long vector with their channels would each need the bias from its beginning.
+    most = problem.shape(problem.produces)[1]
+    beyond = bias and any(loop.vector and loop.count > most for cut in best.cuts() for loop in cut.results)
+    return None if beyond or any(cut.adds for cut in best.cuts()) else Finish(apart * bias, positive, where)
 
 
 def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
