@@ -397,6 +397,27 @@ def pairs_of_halves() -> None:
                 same(found, exact.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
+def pairs_in_lines() -> None:
+    """The same of lines of an odd number of channels, innermost, which have zeros beside them; an infinity anywhere."""
+    import ml_dtypes
+
+    import triconv
+    from triconv.kernels.target import target
+
+    random = np.random.default_rng(0)
+    for padding in range(3) if target().pairs else ():
+        row = Row("lines", (2, 3, 8), (3,), 4, stride=2, padding=padding, visible_size=(8,))
+        visible, weight = (random.integers(-8, 9, shape).astype(np.float32) for shape in (row.visible, row.weight))
+        for place in (None, *np.ndindex(row.visible[1:])):
+            lying = np.moveaxis(visible.transpose(0, 2, 1).copy(), 1, 2)
+            if place:
+                lying[(0, *place)] = np.inf
+            half = {"visible": lying.astype(ml_dtypes.bfloat16), "weight": weight.astype(ml_dtypes.bfloat16)}
+            found = row.call(triconv.conv, "conv", half, engine="bfloat16").astype(np.float32)
+            exact = row.call(triconv.conv, "conv", {"visible": lying, "weight": weight}, engine="direct")
+            same(found, exact.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
 CHECKS: list[Callable[[], None]] = [
     form,
     geometry,
@@ -415,6 +436,7 @@ CHECKS: list[Callable[[], None]] = [
     a_graph_in_bands,
     what_follows_a_sum,
     pairs_of_halves,
+    pairs_in_lines,
     every_engine_on_the_grid,
 ]
 

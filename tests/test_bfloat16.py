@@ -55,6 +55,7 @@ LARGE = [
     Row("edges, a gap and panels", (4, 256, 9, 9), (3, 3), 384, padding=1),
     Row("odd everywhere", (5, 17, 13, 12), (3, 3), 23, padding=1, stride=2, visible_size=(13, 12)),
     Row("three channels", (4, 3, 40, 40), (7, 7), 64, padding=3, stride=2, visible_size=(40, 40)),
+    Row("lines of odd channels", (3, 5, 9, 14), (2, 3), 7, padding=(1, 2), stride=(1, 2), visible_size=(9, 14)),
     Row("odd groups", (3, 15, 14, 14), (3, 3), 21, padding=1, groups=3, dilation=2),
     Row("local", (6, 8, 9, 9), (3, 3), 16, padding=1, bank="local"),
     Row("tiled", (4, 10, 12, 12), (3, 3), 6, padding=1, bank=2),
@@ -171,7 +172,7 @@ def can_be_cut(best: ways.Way) -> bool:
     return best.asked.produces is Role.WEIGHT and best.vector != "example" and best.asked.batch % 2 == 0
 
 
-@rows
+@pytest.mark.parametrize("row", [*GRID, *LARGE[3:6]], ids=lambda row: row.name)
 def test_nan_and_infinity_travel_as_ieee_says(row: Row) -> None:
     random = np.random.default_rng(6)
     for operation, (first, second) in OPERATIONS.items():
@@ -186,6 +187,29 @@ def test_nan_and_infinity_travel_as_ieee_says(row: Row) -> None:
                 np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
                 there = ~np.isfinite(expected) & ~np.isnan(expected)
                 np.testing.assert_array_equal(result[there], expected[there])
+
+
+@pytest.mark.parametrize("padding", range(3))
+def test_zeros_beside_a_line_make_no_nan_of_an_infinity(padding: int) -> None:
+    """Wherever it is: lines of three channels have a zero before them, or behind, or neither."""
+    row = Row("lines", (2, 3, 8), (3,), 4, stride=2, padding=padding, visible_size=(8,))
+    assert bfloat16.has_lines(problem_of(row, "conv"))
+    for place in np.ndindex(row.visible[1:]):
+        operands = {role: ORDERS["channels last"](array) for role, array in halves(row).items()}
+        operands["visible"][(0, *place)] = np.inf
+        expected = run(row, "conv", {r: a.astype("float32") for r, a in operands.items()}, engine="reference")
+        found = run(row, "conv", operands, engine="bfloat16").astype("float32")
+        np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+
+
+def test_lines_leave_few_pairs_with_one_number() -> None:
+    """A kernel of seven taps by three channels has eleven pairs a line, instead of fourteen."""
+    plan = triconv.explain("conv", (8, 3, 64, 64), (64, 3, 7, 7), stride=2, padding=3, dtype="bfloat16")
+    assert "11 deep" in plan.engine.describe(plan.problem)
+    for change in ({"dilation": 2}, {"stride": 1}, {"border": "circular"}):
+        options = {"stride": 2, "padding": 3, **change}
+        other = triconv.explain("conv", (8, 3, 64, 64), (64, 3, 7, 7), engine="bfloat16", dtype="bfloat16", **options)
+        assert not bfloat16.has_lines(other.problem)
 
 
 @operations
@@ -292,7 +316,7 @@ def test_checked_kernels_find_nothing() -> None:
 
 
 def compute_checked() -> None:
-    for row in (BY_NAME["image"], BY_NAME["tiled in groups"], BY_NAME["affine in groups"], *LARGE[-7:-3]):
+    for row in (BY_NAME["image"], BY_NAME["tiled in groups"], BY_NAME["affine in groups"], *LARGE[-8:-3]):
         operands = halves(row)
         for operation in OPERATIONS:
             for order in list(ORDERS.values()) if takes(row, operation) else ():

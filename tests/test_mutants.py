@@ -412,9 +412,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "after: the mask of the whole, of a part": ("after.py", "self.where[pick]", "self.where[: len(self.where)]"),
     "kept: one part's weight for all": ("engines/winograd.py", "of_parts[number], more", "of_parts[0], more"),
     # Pairs of bfloat16.
-    "bfloat16: one beside an odd number": ("engines/bfloat16.py", "np.zeros_like(groups", "np.ones_like(groups"),
+    "bfloat16: one beside an odd number": (
+        "engines/bfloat16.py",
+        "np.zeros_like(groups,",
+        "np.full_like(groups, 16256,",
+    ),
     "bfloat16: pairs that overlap": ("engines/bfloat16.py", "[2 * step if", "[1 * step if"),
     "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
+    "bfloat16: infinities beside lines": ("engines/bfloat16.py", " and all_finite(a):", ":"),
+    "bfloat16: lines that begin anywhere": ("engines/bfloat16.py", "_front(problem), Channels(", "0, Channels("),
+    "bfloat16: channels that do not follow": ("engines/bfloat16.py", "channel == HALF and", "channel and"),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
     "bfloat16: cut off, not rounded": (

@@ -2,7 +2,8 @@
 
 Two neighbours of what is summed are one number of 32 bits: visible channels of a convolution, hidden ones of its
 transpose, examples of a kernel's gradient. So it is the direct engine's contraction of a problem with half as many of
-them, whose product of two numbers is a sum of two products. Products of bfloat16 are exact in float32, so a sum of n is
+them, whose product of two numbers is a sum of two products. Of an odd number of channels one would be alone: where they
+are innermost, a convolution takes its windows' lines as they lie instead, of all taps' channels. Products of bfloat16 are exact in float32, so a sum of n is
 off by at most n · 2⁻²⁴ Σ|products|, as float32's own are, before it is rounded once, by at most 2⁻⁸ of it. The
 instruction takes numbers too small to be normal (below 2⁻¹²⁶) as zero and leaves none: up to 2⁻¹²⁶ more for every sum
 of a product, and 2⁻¹²⁶ times the other factor for every such operand.
@@ -10,6 +11,7 @@ of a product, and 2⁻¹²⁶ times the other factor for every such operand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..form import Problem, Role, weight_order
+from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
@@ -90,6 +93,65 @@ def pairs(problem: Problem) -> Problem:
     return replace(problem, channels=channels, batch=batch, dtype=PAIRS, itemsize=PAIR)
 
 
+def has_lines(problem: Problem) -> bool:
+    """Whether a convolution can take windows' lines, and fewer pairs are left with one number then."""
+    axes, count = problem.geometry.axes, problem.channels.visible
+    if problem.produces is not Role.HIDDEN or not axes or problem.geometry.banked or problem.channels.groups > 1:
+        return False
+    axis = axes[-1]
+    whole = axis.stride % 2 == axis.visible % 2 == 0
+    return count % 2 == 1 and axis.kernel > 1 and axis.dilation == 1 and axis.border == "zero" and whole
+
+
+def lines(problem: Problem) -> Problem:
+    """The problem on pairs along the last axis, where the channels of a position come before those of the next one."""
+    from ..kernels.words import PAIRS
+
+    *axes, last = problem.geometry.axes
+    count, front, channels = problem.channels.visible, _front(problem), Channels(1, problem.channels.hidden)
+    along = Axis(
+        last.visible * count // 2,
+        last.hidden,
+        -(-(front + last.kernel * count) // 2),
+        last.stride * count // 2,
+        before=(last.before * count + front) // 2,
+    )
+    geometry = replace(problem.geometry, axes=(*axes, along))
+    return replace(problem, geometry=geometry, channels=channels, dtype=PAIRS, itemsize=PAIR)
+
+
+def _front(problem: Problem) -> int:
+    """Zeros before a window's line, which then begins with a pair."""
+    return problem.geometry.axes[-1].before * problem.channels.visible % 2
+
+
+def _in_line(array: Array) -> Array:
+    """The array with its channels along the last axis, those of a position before those of the next one."""
+    return np.moveaxis(array, 1, -1).reshape(len(array), 1, *array.shape[2:-1], -1)
+
+
+def _weight_in_lines(weight: Array, problem: Problem) -> Array:
+    """A weight's lines with zeros before and behind, hidden channels innermost."""
+    given, front = _in_line(_bits(weight)), _front(problem)
+    size = 2 * lines(problem).geometry.axes[-1].kernel
+    found = np.moveaxis(np.zeros((*given.shape[1:-1], size, len(given)), given.dtype), -1, 0)
+    found[..., front : front + given.shape[-1]] = given
+    return found
+
+
+def _bits(array: Array) -> Array:
+    """The same numbers by another name, by which NumPy copies them faster."""
+    return array.view(np.uint16)
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _follow(strides: Strides, count: int, place: int) -> bool:
+    """Whether so many channels of a position come before those of the next one, and lines begin where a pair can."""
+    _, channel, *_, position = strides
+    others = [place, strides[0], *strides[2:-1]]
+    return channel == HALF and position == count * HALF and not any(step % PAIR for step in others)
+
+
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
@@ -97,18 +159,26 @@ def build(problem: Problem) -> Run:
     from ..kernels.prepared import prepared
     from ..kernels.ways import ROLES, arguments
 
-    inner, count, axes = pairs(problem), _count(problem), _axes(problem)
+    def readied(inner: Problem) -> Callable[[tuple[Strides, ...], tuple[int, ...], bool, bool], Prepared]:
+        @lru_cache(maxsize=KEPT_ORDERS)
+        def ready(strides: tuple[Strides, ...], others: tuple[int, ...], finite: bool, in_line: bool) -> Prepared:
+            return prepared(inner, strides, finite, in_line, others)
 
-    @lru_cache(maxsize=KEPT_ORDERS)
-    def ready(strides: tuple[Strides, ...], others: tuple[int, ...], finite: bool, in_line: bool) -> Prepared:
-        return prepared(inner, strides, finite, in_line, others)
+        return ready
 
+    count, along_lines = _count(problem), has_lines(problem)
+    by_channels, by_lines = readied(pairs(problem)), readied(lines(problem)) if along_lines else None
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     produced = ROLES.index(problem.produces)
     given_at = arguments(problem)
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
-        if count % 2:
+        ready, axes = by_channels, _axes(problem)
+        # In lines, zeros of the weight meet what other windows see.
+        if by_lines is not None and _follow(a.strides, count, address(a) % PAIR) and all_finite(a):
+            ready, axes = by_lines, (a.ndim - 1, a.ndim - 1)
+            a, b = _in_line(a), _weight_in_lines(b, problem)
+        elif count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
         numbers = _aligned(a), _aligned(b), _aligned(out)
         a, b, result = numbers
@@ -149,7 +219,7 @@ def _on_halves(*steps: int | Strides) -> bool:
 def _even(array: Array, axis: int, count: int) -> Array:
     """The array with a zero behind every so many along an axis."""
     before, after = array.shape[:axis], array.shape[axis + 1 :]
-    groups = array.reshape(*before, array.shape[axis] // count, count, *after)
+    groups = _bits(array).reshape(*before, array.shape[axis] // count, count, *after)
     found = np.zeros_like(groups, shape=(*before, groups.shape[axis], count + 1, *after))
     into, given = np.moveaxis(found, axis + 1, 0), np.moveaxis(groups, axis + 1, 0)
     if count < FEW:  # NumPy's inner loops would be as short
@@ -196,7 +266,8 @@ def _expected(problem: Problem, well: bool) -> Way:
     """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
     from ..kernels.ways import ROLES, best_way
 
-    inner, rank = pairs(replace(problem, batch=max(problem.batch, 2))), problem.geometry.rank
+    some, rank = replace(problem, batch=max(problem.batch, 2)), problem.geometry.rank
+    inner = lines(some) if well and has_lines(problem) else pairs(some)
     strides, copied = [], {Role.VISIBLE, Role.HIDDEN, Role.WEIGHT} - {problem.produces}
     for role in ROLES:
         shape = inner.shape(role)
