@@ -421,7 +421,6 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
     "bfloat16: infinities beside lines": ("engines/bfloat16.py", " and all_finite(a):", ":"),
     "bfloat16: lines that begin anywhere": ("engines/bfloat16.py", "_front(problem), Channels(", "0, Channels("),
-    "bfloat16: channels that do not follow": ("engines/bfloat16.py", "channel == HALF and", "channel and"),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
     "bfloat16: cut off, not rounded": (
