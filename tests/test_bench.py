@@ -228,6 +228,15 @@ def _no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_machine")
+def test_half_precision_is_measured_as_such_by_engines_that_compute_in_another() -> None:
+    workload = Workload("w", (2, 3, 9), (4, 3, 3), {"padding": 1}, "bfloat16")
+    row = measure_row(workload, "conv", 1, Settings(rounds=1, seconds=0.01, engine="direct", first_calls=False))
+    assert (row.failure, row.dtype) == ("", "bfloat16")
+    assert row.read == 2 * (2 * 3 * 9 + 4 * 3 * 3)
+    assert "triconv, float32" in row.timings
+
+
+@pytest.mark.usefixtures("_no_machine")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_row_holds_everything_and_survives_json(operation: str) -> None:
     row = measure_row(WORKLOADS[1], operation, 1, FAST)

@@ -136,14 +136,15 @@ def measure_row(workload: Workload, operation: str, threads: int, settings: Sett
     row = Row(workload.name, operation, threads)
     try:
         plan = workload.plan(operation, settings.engine)
-        _describe(row, plan, _machine(threads))
-        values = operands(plan.problem)
-        candidates = _verified(row, plan, values, settings)
+        problem = workload.problem(operation)
+        _describe(row, plan, problem, _machine(threads))
+        values = operands(problem)
+        candidates = _verified(row, plan, problem, values, settings)
         calls = {name: one.call for name, one in candidates.items()}
         pause = PAUSE if threads > 1 else 0.0
         row.timings = interleave(calls, settings.rounds, settings.seconds, pause=pause)
         if OURS in candidates:
-            result = plan.problem.bytes_of(plan.problem.produces)
+            result = problem.bytes_of(problem.produces)
             row.extra["traced"] = traced_extra(candidates[OURS].call)
             for name, way in (("resident", OURS), ("resident of the best peer", row.best())):
                 found = None if way is None else resident_extra(candidates[way].call, result)
@@ -154,20 +155,18 @@ def measure_row(workload: Workload, operation: str, threads: int, settings: Sett
     return row
 
 
-def _describe(row: Row, plan: Plan, here: Machine) -> None:
-    problem = plan.problem
+def _describe(row: Row, plan: Plan, problem: Problem, here: Machine) -> None:
     row.shapes = " · ".join(f"{role.value} {problem.shape(role)}" for role in problem.operands)
     row.dtype, row.engine, row.flops = problem.dtype, plan.engine.name, problem.flops
     row.read, row.written = moved(problem)
     row.weight_bytes = problem.bytes_of(Role.WEIGHT)
-    row.peak_seconds = here.least_seconds(problem.flops, problem.dtype)
+    row.peak_seconds = here.least_seconds(problem.flops, plan.problem.dtype)
     row.moving_seconds = here.moving_seconds(row.read, row.written)
     row.extra = {"stated": plan.workspace, "allowed": allowed_extra(problem)}
 
 
-def _verified(row: Row, plan: Plan, values: Operands, settings: Settings) -> dict[str, Ready]:
+def _verified(row: Row, plan: Plan, problem: Problem, values: Operands, settings: Settings) -> dict[str, Ready]:
     """The ways that can, each of which agrees with the first peer; those that cannot or do not are noted."""
-    problem = plan.problem
     able: dict[str, Ready] = {}
     for way in ways(settings):
         try:
@@ -241,6 +240,6 @@ def _on_poison(plan: Plan, values: Operands) -> Array:
     }
     out = np.full(problem.shape(problem.produces), np.nan, problem.dtype)
     out = as_layers_keep(out, problem) if problem.produces is Role.WEIGHT else channels_last(out)
-    a, b = (placed[role] for role in problem.operands)
+    a, b = (placed[role].astype(problem.dtype, copy=False) for role in problem.operands)
     plan.run(a, b, out)
     return out

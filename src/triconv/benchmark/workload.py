@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -34,8 +34,10 @@ class Workload:
         return explain(operation, self.visible, self.weight, engine=engine, dtype=self.dtype, **self.options)
 
     def problem(self, operation: str = "conv") -> Problem:
+        """As it is stored, in whichever dtype the plan's engine computes it."""
         # No engine is asked here whether it can: that is a figure of the row, not of the workload.
-        return self.plan(operation).problem
+        kind = named_dtype(self.dtype)
+        return replace(self.plan(operation).problem, dtype=kind.name, itemsize=kind.itemsize)
 
 
 def operands(problem: Problem, seed: int = 0) -> dict[Role, Array]:
