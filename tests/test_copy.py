@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -181,11 +182,13 @@ def test_no_copy_leaves_its_arrays() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_float16_is_converted_as_numpy_does() -> None:
-    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_half_is_converted_as_numpy_does(dtype: Any) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     for array in (every, every[::-1], every.reshape(16, 64, 64).transpose(2, 0, 1), every.reshape(256, 256)[::3, 5::7]):
         wide = converted(array, np.dtype("float32"))
         np.testing.assert_array_equal(wide, array.astype("float32"))
+        np.testing.assert_array_equal(np.signbit(wide), np.signbit(array.astype("float32")))
         assert wide.strides == array.astype("float32").strides
 
 

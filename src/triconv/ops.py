@@ -446,7 +446,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype, copy=False)
 
 
-HALF = ("float16", "float32")
+HALF = ("float16", "bfloat16", "float32")
 """What kernels convert into each other, of arrays large enough to be worth it."""
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..arrays import allocate
 from ..memory import CLASH, address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
-from .words import BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
+from .words import BFLOAT16, BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -267,21 +268,29 @@ def _merged(loops: Iterable[Loop]) -> list[Loop]:
 
 
 def converted(array: Array, dtype: np.dtype[Any]) -> Array:
-    """What array.astype(dtype) gives, of float16 to float32 or back: NumPy converts one number at a time."""
+    """What array.astype(dtype) gives, of one of `CONVERTED` to another: NumPy converts one number at a time."""
     names = array.dtype.name, dtype.name
-    out = np.empty_like(array, dtype)
-    if sorted(names) != ["float16", "float32"] or not array.dtype.isnative or not array.flags.aligned:
+    if names not in CONVERTED or not array.dtype.isnative or not array.flags.aligned:
         return array.astype(dtype)
+    out = allocate("a copy", array.shape, dtype, array)
     move = _conversion(array.shape, array.strides, out.strides, *names)
     in_parts(partial(move.calls, array, out), array.size)
     return out
 
 
+CONVERTED: dict[tuple[str, str], Stored] = {
+    ("float16", "float32"): Stored(FLOAT16, ""),
+    ("float32", "float16"): Stored("", FLOAT16),
+    ("bfloat16", "float32"): Stored(BFLOAT16, ""),
+}
+"""How the numbers of such copies are stored. To bfloat16 processors round nothing that is too small to be normal."""
+
+
 @lru_cache(maxsize=256)
 def _conversion(shape: tuple[int, ...], steps: tuple[int, ...], to: tuple[int, ...], source: str, target: str) -> Move:
-    sizes = [np.dtype(name).itemsize for name in (source, target)]
+    how = CONVERTED[source, target]
+    sizes = [2 if stored else 4 for stored in (how.source, how.target)]
     dims = [Dim(((0, 0, n),), a // sizes[0], b // sizes[1]) for n, a, b in zip(shape, steps, to, strict=True)]
-    how = Stored(FLOAT16, "") if source == FLOAT16 else Stored("", FLOAT16)
     return Move.of([dim for dim in dims if dim.segments[0][2] > 1] or dims[:1], "float32", how)
 
 
