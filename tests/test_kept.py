@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -89,9 +91,23 @@ def test_only_the_last_few_are_kept():
     kept, made = Kept(), []
     for number in range(3 * MOST):
         kept.of(number, lambda number=number: made.append(number))
-    kept.of(3 * MOST - 1, lambda: pytest.fail("the last one is gone"))
+    for number in range(2 * MOST, 3 * MOST):
+        kept.of(number, lambda: pytest.fail("one of the last is gone"))
     kept.of(0, lambda: made.append(0))
     assert made == [*range(3 * MOST), 0]
+
+
+def test_threads_share_what_is_kept():
+    switched = sys.getswitchinterval()
+    kept, numbers = Kept(), [number * step % (5 * MOST) for step in (1, 3, 7) for number in range(20000)]
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: [kept.of(number, lambda n=number: n) for number in numbers], range(8)))
+    finally:
+        sys.setswitchinterval(switched)
+    assert found == [numbers] * 8
+    assert len(kept._made) <= MOST
 
 
 def test_an_infinite_result_is_that_of_the_sum_as_written():
@@ -270,12 +286,17 @@ def test_a_bias_of_another_kind_leaves_what_is_kept(bias, looked_up):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("together", [True, False])
-def test_a_bias_in_half_precision_is_a_number(dtype, together):
-    module, data = _module(nn.Conv2d)
+@pytest.mark.parametrize("bias", ["as it is", "apart", "float32"])
+@pytest.mark.parametrize("channels", [64, 1])
+def test_a_bias_in_half_precision_is_added_as_with_a_gradient(dtype, bias, channels):
+    torch.manual_seed(0)
+    module, data = nn.Conv2d(channels, 64, 3, padding=1).eval(), torch.randn(2, channels, 9, 9)
+    own = module.bias.detach()
     module, data = module.to(dtype), data.to(dtype)
-    if not together:
-        module.bias = torch.nn.Parameter(torch.stack([module.bias.detach()] * 2, 1)[:, 0])
+    if bias == "float32":
+        module.bias = torch.nn.Parameter(own)
+    elif bias == "apart":
+        module.bias = torch.nn.Parameter(torch.stack([own.to(dtype)] * 2, 1)[:, 0])
     expected = module(data).detach()
     with torch.no_grad():
         assert torch.equal(module(data), expected)

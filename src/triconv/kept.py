@@ -27,8 +27,7 @@ class Kept:
         try:
             return self._made[key]
         except KeyError:
-            made = make()
-            while len(self._made) >= MOST:
-                self._made.pop(next(iter(self._made)), None)
-            self._made[key] = made
+            made = self._made[key] = make()
+            for old in list(self._made)[:-MOST]:  # a list, as others may keep something meanwhile
+                self._made.pop(old, None)
             return made

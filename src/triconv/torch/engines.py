@@ -89,9 +89,13 @@ class Call:
         return tuple([self.shape[axis] for axis in axes]), tuple([steps[axis] for axis in axes])
 
     def adds(self, bias: Tensor) -> bool:
-        """Whether a run can add this bias: a number for each channel, of a dtype that NumPy can add too."""
+        """Whether a run can add this bias: a number for each channel, of a dtype that NumPy can add too.
+
+        Where results are rounded to another dtype, PyTorch adds after that, and so do we.
+        """
         channels = self.plan.problem.shape(self.plan.problem.produces)[1:2]
-        return bias.dtype is self.computed is not torch.bfloat16 and bias.shape == channels
+        fits = bias.dtype is self.computed is self.dtype
+        return fits and self.computed is not torch.bfloat16 and bias.shape == channels
 
     def run(self, a: Tensor, b: Tensor, kept: Kept | None = None, bias: Tensor | None = None) -> Tensor:
         """The operation, in a new tensor of `dtype`, with what is kept of the weight, which is b, and a bias."""
