@@ -108,7 +108,8 @@ class Sequential(Layer):
     """Layers one after the other; its parameters are theirs, named by position: "0.weight".
 
     A parameter that several layers share is there once, under its first name. Where a layer is followed by one that
-    takes the positive part, or follows it, and can do that in its own pass over the numbers, it does.
+    takes the positive part, or follows it, and can do that in its own pass over the numbers, it does; a layer whose
+    forward or backward somebody else wrote is called as it is.
 
     Examples
     --------
