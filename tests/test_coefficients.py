@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import triconv
@@ -67,6 +68,7 @@ def damaged(data: dict[str, Any]) -> dict[str, Any]:
         "another target": data | {"of": [data["of"][0], "sse"]},
         "a list measured": data | {"measured": []},
         "nothing measured": {name: value for name, value in data.items() if name != "measured"},
+        "no names": data | {"measured": [*values.values()]},
         "one missing": data | {"measured": {name: values[name] for name in list(values)[1:]}},
         "one more": data | {"measured": values | {"more": 1.0}},
         **{f"{value!r}": data | {"measured": values | {"cycles": value}} for value in WRONG},
@@ -148,6 +150,18 @@ def test_other_coefficients_change_what_is_chosen_from_then_on() -> None:
     assert plan.engine.name == "direct"
     use(DEFAULT)
     assert triconv.explain(*GEOMETRY, padding=1).engine.name == "winograd"
+
+
+@pytest.mark.usefixtures("default")
+def test_calls_that_were_ready_are_chosen_anew() -> None:
+    """Transforms leave other roundings: what has been called before is computed as if it were called first."""
+    _, visible, weight = GEOMETRY
+    random = np.random.default_rng(0)
+    x, w = (random.standard_normal(shape, np.float32) for shape in (visible, weight))
+    triconv.conv(x, w, padding=1)
+    use(MEASURED)
+    expected = triconv.conv(x, w, padding=1, engine="direct")
+    np.testing.assert_array_equal(triconv.conv(x, w, padding=1), expected)
 
 
 @pytest.mark.usefixtures("default")

@@ -91,12 +91,17 @@ def use(other: Coefficients) -> None:
         forget()
 
 
+def forgetting(forget: Callable[[], None]) -> None:
+    """What to call when others are used."""
+    _depending.append(forget)
+
+
 def depending(kept: int) -> Callable[[Answer], Answer]:
     """Keep so many answers of a function that depend on coefficients, until others are used."""
 
     def keeping(function: Answer) -> Answer:
         cached: Any = lru_cache(maxsize=kept)(function)
-        _depending.append(cached.cache_clear)
+        forgetting(cached.cache_clear)
         return cached  # type: ignore[no-any-return]
 
     return keeping

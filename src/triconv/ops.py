@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .after import After
 from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
 from .arrays import allocate, common_dtype, named_dtype, operand
+from .coefficients import forgetting
 from .dispatch import AUTO, Plan, choose
 from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
 from .memory import LARGE
@@ -394,6 +395,7 @@ KEPT_CALLS = 1024
 """How many calls are kept ready; those made ready first go first."""
 
 _ready: dict[tuple[Any, ...], Call] = {}
+forgetting(_ready.clear)
 _lock = Lock()
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
