@@ -201,6 +201,8 @@ def test_modules_keep_what_is_made_of_a_weight_that_rests(kind, looked_up):
 CHANGES = {
     "in place": lambda module: module.weight.mul_(2),
     "past the version counter": lambda module: module.weight.data.mul_(2),
+    "one kernel, past the version counter": lambda module: module.weight.data[7].zero_(),
+    "one number, past the version counter": lambda module: module.weight.data[7, 6, 1].mul_(1.001),
     "through NumPy": lambda module: np.multiply(module.weight.detach().numpy(), 2, out=module.weight.detach().numpy()),
     "other data": lambda module: setattr(module.weight, "data", module.weight.data * 2),
     "another parameter": lambda module: setattr(module, "weight", torch.nn.Parameter(module.weight * 2)),

@@ -58,9 +58,13 @@ def read(name: str) -> bytes | None:
             return None
         # A pipe in a file's place is not waited for.
         opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        with open(opened, "rb") as file:
+        try:
             status = os.fstat(opened)
-            return file.read() if stat.S_ISREG(status.st_mode) and _is_ours(status) else None
+            if stat.S_ISREG(status.st_mode) and _is_ours(status):
+                with open(opened, "rb", closefd=False) as file:
+                    return file.read()
+        finally:
+            os.close(opened)
     return None
 
 

@@ -123,7 +123,8 @@ class Plan:
 
     @property
     def workspace(self) -> int:
-        """The most bytes that a call allocates besides its result."""
+        """The most bytes that a call allocates besides its result, of arrays that lie alike: all channels innermost, or
+        all in the order of their axes."""
         return self.engine.workspace(self.problem)
 
     @property

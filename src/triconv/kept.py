@@ -22,6 +22,10 @@ class Kept:
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
 
+    def __len__(self) -> int:
+        """How many things are kept."""
+        return len(self._made)
+
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What was made under this key, or is made now. Only the last few are kept."""
         try:

@@ -44,8 +44,8 @@ COLUMNS = (
 LEGEND = (
     "GFLOP/s: of the sum as written, by the median over rounds, with channels innermost in memory; C first: in the "
     "order (N, C, *X); PyTorch, JAX: their best way. % peak, % memory: of the multiply-adds, and of the time to move "
-    "operands and result, as measured in this run. ratio: how many times as fast as the best peer (with what we make of "
-    "a weight kept, where that peer's is packed before); ?: samples spread by more than a quarter. first call: with "
+    "operands and result, as measured in this run. ratio: how many times as fast as the best peer (what we make of a "
+    "weight is kept where that peer's is packed before); ?: samples spread by more than a quarter. first call: with "
     "nothing compiled / with the disk cache. extra: the most memory besides operands and result / what one padded copy "
     "and the packed weight take. checked: the largest difference from a peer, as a share of what rounding allows."
 )

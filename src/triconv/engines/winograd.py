@@ -301,7 +301,8 @@ def _workspace(problem: Problem, _threads: int) -> int:
 
     every = [part.problem for part in parts(problem)]
     sums = problem.bytes_of(problem.produces) if problem.produces is Role.HIDDEN and len(every) > 1 else 0
-    return max(map(of_part, every), default=0) + sums + 2 * tables(problem)
+    # A block of memory that one part leaves may be too small for the next.
+    return sum(map(of_part, every)) + sums + 2 * tables(problem)
 
 
 def tables(problem: Problem) -> int:

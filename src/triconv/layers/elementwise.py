@@ -16,7 +16,8 @@ class ReLU(Layer):
     """Take the positive part: q = max(0, p). There is no kernel, so nothing is flipped.
 
     Its gradient is ∂L/∂q where p > 0 and zero elsewhere, at 0 too (the lecture of Šegvić, "Vectors: ReLU"; *Gradient in
-    convolutional neural networks*, equations 11 and 12). A NaN stays a NaN.
+    convolutional neural networks*, equations 11 and 12). A NaN stays a NaN. What it made is what it remembers: whoever
+    changes that before backward changes the gradient.
 
     Examples
     --------

@@ -101,7 +101,10 @@ class Call:
         """The operation, in a new tensor of `dtype`, with what is kept of the weight, which is b, and a bias."""
         computed, run = self.computed, self.plan.built
         one = _array(a, computed)
-        two = _array(b, computed) if kept is None else kept.of(computed, lambda: _array(b, computed))
+        if kept is None or b.dtype is computed:
+            two = _array(b, computed)
+        else:
+            two = kept.of(computed, lambda: _array(b, computed))
         out = self.allocate(self.shape, self.kind)
         if self.axes is not None:
             out = out.transpose(self.axes)

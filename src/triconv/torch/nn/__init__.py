@@ -22,9 +22,8 @@ first for the outputs. `layer.reset_parameters()` draws each kernel as PyTorch w
 and the hidden channels are axis ``dim=len(layer.kernel_size)`` for `weight_norm`.
 
 In evaluation mode and without gradients, modules keep what engines make of a weight of 64 KiB and more, as inference
-wants it: until ``train()``, or until PyTorch's version counter, where it lies, or 61 of its numbers, spread over
-all, say that it changed. What changes a few numbers past the counter, as a write through ``weight.data`` can, is not
-seen: call ``train()`` and ``eval()`` after it.
+wants it: until ``train()``, or until PyTorch's version counter, where the weight lies, or the sum of its words says
+that it changed.
 """
 
 from .autoencoder import Autoencoder, open_classifier
