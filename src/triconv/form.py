@@ -82,6 +82,11 @@ class Problem:
                 bank = self.geometry.bank if self.geometry.banked else ()
                 return (*bank, *self.channels.weight, *self.geometry.kernel)
 
+    def order(self, role: Role) -> tuple[int, ...]:
+        """The axes of the array in a role, in the physical order that engines like best: channels innermost."""
+        rank = self.geometry.rank
+        return weight_order(rank, self.geometry.banked) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
+
     @property
     def complex(self) -> bool:
         return self.dtype.startswith("complex")

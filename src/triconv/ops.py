@@ -17,7 +17,7 @@ from .arguments import Bank, Groups, Padding, PerAxis, per_axis, sizes_of
 from .arrays import allocate, common_dtype, named_dtype, operand
 from .coefficients import forgetting
 from .dispatch import AUTO, Plan, choose
-from .form import OPERANDS, OPERATIONS, Problem, Role, weight_order
+from .form import OPERANDS, OPERATIONS, Problem, Role
 from .memory import LARGE
 from .problem import Options, problem_hidden, problem_visible, problem_weight
 
@@ -472,7 +472,7 @@ def _call(
     dtype = common_dtype(one.dtype, two.dtype)
     problem = PROBLEMS[operation](one.shape, two.shape, *sizes, dtype, Options(*written))
     plan = choose(problem, engine)
-    order = weight_order(problem.geometry.rank, problem.geometry.banked) if problem.produces is Role.WEIGHT else None
+    order = problem.order(Role.WEIGHT) if problem.produces is Role.WEIGHT else None
     shape, computed = problem.shape(problem.produces), named_dtype(plan.problem.dtype)
     casts = any(kind != computed for kind in (one.dtype, two.dtype, dtype))
     ready = Call(operation, plan, shape, dtype, computed, order, casts)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import Engine
-from .form import Problem, Role, weight_order
+from .form import Problem, Role
 from .memory import empty
 
 Array = NDArray[Any]
@@ -39,9 +39,7 @@ def ready(engine: Engine, problem: Problem) -> Callable[[], object]:
 
 def _lying_well(problem: Problem, role: Role, random: np.random.Generator) -> Array:
     """An array for a role, of standard normal numbers."""
-    shape, rank = problem.shape(role), problem.geometry.rank
-    banked = problem.geometry.banked
-    order = weight_order(rank, banked) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
+    shape, order = problem.shape(role), problem.order(role)
     numbers = random.standard_normal([shape[axis] for axis in order], np.float32)
     if problem.dtype == "bfloat16":  # which NumPy does not know by itself: the upper half of float32
         bits = (numbers.view(np.uint32) >> 16).astype(np.uint16)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..arrays import STORED, named_dtype
 from ..dispatch import Plan
-from ..form import Problem, Role, weight_order
+from ..form import Problem, Role
 from ..memory import empty
 from ..ops import explain
 
@@ -62,7 +62,7 @@ def channels_last(array: Array) -> Array:
 
 def as_layers_keep(weight: Array, problem: Problem) -> Array:
     """The same numbers in the physical order in which layers keep a weight, in memory of ours."""
-    return _lying(weight, weight_order(problem.geometry.rank, problem.geometry.banked))
+    return _lying(weight, problem.order(Role.WEIGHT))
 
 
 def _lying(array: Array, order: tuple[int, ...]) -> Array:

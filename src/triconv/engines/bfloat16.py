@@ -22,7 +22,7 @@ from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
-from ..form import Problem, Role, weight_order
+from ..form import Problem, Role
 from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.layout import Buffer
@@ -266,17 +266,14 @@ def _expected(problem: Problem, well: bool) -> Way:
     """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
     from ..kernels.ways import ROLES, best_way
 
-    some, rank = replace(problem, batch=max(problem.batch, 2)), problem.geometry.rank
+    some = replace(problem, batch=max(problem.batch, 2))
     inner = lines(some) if well and has_lines(problem) else pairs(some)
     strides, copied = [], {Role.VISIBLE, Role.HIDDEN, Role.WEIGHT} - {problem.produces}
     for role in ROLES:
         shape = inner.shape(role)
-        order = tuple(range(len(shape)))
-        if role is Role.WEIGHT:
-            order = weight_order(rank, problem.geometry.banked)
-        elif well:
-            order = (0, *range(2, 2 + rank), 1)
-            copied -= {role} if problem.produces is not Role.WEIGHT else set()
+        order = inner.order(role) if well or role is Role.WEIGHT else tuple(range(len(shape)))
+        if well and Role.WEIGHT not in (role, problem.produces):
+            copied -= {role}
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
     return best_way(inner, tuple(strides), True, frozenset(copied))
 

@@ -13,7 +13,7 @@ from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
-from ..form import Problem, Role, weight_order
+from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
@@ -195,14 +195,8 @@ def _real(problem: Problem) -> Problem:
 
 def _empty(problem: Problem, role: Role) -> Array:
     """An array for a role that lies as engines like it, hidden channels innermost."""
-    order = _lying_well(problem, role)
+    order = problem.order(role)
     return np.empty([problem.shape(role)[axis] for axis in order], problem.dtype).transpose(np.argsort(order))
-
-
-def _lying_well(problem: Problem, role: Role) -> tuple[int, ...]:
-    """The physical order of the axes of channels-last arrays, and of weights as layers keep them."""
-    rank = problem.geometry.rank
-    return weight_order(rank, problem.geometry.banked) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
 
 
 def _run(problem: Problem, well: bool) -> tuple[Problem, tuple[Strides, ...]]:
@@ -214,7 +208,7 @@ def _run(problem: Problem, well: bool) -> tuple[Problem, tuple[Strides, ...]]:
     for role in ROLES:
         shape = problem.shape(role)
         made_so = role is problem.produces is Role.WEIGHT  # results of that role always lie well
-        order = _lying_well(problem, role) if well or made_so else tuple(range(len(shape)))
+        order = problem.order(role) if well or made_so else tuple(range(len(shape)))
         if role is Role.WEIGHT and problem.channels.mask is not None:
             shape, order = _packed(problem)
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)

@@ -26,7 +26,7 @@ from ..after import After, pitch
 from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
 from ..filtering import POINTS, filtering
-from ..form import Problem, Role, weight_order
+from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import empty
 
@@ -171,7 +171,6 @@ def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Wa
     bordered = any(axis.border != "zero" for axis in problem.geometry.axes)
     inner = with_borders_written_out(problem) if bordered else problem
     outputs = 1 if problem.produces is Role.VISIBLE else 0
-    rank = problem.geometry.rank
     buffers: list[Buffer | None] = []
     for role, steps in zip(ROLES, strides, strict=True):
         shape, unit = inner.shape(role), outputs if role is Role.WEIGHT else 1
@@ -179,8 +178,7 @@ def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Wa
         extended = role is Role.VISIBLE and inner is not problem
         if extended:
             before[2:] = [axis.before if axis.border != "zero" else 0 for axis in problem.geometry.axes]
-        order = weight_order(rank, False) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
-        order = (*(axis for axis in order if axis != unit), unit)
+        order = (*(axis for axis in problem.order(role) if axis != unit), unit)
         as_it_is = (steps[unit] == 1 or shape[unit] == 1) and not extended
         as_it_is |= role is Role.WEIGHT and any_kernel
         buffers.append(None if as_it_is else Buffer(shape, tuple(before), order))
@@ -333,11 +331,10 @@ def _named(problem: Problem) -> str:
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
 
-    rank, strides = problem.geometry.rank, []
+    strides = []
     for role in ROLES:
         shape = problem.shape(role)
-        order = weight_order(rank, False) if role is Role.WEIGHT else (0, *range(2, 2 + rank), 1)
-        strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
+        strides.append(Buffer(shape, (0,) * len(shape), problem.order(role)).layout.steps)
     return _scheduled(problem, tuple(strides), False)[2].replace("_", " ")
 
 
