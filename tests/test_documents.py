@@ -25,7 +25,7 @@ def test_start_is_one_block_of_two_lines() -> None:
     assert len(blocks) == 1
     assert blocks[0].splitlines() == [
         "pip install '.[train]' && triconv train",
-        "pip install -e '.[test]' && pytest -n 2",
+        "pip install -e '.[test]' && pytest -n 2 --dist worksteal",
     ]
 
 

@@ -227,7 +227,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "np.empty(shape, dtype)",
     ),
     "axes put back in the wrong order": ("arrays.py", ".transpose(_inverse(order))", ".transpose(order)"),
-    "the dearest engine": ("dispatch.py", "min(fitting, key", "max(fitting, key"),
+    "the dearest engine": (
+        "dispatch.py",
+        "sorted(able, key=lambda one: seconds",
+        "sorted(able, key=lambda one: -seconds",
+    ),
     "memory unchecked": ("dispatch.py", "if need > memory():", "if need < 0:"),
     "empty batches left unwritten": (
         "engine.py",
