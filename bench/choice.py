@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -109,7 +110,10 @@ def measured(drawn: Geometry, rounds: int, threads: int) -> Found:
     """Every engine that should not take several times as long as the best, in turn."""
     chosen = drawn.workload.plan(drawn.operation)
     able = (name for name, reason in chosen.why_not.items() if reason.startswith(SLOWER))
-    plans = {name: drawn.workload.plan(drawn.operation, name) for name in (chosen.engine.name, *able)}
+    plans = {chosen.engine.name: chosen}
+    for name in able:
+        with suppress(MemoryError):  # slow ones may also be too large
+            plans[name] = drawn.workload.plan(drawn.operation, name)
     worth = {name: plan for name, plan in plans.items() if plan.seconds <= WORTH_A_TRIAL * chosen.seconds}
     values = operands(chosen.problem)
     calls = {name: ways(name)[0].ready(chosen.problem, values).call for name in worth}
