@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..after import keep
 from .base import POSITIVE, Layer, passing
 
 Array = NDArray[Any]
@@ -38,12 +39,9 @@ class ReLU(Layer):
 
     @passing(POSITIVE)
     def backward(self, gradient: Array) -> Array:
-        positive, size = self.recall() > 0, gradient.dtype.itemsize
-        if size > 8:
-            return np.where(positive, gradient, gradient.dtype.type(0))
-        # NumPy chooses slowly: a number's bits times 1 or 0 are the number or +0, an infinity and a NaN too.
-        bits: Array = gradient.view(f"i{size}") * positive
-        return bits.view(gradient.dtype)
+        found = np.array(gradient)
+        keep(found, self.recall() > 0)
+        return found
 
 
 class Sigmoid(Layer):
