@@ -42,15 +42,16 @@ def candidates(workload: Workload) -> Iterator[tuple[str, Calls]]:
 
     def forward() -> object:
         q = conv(v, w, **options)
-        q += bias.reshape(-1, *(1,) * len(size))
-        return np.maximum(q, 0, out=q)
+        after.apply(q)
+        return q
 
     q = followed("conv", v, w, after, **options)
     once = After(where=v)
 
     def back() -> object:
         gradient = conv_transpose(q, w, visible_size=size, **options)
-        return (gradient.view(np.int32) * (v > 0)).view(np.float32)
+        once.apply(gradient)
+        return gradient
 
     yield (
         "bias, ReLU",

@@ -73,6 +73,11 @@ def moving(size: int) -> float:
     return max(0, size - NEAR) / coefficients().moved
 
 
+def multiplying(products: int, lanes: int) -> float:
+    """Seconds to multiply and add so many numbers at the peak of one thread: two vectors a cycle."""
+    return products / (2 * lanes) / coefficients().cycles
+
+
 _used: list[Coefficients] = []
 _depending: list[Callable[[], None]] = []
 

@@ -18,7 +18,7 @@ import numpy as np
 from . import trial
 from .after import After
 from .arrays import STORED
-from .coefficients import coefficients, depending
+from .coefficients import coefficients, depending, multiplying
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
 from .form import OPERANDS, Problem, Role, equation
@@ -35,9 +35,6 @@ AUTO, MEASURE = "auto", "measure"
 
 ASKED, SLOWER = "was asked for", "slower"
 """What reasons end or begin with, of engines that could have been chosen."""
-
-FLOPS_A_CYCLE = 4
-"""Of each lane: two vectors are multiplied and added."""
 
 WORTH_A_TRIAL = 4
 """How many times as long as the fastest an engine may be expected to take, to be tried."""
@@ -184,10 +181,10 @@ class Plan:
         """Seconds at the peak of one thread, and at the rate of copies, by the machine's coefficients."""
         from .kernels.target import target
 
-        problem, found = self.problem, coefficients()
+        problem = self.problem
         itemsize = problem.itemsize // 2 if problem.complex else problem.itemsize
-        a_second = FLOPS_A_CYCLE * target().lanes(itemsize) * found.cycles
-        return problem.flops / a_second, problem.bytes / found.copied
+        multiplied = multiplying(problem.flops // 2, target().lanes(itemsize))
+        return multiplied, problem.bytes / coefficients().copied
 
 
 KEPT_PLANS, KEPT_BYTES = 1024, 256 << 20

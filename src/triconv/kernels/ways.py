@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd, prod
 
-from ..coefficients import coefficients, depending
+from ..coefficients import coefficients, depending, multiplying
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
@@ -99,8 +99,8 @@ class Way:
 
     def least(self) -> float:
         """Seconds that it takes at least: as if every vector were full and multiplied at once."""
-        found, lanes = coefficients(), target().lanes(self.problem.itemsize)
-        return self.asked.terms / (2 * lanes) / found.cycles + 2 * self.copied / found.copied
+        lanes = target().lanes(self.problem.itemsize)
+        return multiplying(self.asked.terms, lanes) + 2 * self.copied / coefficients().copied
 
     @property
     def described(self) -> str:
