@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, hessian, jvp, vmap
 
 import triconv.torch as tt
@@ -131,7 +132,7 @@ TRANSPOSE = tt.nn.ConvTranspose2d(6, 4, 3, stride=2)
 @pytest.mark.parametrize("name", SIZED)
 def test_sizes_that_a_user_gives_stay_symbols(name: str) -> None:
     """Other numbers for them are no reason to compile again."""
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(SIZED[name], fullgraph=True, backend=counter, dynamic=True)
     for size in (5, 7, 9, 11, 13):
         torch.testing.assert_close(compiled(size), SIZED[name](size))
@@ -215,7 +216,7 @@ GROWING = {
 def test_pictures_of_any_size_are_compiled_for_once(name: str) -> None:
     """Forward and backward: once for the first size, and once for all others."""
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     model = GROWING[name]()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for size in range(10, 22):
