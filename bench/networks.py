@@ -135,7 +135,10 @@ NETWORKS = {
 
 
 class Step:
-    """One step of training: forward, the mean square of the output as loss, backward, and SGD where it learns."""
+    """One step of training: forward, backward from a gradient that is given, and SGD where the model learns.
+
+    What a loss takes is PyTorch's on both sides, so there is none: its tensors would count as both networks' memory.
+    """
 
     def __init__(self, network: Network, ours: bool, last: bool, batch: int) -> None:
         torch.manual_seed(0)
@@ -146,16 +149,23 @@ class Step:
             model = network.theirs(model)
         self.format = torch.channels_last if last else torch.contiguous_format
         self.model = model if any(one.ndim > 4 for one in model.parameters()) else model.to(memory_format=self.format)
-        self.visible = torch.randn(batch, *network.visible).contiguous(memory_format=self.format)
+        self.visible = self._random((batch, *network.visible))
+        with torch.no_grad():
+            shape = self.model(self.visible).shape
+        self.slope = self._random(shape) / shape.numel()
         self.learns = network.learns
         self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-3)
 
+    def _random(self, shape: tuple[int, ...]) -> Tensor:
+        drawn = torch.randn(shape)
+        return drawn.contiguous(memory_format=self.format) if len(shape) == 4 else drawn
+
     def once(self) -> list[Tensor]:
-        """The loss, after a step."""
+        """What the model gives, after which it takes a step, and the gradients, unless the step has used them."""
         self.optimizer.zero_grad()
-        squares = self.model(self.visible).square()
-        loss = squares.sum() / squares.numel()  # the gradient of PyTorch's mean lies channels first, whatever it is of
-        loss.backward()
+        output = self.model(self.visible)
+        output.backward(self.slope)
         if self.learns:
             self.optimizer.step()
-        return [loss.detach()]
+            return [output.detach()]
+        return [output.detach(), *(one.grad for one in self.model.parameters() if one.grad is not None)]
