@@ -335,6 +335,27 @@ def a_graph_in_bands() -> None:
     same(back, triconv.conv_transpose(h, w, visible_size=(13, 23), engine="reference", **options))
 
 
+def a_gradient_in_chunks() -> None:
+    """As in a cache that is far too small: blocks of channels in panels, and pieces; of small whole numbers."""
+    import triconv
+    from triconv.kernels import chunks
+
+    random = np.random.default_rng(0)
+    v, h = (
+        np.moveaxis(random.integers(-3, 4, (8, *size)).astype(np.float32), -1, 1)
+        for size in ((16, 27, 64), (8, 14, 128))
+    )
+    options: dict[str, Any] = {"padding": 1, "stride": 2}
+    usual, chunks.cache_bytes = chunks.cache_bytes, lambda: (0, 1 << 18)
+    long, chunks.LONG = chunks.LONG, 16
+    try:
+        found = [triconv.conv_weight(v, h, 3, engine="direct", **options) for _ in range(2)]
+    finally:
+        chunks.cache_bytes, chunks.LONG = usual, long
+    for one in found:  # the second comes into memory that holds the first
+        same(one, triconv.conv_weight(v, h, 3, engine="im2row", **options))
+
+
 def what_follows_a_sum() -> None:
     """Bias, positive part and mask as kernels take them, of a weight that is kept; whole numbers, and a NaN."""
     import triconv
@@ -434,6 +455,7 @@ CHECKS: list[Callable[[], None]] = [
     a_gradient_in_pieces,
     tiles_that_know_their_edges,
     a_graph_in_bands,
+    a_gradient_in_chunks,
     what_follows_a_sum,
     pairs_of_halves,
     pairs_in_lines,

@@ -85,7 +85,7 @@ def test_bands_fit_the_cache(operation: str, monkeypatch: pytest.MonkeyPatch) ->
     assert found is not None
     assert found.way.copied <= 384 << 10
     assert found.copied() <= bands.AGAIN * found.whole.copied
-    assert found.units == len(list(found._moves(0, (1, 1, 1, 1)))) > 1
+    assert found.units == len(list(found.moves(0, (1, 1, 1, 1)))) > 1
 
 
 def test_no_bands_where_copies_fit_or_lines_would_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:

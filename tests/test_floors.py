@@ -42,6 +42,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["filtered", "loops", "schedule"],
         ["ways", "winograd"],
         ["bands"],
+        ["chunks"],
         ["prepared"],
         ["fourier"],
         [""],

@@ -347,6 +347,31 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "far = example * steps[0]",
         "far = 0",
     ),
+    "native: a chunk adds to what was there": (
+        "kernels/chunks.py",
+        "[chunk > begin]",
+        "[chunk >= begin]",
+    ),
+    "native: a chunk forgets the ones before": (
+        "kernels/chunks.py",
+        "[chunk > begin]",
+        "[chunk < begin]",
+    ),
+    "native: every block of channels reads the first": (
+        "kernels/chunks.py",
+        "one.moved(n * wide, 0)",
+        "one.moved(0, 0)",
+    ),
+    "native: every block of channels writes the first": (
+        "kernels/chunks.py",
+        "tiles[:, 2] += far",
+        "tiles[:, 2] += 0",
+    ),
+    "native: pieces of the sum lie over each other": (
+        "kernels/chunks.py",
+        "given[3][piece * self.size :]",
+        "given[3][0:]",
+    ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (
         "engines/direct.py",

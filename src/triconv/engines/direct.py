@@ -227,12 +227,20 @@ def _expected(problem: Problem, well: bool) -> Way:
 
 
 def _copied(problem: Problem, well: bool) -> int:
-    """The bytes of all copies, or of those of the bands that threads have at a time."""
+    """The bytes of all copies and of sums of their own, or of those that threads have at a time."""
     from ..kernels.bands import bands
+    from ..kernels.chunks import chunks
+    from ..kernels.ways import ROLES, pieces
 
     best, (_, strides) = _expected(problem, well), _run(problem, well)
-    found = bands(best, strides)
-    return best.copied if found is None else found.schedule(strides).scratch * problem.itemsize
+    result = best.buffers[ROLES.index(Role.WEIGHT)]
+    if found := bands(best, strides):
+        return found.schedule(strides).scratch * problem.itemsize
+    if in_chunks := chunks(best):
+        size = 0 if result is None else result.size
+        return (size + in_chunks.schedule(strides).scratch) * problem.itemsize
+    count = pieces(best)
+    return best.copied + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
 
 
 def cost(problem: Problem) -> float:
@@ -244,12 +252,10 @@ def cost(problem: Problem) -> float:
 
 def workspace(problem: Problem) -> int:
     """Padded copies of operands, the result in another order or in pieces, tables; of complex numbers, pairs."""
-    from ..kernels.ways import folds, pieces
+    from ..kernels.ways import folds
 
     inner = _some(problem)
     copied = max(_copied(inner, well) for well in (True, False))
-    count = max(pieces(_expected(inner, well)) for well in (True, False))
-    copied += (count > 1) * count * inner.bytes_of(Role.WEIGHT)
     pairs = 3 * inner.bytes if problem.complex else 0
     edges = prod(_packed(inner)[0]) * inner.itemsize if inner.channels.mask is not None else 0
     visible = _expected(inner, True).buffers[0]
@@ -264,7 +270,11 @@ def tables(problem: Problem) -> int:
 
 def describe(problem: Problem) -> str:
     """What vectors run over, the tiles, what is copied first."""
-    return _expected(_some(problem), True).described
+    from ..kernels.chunks import chunks
+
+    way = _expected(_some(problem), True)
+    in_chunks = chunks(way)
+    return way.described if in_chunks is None else f"vectors over {way.vector}, {in_chunks.described}"
 
 
 ENGINE = Engine("direct", takes_all, cost, workspace, tables, build, describe=describe)

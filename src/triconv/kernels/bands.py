@@ -77,7 +77,7 @@ class Bands:
         asked, lanes = self.way.asked, target().lanes(self.way.asked.itemsize)
         tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, lanes, True)]
         program = Program(tables, asked.flops)
-        moves = list(zip(*(self._moves(number, strides[number]) for number in (0, 1)), strict=True))
+        moves = list(zip(*(self.moves(number, strides[number]) for number in (0, 1)), strict=True))
         made = ROLES.index(asked.produces)
         seen, order = 1 - made, [ROLES.index(role) for role in arrays(asked, self.way.vector)]
 
@@ -93,7 +93,7 @@ class Bands:
 
         return Stage(self.units, calls)
 
-    def _moves(self, number: int, steps: Strides) -> Iterator[Move]:
+    def moves(self, number: int, steps: Strides) -> Iterator[Move]:
         """The copies between an array and the bands' buffers, of all bands."""
         made = ROLES[number] is self.whole.asked.produces
         shape, room = self.whole.asked.shape(ROLES[number]), self._buffers[number].shape

@@ -357,6 +357,8 @@ def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop
     """Columns next to each other in both arrays. The last vector of a row overlaps the one before it."""
 
     def move(source: Place, target: Place, offset: Value | int, used: Value | None = None) -> None:
+        if not zero:
+            k.prefetch(k.at(source, offset), AHEAD)
         value = k.zeros(lanes) if zero else k.load_vector(k.at(source, offset), lanes, used)
         k.store_vector(value, k.at(target, offset), used)
 
@@ -381,6 +383,9 @@ def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop
 
 WIDE = 4
 """Vectors of a run that are copied at once."""
+
+AHEAD = 2048
+"""Numbers that are on the way from memory while others are copied: of short runs processors foresee too few."""
 
 
 def _transposed(

@@ -88,7 +88,7 @@ class Buffer:
     panel: int = 0
     """Where it is not 0, the last axis in order is cut into panels of so many, which lie one after the other."""
     gap: int = 0
-    """Numbers left free after each turn of the last axis in order."""
+    """Numbers left free after each turn of the last axis in order, or after each panel."""
     apart: Apart | None = None
     """Where an axis is cut into parts, which are further examples."""
 
@@ -104,8 +104,9 @@ class Buffer:
 
     @cached_property
     def size(self) -> int:
-        last = self.sizes[self.order[-1]] if self.order else 1
-        return prod(self.sizes) // max(last, 1) * (last + self.gap)
+        last, numbers = self.sizes[self.order[-1]] if self.order else 1, prod(self.sizes)
+        turns = last // self.panel if self.panel else numbers // max(last, 1)
+        return numbers + turns * self.gap
 
     @property
     def layout(self) -> Layout:
@@ -115,7 +116,8 @@ class Buffer:
             steps[axis] = step
             last = axis == self.order[-1]
             step *= self.panel if self.panel and last else self.sizes[axis] + self.gap * last
-        return Layout(tuple(steps), self.split, steps[-1] * self.turns if self.split > 1 else 0, self.panel, step)
+        residue = steps[-1] * self.turns if self.split > 1 else 0
+        return Layout(tuple(steps), self.split, residue, self.panel, step + self.gap if self.panel else 0)
 
     def fill(
         self,
@@ -140,7 +142,7 @@ class Buffer:
             return Move.joined([Move.of(box, dtype, how) for box in boxes], dtype)
         if self.panel:
             last = self.order[-1]
-            panels = Dim(((0, 0, shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
+            panels = Dim(((0, 0, self.shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
             dims[last : last + 1] = [panels, Dim(((0, 0, self.panel),), steps[last], 1)]
         return Move.of(dims, dtype, how)
 

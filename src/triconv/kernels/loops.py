@@ -173,7 +173,7 @@ def _order(
         case Role.WEIGHT if vector == "channel":
             return g[:-1], [*residues, *taps, g[-1]], spatial
         case Role.WEIGHT:
-            return [], [*g, *residues, *taps, *i, *o], spatial
+            return [], [*g, *residues, *o[:-1], *taps, *i, o[-1]], spatial
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
         case Role.VISIBLE:
@@ -237,12 +237,23 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
         "hidden": [(outputs, Steps(0, hidden, by_hidden))],
         "visible": [(inputs, Steps(visible, 0, by_visible))],
     }
-    if panel := lying.weight.panel:
-        name = "hidden" if by_hidden == 1 else "visible"
-        ((count, step),) = loops[name]
-        panels = Steps(step.visible * panel, step.hidden * panel, lying.weight.panel_step)
-        loops[name] = [(count // panel, panels), (panel, step)]
+    weight = Steps(0, 0, lying.weight.panel_step)
+    data = Steps(lying.visible.panel_step, lying.hidden.panel_step, 0)
+    for name, layout, own in (
+        ("hidden" if by_hidden == 1 else "visible", lying.weight, weight),
+        ("visible", lying.visible, data._replace(hidden=0)),
+        ("hidden", lying.hidden, data._replace(visible=0)),
+    ):
+        if layout.panel:
+            loops[name] = _in_panels(loops[name][0], layout.panel, own)
     return [Bundle(Steps())], loops
+
+
+def _in_panels(channels: tuple[int, Steps], wide: int, apart: Steps) -> list[tuple[int, Steps]]:
+    """A loop over channels as one over panels of so many, which are so far `apart` in an array, and one inside."""
+    count, step = channels
+    panels = Steps(*(far or wide * own for far, own in zip(apart, step, strict=True)))
+    return [(count // wide, panels), (wide, step)]
 
 
 def _edges(problem: Problem, edges: list[list[int]], step: Steps, kernel: int) -> list[Bundle]:

@@ -64,6 +64,9 @@ class Nest:
     leaps: bool = False
     """Whether what taps meet of B lies wherever a graph's edges lead, which no processor foresees."""
 
+    adds: bool = False
+    """Whether C may hold something already, to which all is added."""
+
     def turn(self, loop: Index, i: int) -> tuple[int, ...]:
         """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
         along = (i * loop.move if loop.axis == axis else 0 for axis in range(len(self.edges)))
@@ -100,7 +103,7 @@ class Cut:
     @property
     def adds(self) -> bool:
         """Whether tiles add to what C holds."""
-        return self.parts > 1 or self.nest.spread
+        return self.parts > 1 or self.nest.spread or self.nest.adds
 
     @property
     def taps(self) -> int:

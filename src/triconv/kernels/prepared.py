@@ -16,6 +16,7 @@ from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import LINE, address, empty
 from .bands import bands
+from .chunks import chunks
 from .compile import Call
 from .copy import Move, Stored
 from .finish import Finish
@@ -254,6 +255,11 @@ def prepared(
         plain = replace(best, buffers=(None, None, None))
         program = found.schedule(strides)
         return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
+    if in_chunks := chunks(best):
+        plain = replace(best, buffers=(None, None, best.buffers[WEIGHT]), exact=(False,) * problem.geometry.rank)
+        drains = moves(plain, strides, produced)[1]
+        lying = *strides[:2], best.layouts[WEIGHT].steps
+        return Prepared(plain, produced, None, problem.batch, 1, in_chunks.schedule(lying), (0, 1, 2), (), drains)
     count = pieces(best)
     examples = _examples(best) // count
     copied |= frozenset({produces} if count > 1 else ())

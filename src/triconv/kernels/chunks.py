@@ -1,0 +1,297 @@
+"""A kernel's gradient in chunks: some positions, of which both operands are copied into the second-level cache.
+
+There they lie channels by channels, as tiles read them: panel by panel, each with all positions. The operands are read
+in order, which memory likes, where tiles would read a few channels of every position, again and again. Threads share
+blocks of the gradient's channels, and pieces of the sum, which have results of their own that are added at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from ..channels import Channels
+from ..form import Problem, Role
+from ..memory import CLASH, LINE
+from .bands import Bands
+from .compile import Call
+from .copy import Move
+from .index import Index
+from .layout import Buffer, Layout
+from .loops import Lying, nests
+from .nest import Nest, cut
+from .program import Program, Tiled, tiled
+from .schedule import Arrays, Schedule, Stage
+from .target import cache_bytes, target
+from .ways import MANY_PIECES, ROLES, Strides, Way, way
+from .words import PAIRS
+
+COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
+
+VECTORS = 2
+"""Of a panel of vectors, as tiles have them."""
+
+LONG = 1024
+"""Terms of a sum that are worth a result of one's own."""
+
+SHORT = 48
+"""Positions of a chunk that are too few to make up for adding its sums to what is there."""
+
+RETURNED = 0.5
+"""How much of a copied number's time one of the gradient takes, to which a chunk adds."""
+
+WORTH = 1.75
+"""Multiplications of vectors for each number that is copied, or added to, which make up for that."""
+
+FEW = 4
+"""Caches that operands fit in which are sooner copied whole than again and again, for each block of channels."""
+
+SHARED = 8
+"""Units that make for an even share of any thread."""
+
+MANY_CHUNKS = 2048
+"""Each has tables of copies of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """Blocks of channels of a kernel's gradient, each the sum over chunks: some examples, and parts of an axis."""
+
+    bands: Bands
+    """The chunks of one block."""
+    blocks: tuple[int, int]
+    """How many there are along the visible and the hidden channels."""
+    pieces: int
+
+    @property
+    def units(self) -> int:
+        """What threads share."""
+        return prod(self.blocks) * self.pieces
+
+    @property
+    def size(self) -> int:
+        """The numbers of a piece's result, if it has one of its own."""
+        line = LINE // self._asked.itemsize
+        return -(-self._own.size // line) * line if self.pieces > 1 else 0
+
+    @property
+    def described(self) -> str:
+        """The blocks, the pieces and the chunks, in words."""
+        rows, columns = self.blocks
+        hidden = self.bands.way.asked
+        positions = hidden.batch * prod(hidden.geometry.hidden)
+        text = f"{rows} × {columns} blocks of channels" + (f" in {self.pieces} pieces" if self.pieces > 1 else "")
+        return f"{text}, summed over {self.bands.units} chunks of {positions} positions, which are copied"
+
+    @property
+    def _asked(self) -> Problem:
+        return self.bands.whole.asked
+
+    @property
+    def _own(self) -> Buffer:
+        """A piece's own result."""
+        shape, wide = self._asked.shape(Role.WEIGHT), self._wide
+        others = (axis for axis in self._asked.order(Role.WEIGHT) if axis != wide)
+        return Buffer(shape, (0,) * len(shape), (*others, wide))
+
+    @property
+    def _wide(self) -> int:
+        """The weight's axis along which vectors run."""
+        return int(self.bands.whole.vector == "visible")
+
+    def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
+        """The chunks on arrays of these strides, in the order of ROLES."""
+        shared, own = self.pieces * self.size, self.bands.places[-1]
+        return Schedule(self._asked.flops, shared, own, 0, lambda: self._stages(strides), self.units)
+
+    def _stages(self, strides: tuple[Strides, ...]) -> tuple[Stage, ...]:
+        several, result = self.pieces > 1, Layout(strides[2])
+        programs = self._programs(self._own.layout if several else result)
+        moves = [self._moves(number, strides[number]) for number in (0, 1)]
+        columns, blocks = self.blocks[1], prod(self.blocks)
+
+        def calls(given: Arrays, place: int, first: int, last: int) -> list[Call]:
+            copies = [given[3][place + begin :] for begin in self.bands.places[:2]]
+            a, b = copies[:: -1 if self._wide else 1]
+            found: list[Call] = []
+            for unit in range(first, last):
+                piece, block = divmod(unit, blocks)
+                c = given[3][piece * self.size :] if several else given[2]
+                begin, end = (self.bands.units * n // self.pieces for n in (piece, piece + 1))
+                for chunk in range(begin, end):
+                    for number, at in enumerate(divmod(block, columns)):
+                        found += moves[number][at][chunk].calls(given[number], copies[number], 0, 1)
+                    found += programs[block][chunk > begin].calls([(a, b, c)], 0, 1)
+            return found
+
+        stage = Stage(self.units, calls)
+        return (stage, self._sum(result)) if several else (stage,)
+
+    def _moves(self, number: int, steps: Strides) -> list[list[Move]]:
+        """The copies of all chunks, by block of the channels."""
+        wide = self.bands.way.asked.shape(ROLES[number])[1] * steps[1]
+        first = list(self.bands.moves(number, steps))
+        return [first, *([one.moved(n * wide, 0) for one in first] for n in range(1, self.blocks[number]))]
+
+    def _programs(self, result: Layout) -> list[tuple[Program, Program]]:
+        """What multiplies a chunk of each block, and puts that into the result or adds it."""
+        one, asked = self.bands.way, self.bands.way.asked
+        lying = Lying(one.layouts[0], one.layouts[1], result)
+        tables = [
+            table
+            for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
+            for table in self._tiled(replace(nest, reread=0, adds=True))
+        ]
+        channels, found = (asked.channels.hidden, asked.channels.visible), []
+        for at in product(*map(range, self.blocks)):
+            far = sum(n * many * step for n, many, step in zip(at[::-1], channels, result.steps, strict=False))
+            own = [_moved(table, far) for table in tables]
+            found.append((Program(own, asked.flops, first=True), Program(own, asked.flops)))
+        return found
+
+    def _sum(self, result: Layout) -> Stage:
+        """The sum of the pieces' results, as a contraction with one."""
+        own, shape = self._own, self._asked.shape(Role.WEIGHT)
+        rows = [Index(shape[axis], 0, own.layout.steps[axis], result.steps[axis]) for axis in own.order[:-1]]
+        results = (*rows, Index(shape[self._wide], 0, 1, 1, True))
+        corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
+        pieces = Index(self.pieces, 0, self.size, 0)
+        program = Program(self._tiled(Nest((), results, (pieces,), corners, taps)), 0)
+        one, units = np.ones(1, self._asked.dtype), 2 * MANY_PIECES
+
+        def calls(given: Arrays, _: int, first: int, last: int) -> list[Call]:
+            operands = [(one, given[3], given[2])]
+            return [call for unit in range(first, last) for call in program.calls(operands, unit, units)]
+
+        return Stage(units, calls)
+
+    def _tiled(self, nest: Nest) -> list[Tiled]:
+        problem, machine = self._asked, target()
+        found = cut(nest, problem.itemsize, machine, cache_bytes()[1] // 2)
+        return tiled(found, problem.dtype, machine.lanes(problem.itemsize), False)
+
+
+def _moved(table: Tiled, far: int) -> Tiled:
+    """The same tiles so much further on in the result."""
+    tiles = table.tiles.copy()
+    tiles[:, 2] += far
+    return replace(table, tiles=tiles)
+
+
+def chunks(best: Way) -> Chunks | None:
+    """The chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
+    problem, geometry = best.asked, best.asked.geometry
+    able = problem.produces is Role.WEIGHT and best.vector in ("hidden", "visible") and problem.dtype != PAIRS
+    able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
+    if not able or not geometry.axes or geometry.axes[0].border != "zero":
+        return None
+    cache = cache_bytes()[1]
+    found = [one for shape in _shapes(problem) for one in _plans(best, shape, cache * 3 // 4)]
+    least = min(found, key=lambda one: one.moved, default=None)
+    return least.made(best) if least is not None and _pays(problem, least, cache) else None
+
+
+def _pays(problem: Problem, plan: Plan, cache: int) -> bool:
+    """Whether chunks take less time than operands as they come, or copied whole."""
+    few = cache * (FEW if prod(plan.blocks) > 1 else 1)
+    far = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN) > few
+    return far and WORTH * target().lanes(problem.itemsize) * plan.moved <= problem.terms
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a chunk is of: so many examples, one of so many parts of the first axis; and its positions, with padding."""
+
+    examples: int
+    parts: int
+    visible: int
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """So many chunks of a shape for each of some blocks, and the numbers that they copy and add to in all."""
+
+    shape: Shape
+    blocks: tuple[int, int]
+    count: int
+    moved: float
+
+    def made(self, best: Way) -> Chunks:
+        """The chunks to run instead of a way."""
+        problem, shape = best.asked, self.shape
+        terms = shape.hidden * self.count
+        able = [n for n in range(1, MANY_PIECES + 1) if self.count % n == 0 and (n == 1 or terms >= n * LONG)]
+        pieces = next((n for n in able if n * prod(self.blocks) >= SHARED), able[-1])
+        parts = problem.geometry.axes[0].parts(shape.parts, False)
+        geometry = replace(problem.geometry, axes=(parts.axis, *problem.geometry.axes[1:]))
+        channels = [many // n for many, n in zip(_channels(problem), self.blocks, strict=True)]
+        some = Channels(channels[0], channels[1], 1)
+        inner = replace(problem, batch=shape.examples, geometry=geometry, channels=some)
+        steps = tuple(range(inner.geometry.rank + 2, 0, -1))  # of any array, as all are copied or lie otherwise
+        one = way(inner, best.vector, (steps,) * 3, (False,) * inner.geometry.rank, 1, COPIED)
+        own = [
+            _in_panels(buffer, panel, inner.itemsize) if 0 < panel < many else buffer
+            for buffer, many, panel in zip(filter(None, one.buffers[:2]), channels, _panels(best), strict=True)
+        ]
+        layouts = (own[0].layout, own[1].layout, one.layouts[2])
+        one = replace(one, buffers=(own[0], own[1], None), layouts=layouts)
+        return Chunks(Bands(best, one, 0, parts), self.blocks, pieces)
+
+
+def _channels(problem: Problem) -> tuple[int, int]:
+    return problem.channels.visible, problem.channels.hidden
+
+
+def _panels(best: Way) -> tuple[int, int]:
+    """How many channels to put side by side; 0 where they do not divide so.
+
+    A line of those that are rows, so that no part of it is read for nothing.
+    """
+    itemsize, channels = best.asked.itemsize, _channels(best.asked)
+    line, wide = LINE // itemsize, VECTORS * target().lanes(itemsize)
+    panels = (wide, line) if best.vector == "visible" else (line, wide)
+    visible, hidden = (0 if many % panel else panel for many, panel in zip(channels, panels, strict=True))
+    return visible, hidden
+
+
+def _in_panels(buffer: Buffer, panel: int, itemsize: int) -> Buffer:
+    """The buffer in panels, of which no two begin at the same place of the caches."""
+    found = replace(buffer, panel=panel, gap=0)
+    clash = found.layout.panel_step * itemsize % CLASH == 0
+    return replace(found, gap=LINE // itemsize) if clash else found
+
+
+def _shapes(problem: Problem) -> Iterator[Shape]:
+    """Examples with all of their positions, or parts of one."""
+    first, *others = problem.geometry.axes
+    around = prod(axis.padded[1] for axis in others), prod(axis.hidden for axis in others)
+    for parts in _divisors(first.hidden):  # products with zeros that are put in could be NaN
+        axis = first.parts(parts, False).axis
+        for examples in _divisors(problem.batch) if parts == 1 else (1,):
+            yield Shape(examples, parts, examples * axis.visible * around[0], examples * axis.hidden * around[1])
+
+
+def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
+    """The blocks with which a chunk of a shape fits the room, beside what it adds to."""
+    problem, (visible, hidden) = best.asked, _channels(best.asked)
+    count, taps = problem.batch // shape.examples * shape.parts, prod(problem.geometry.kernel)
+    if shape.hidden < SHORT:
+        return
+    blocks = (
+        _divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)
+    )
+    for rows, columns in product(*blocks):
+        across, along = visible // rows, hidden // columns
+        held = shape.visible * across + shape.hidden * along + taps * across * along
+        if held * problem.itemsize <= room and count * (rows + columns) <= MANY_CHUNKS:
+            copied = count * (columns * shape.visible * visible + rows * shape.hidden * hidden)
+            yield Plan(shape, (rows, columns), count, copied + RETURNED * count * taps * visible * hidden)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,0 +1,153 @@
+"""Gradients in chunks: the grid's, blocks of channels and pieces of the sum; and when there are any."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from test_direct import ORDERS, cases, known, problem_of
+
+import triconv
+from triconv.engines import direct, reference
+from triconv.form import Problem, Role
+from triconv.kernels import chunks, prepared, schedule, ways
+
+THREADS = (1, 2, 3, 8)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[chunks.Chunks]:
+    """The chunks that problems are computed in from now on, whether they pay or not: as small as there are, or not."""
+    seen: list[chunks.Chunks] = []
+    turns = count()
+
+    def told(best: ways.Way) -> chunks.Chunks | None:
+        within = (one for size in range(6, 30) if (one := fitting(best, 1 << size)) is not None)
+        one = next(islice(within, (0, 3)[next(turns) % 2], None), None)
+        seen.extend([] if one is None else [one])
+        return one
+
+    def fitting(best: ways.Way, size: int) -> chunks.Chunks | None:
+        monkeypatch.setattr(chunks, "cache_bytes", lambda: (0, size))
+        return chunks.chunks(best)
+
+    for name in ("SHORT", "LONG"):
+        monkeypatch.setattr(chunks, name, 0)
+    monkeypatch.setattr(chunks, "_pays", lambda *_: True)
+    monkeypatch.setattr(prepared, "chunks", told)
+    monkeypatch.setattr(schedule, "NUMBERS_WORTH_A_THREAD", 1)
+    return seen
+
+
+def have_way(patch: pytest.MonkeyPatch, vector: str) -> None:
+    """Have problems run over vectors of something."""
+
+    def chosen(problem: Problem, strides: tuple[ways.Strides, ...], *_: object) -> ways.Way:
+        return ways.way(problem, vector, strides, (False,) * problem.geometry.rank)
+
+    patch.setattr(prepared, "best_way", chosen)
+
+
+def results(problem: Problem, a: Any, b: Any, like: Any, lie: Any) -> list[Any]:
+    """What a problem gives with some numbers of threads: the same bits."""
+    run, made = direct.build(problem), []
+    for threads in THREADS:
+        with triconv.threads(threads):
+            out = lie(np.full_like(like, np.nan))
+            run(lie(a), lie(b), out)
+            made.append(out)
+    assert len({out.tobytes() for out in made}) == 1
+    return made
+
+
+def test_the_grid_in_chunks(found: list[chunks.Chunks], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Counter[tuple[str, str]]()
+    for number, case in enumerate(cases()):
+        problem = problem_of(case.row, case.operation)
+        if problem.produces is not Role.WEIGHT or case.vector not in ("hidden", "visible") or any(case.exact):
+            continue
+        found.clear()
+        have_way(monkeypatch, case.vector)
+        a, b, expected, allowed = known(case.row, case.operation)
+        for out in results(problem, a, b, expected.astype(case.row.dtype), list(ORDERS.values())[number % 3]):
+            oracle.assert_close(out, expected, allowed, f"{case}: {found}")
+        for one in found:
+            axis = one.bands.parts.axis
+            kinds = {"strided": axis.stride > 1, "dilated": axis.dilation > 1, "pieces": one.pieces > 1}
+            kinds |= {"parts": one.bands.parts.count > 1, "examples": one.bands.examples > 1, "": True}
+            tried.update((case.vector, kind) for kind, is_so in kinds.items() if is_so)
+    for vector in ("hidden", "visible"):
+        for kind in ("strided", "dilated", "pieces", "parts", ""):
+            assert tried[vector, kind], (vector, kind, tried)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("vector", ["hidden", "visible"])
+def test_panels_and_blocks_of_channels(
+    vector: str, dtype: str, found: list[chunks.Chunks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whole numbers, so that every order of adding gives the same; in panels, in lines that no panel divides."""
+    have_way(monkeypatch, vector)
+    random, tried = np.random.default_rng(0), Counter[str]()
+    for number, (visible, hidden) in enumerate(((64, 64), (32, 96), (48, 64), (20, 64), (64, 7), (96, 32))):
+        size, kernel = ((9, 16), (8,), (4, 3, 6))[number % 3], ((3, 1), (1,), (1, 2, 2))[number % 3]
+        options = {"stride": 1 + number % 2, "padding": number % 2}
+        arrays = [
+            random.integers(-3, 4, shape).astype(dtype) for shape in ((4, visible, *size), (hidden, visible, *kernel))
+        ]
+        shapes = arrays[0].shape, arrays[1].shape
+        h = triconv.conv(*arrays, engine="reference", **options)
+        problem = triconv.explain("conv_weight", *shapes, dtype=dtype, **options).problem
+        expected = np.empty(problem.shape(Role.WEIGHT), dtype)
+        reference.build(problem)(arrays[0], h, expected)
+        for lie in (ORDERS["channels last"], ORDERS["C order"]):
+            found.clear()
+            for out in results(problem, arrays[0], h, expected, lie):
+                np.testing.assert_array_equal(out, expected)
+            (one,) = found
+            panels = [buffer.panel for buffer in one.bands.way.buffers if buffer is not None]
+            for buffer in filter(None, one.bands.way.buffers):
+                across = buffer.shape[1] // buffer.panel if buffer.panel else 0
+                assert buffer.size == across * buffer.layout.panel_step or not across
+            kinds = {"panels": all(panels), "rows": one.blocks[0] > 1, "columns": one.blocks[1] > 1}
+            kinds |= {"gap": any(buffer.gap for buffer in one.bands.way.buffers[:2] if buffer), "": True}
+            tried.update(kind for kind, is_so in kinds.items() if is_so)
+    assert set(tried) >= {"panels", "rows", "columns", ""}, tried
+
+
+def chosen(visible: tuple[int, ...], hidden: int, kernel: int, **options: Any) -> chunks.Chunks | None:
+    """The chunks of a problem on arrays in the order that engines like."""
+    weight = (hidden, visible[1] // options.get("groups", 1), *(kernel for _ in visible[2:]))
+    given = {"padding": kernel // 2, "dtype": "float32", **options}
+    problem = triconv.explain("conv_weight", visible, weight, **given).problem
+    return chunks.chunks(direct._expected(problem, True))
+
+
+def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    for visible, hidden, kernel in (((8, 256, 56, 56), 64, 1), ((8, 256, 28, 28), 512, 1), ((8, 64, 56, 56), 64, 3)):
+        one = chosen(visible, hidden, kernel)
+        assert one is not None
+        assert one.bands.way.copied <= 384 << 10
+        assert one.units >= chunks.SHARED
+        assert one.bands.units == len(list(one.bands.moves(0, (1, 1, 1, 1)))) > 1
+
+
+def test_no_chunks_where_they_do_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    assert chosen((8, 256, 28, 28), 512, 1) is not None
+    assert chosen((8, 16, 56, 56), 16, 1) is None  # copying takes as long as multiplying
+    assert chosen((1, 256, 7, 7), 512, 1) is None  # all of it fits in the cache
+    assert chosen((8, 256, 7, 7), 512, 1) is None  # few positions, many channels: copied whole
+    assert chosen((8, 256, 53, 53), 512, 1) is not None  # a line at a time
+    assert chosen((8, 256, 28, 28), 512, 3, border="circular") is None
+    assert chosen((8, 256, 28, 28), 512, 3, groups=2) is None
+
+
+def test_the_plan_tells_of_chunks() -> None:
+    told = triconv.explain("conv_weight", (8, 256, 56, 56), (64, 256, 1, 1), engine="direct", dtype="float32")
+    assert "chunks of" in str(told)
