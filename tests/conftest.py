@@ -1,6 +1,7 @@
 """One thread a test process: the processes are what runs in parallel. And results full of NaN, for those who ask."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from triconv import ops
 os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured on this machine
 set_num_threads(1)
 threadpool_limits(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs are born deaf, and so are theirs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

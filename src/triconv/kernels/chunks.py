@@ -38,8 +38,9 @@ VECTORS = 2
 LONG = 1024
 """Terms of a sum that are worth a result of one's own."""
 
-SHORT = 48
-"""Positions of a chunk that are too few to make up for adding its sums to what is there."""
+SHORT, MOST = 48, 1024
+"""Positions of a chunk that are too few to make up for adding its sums to what is there; and beyond which sums of sums
+are more exact."""
 
 RETURNED = 0.5
 """How much of a copied number's time one of the gradient takes, to which a chunk adds."""
@@ -47,8 +48,8 @@ RETURNED = 0.5
 WORTH = 1.75
 """Multiplications of vectors for each number that is copied, or added to, which make up for that."""
 
-FEW = 4
-"""Caches that operands fit in which are sooner copied whole than again and again, for each block of channels."""
+FAR = 2.5
+"""How much longer a number takes that is copied ahead, away from the cache and back."""
 
 SHARED = 8
 """Units that make for an even share of any thread."""
@@ -65,6 +66,8 @@ class Chunks:
     """The chunks of one block."""
     blocks: tuple[int, int]
     """How many there are along the visible and the hidden channels."""
+    ahead: bool
+    """Whether all chunks are copied once, before any is multiplied, and not again for each block that they are of."""
     pieces: int
 
     @property
@@ -103,33 +106,56 @@ class Chunks:
         """The weight's axis along which vectors run."""
         return int(self.bands.whole.vector == "visible")
 
+    @property
+    def _each(self) -> int:
+        """The numbers of a chunk's copies, those of all blocks."""
+        _, hidden, end = self.bands.places
+        return self.blocks[0] * hidden + self.blocks[1] * (end - hidden)
+
+    def _place(self, number: int, at: int, chunk: int, own: int) -> int:
+        """Where a copy of a block's channels is in the scratch, of which one's own begins there."""
+        _, hidden, end = self.bands.places
+        begin = self.pieces * self.size + chunk * self._each if self.ahead else own
+        return begin + (self.blocks[0] * hidden + at * (end - hidden) if number else at * hidden)
+
     def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
         """The chunks on arrays of these strides, in the order of ROLES."""
-        shared, own = self.pieces * self.size, self.bands.places[-1]
+        shared, own = self.pieces * self.size, self._each
+        shared, own = (shared + self.bands.units * own, 0) if self.ahead else (shared, own)
         return Schedule(self._asked.flops, shared, own, 0, lambda: self._stages(strides), self.units)
 
     def _stages(self, strides: tuple[Strides, ...]) -> tuple[Stage, ...]:
-        several, result = self.pieces > 1, Layout(strides[2])
+        several, ahead, result = self.pieces > 1, self.ahead, Layout(strides[2])
         programs = self._programs(self._own.layout if several else result)
         moves = [self._moves(number, strides[number]) for number in (0, 1)]
-        columns, blocks = self.blocks[1], prod(self.blocks)
+        columns, blocks, chunks = self.blocks[1], prod(self.blocks), self.bands.units
+
+        def copied(given: Arrays, place: int, number: int, at: int, chunk: int) -> list[Call]:
+            target = given[3][self._place(number, at, chunk, place) :]
+            return moves[number][at][chunk].calls(given[number], target, 0, 1)
+
+        def copies(given: Arrays, place: int, first: int, last: int) -> list[Call]:
+            every = [(number, at) for number in (0, 1) for at in range(self.blocks[number])]
+            units = (divmod(unit, len(every)) for unit in range(first, last))
+            return [call for chunk, n in units for call in copied(given, place, *every[n], chunk)]
 
         def calls(given: Arrays, place: int, first: int, last: int) -> list[Call]:
-            copies = [given[3][place + begin :] for begin in self.bands.places[:2]]
-            a, b = copies[:: -1 if self._wide else 1]
             found: list[Call] = []
             for unit in range(first, last):
                 piece, block = divmod(unit, blocks)
                 c = given[3][piece * self.size :] if several else given[2]
-                begin, end = (self.bands.units * n // self.pieces for n in (piece, piece + 1))
+                begin, end = (chunks * n // self.pieces for n in (piece, piece + 1))
                 for chunk in range(begin, end):
-                    for number, at in enumerate(divmod(block, columns)):
-                        found += moves[number][at][chunk].calls(given[number], copies[number], 0, 1)
+                    every = list(enumerate(divmod(block, columns)))
+                    if not ahead:
+                        found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
+                    data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
+                    a, b = data[:: -1 if self._wide else 1]
                     found += programs[block][chunk > begin].calls([(a, b, c)], 0, 1)
             return found
 
-        stage = Stage(self.units, calls)
-        return (stage, self._sum(result)) if several else (stage,)
+        first = [Stage(chunks * sum(self.blocks), copies)] if ahead else []
+        return *first, Stage(self.units, calls), *([self._sum(result)] if several else [])
 
     def _moves(self, number: int, steps: Strides) -> list[list[Move]]:
         """The copies of all chunks, by block of the channels."""
@@ -197,8 +223,7 @@ def chunks(best: Way) -> Chunks | None:
 
 def _pays(problem: Problem, plan: Plan, cache: int) -> bool:
     """Whether chunks take less time than operands as they come, or copied whole."""
-    few = cache * (FEW if prod(plan.blocks) > 1 else 1)
-    far = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN) > few
+    far = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN) > cache
     return far and WORTH * target().lanes(problem.itemsize) * plan.moved <= problem.terms
 
 
@@ -218,6 +243,7 @@ class Plan:
 
     shape: Shape
     blocks: tuple[int, int]
+    ahead: bool
     count: int
     moved: float
 
@@ -240,7 +266,7 @@ class Plan:
         ]
         layouts = (own[0].layout, own[1].layout, one.layouts[2])
         one = replace(one, buffers=(own[0], own[1], None), layouts=layouts)
-        return Chunks(Bands(best, one, 0, parts), self.blocks, pieces)
+        return Chunks(Bands(best, one, 0, parts), self.blocks, self.ahead, pieces)
 
 
 def _channels(problem: Problem) -> tuple[int, int]:
@@ -280,7 +306,7 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
     """The blocks with which a chunk of a shape fits the room, beside what it adds to."""
     problem, (visible, hidden) = best.asked, _channels(best.asked)
     count, taps = problem.batch // shape.examples * shape.parts, prod(problem.geometry.kernel)
-    if shape.hidden < SHORT:
+    if not SHORT <= shape.hidden <= MOST:
         return
     blocks = (
         _divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)
@@ -289,8 +315,11 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
         across, along = visible // rows, hidden // columns
         held = shape.visible * across + shape.hidden * along + taps * across * along
         if held * problem.itemsize <= room and count * (rows + columns) <= MANY_CHUNKS:
-            copied = count * (columns * shape.visible * visible + rows * shape.hidden * hidden)
-            yield Plan(shape, (rows, columns), count, copied + RETURNED * count * taps * visible * hidden)
+            seen, made = shape.visible * visible, shape.hidden * hidden
+            for ahead in (False, True)[: 1 + (rows * columns > 1)]:
+                copied = FAR * (seen + made) if ahead else columns * seen + rows * made
+                moved = count * (copied + RETURNED * taps * visible * hidden)
+                yield Plan(shape, (rows, columns), ahead, count, moved)
 
 
 def _divisors(number: int) -> list[int]:
