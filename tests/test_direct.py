@@ -379,7 +379,11 @@ def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(8, 8), (4, 4), (6, 2), (1, 1), (3, 1)])
-def test_a_small_gradient_of_much_is_summed_in_pieces(batch: int, expected: int) -> None:
+def test_a_small_gradient_of_much_is_summed_in_pieces(
+    batch: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is not summed in chunks."""
+    monkeypatch.setattr(prepared, "chunks", lambda _: None)
     random = np.random.default_rng(0)
     v, h = (channels_last(random.standard_normal((batch, 16, 40, 40))) for _ in range(2))
     problem = triconv.explain("conv_weight", v.shape, (16, 16, 3, 3), padding=1, dtype="float64").problem

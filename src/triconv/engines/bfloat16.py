@@ -262,8 +262,8 @@ def _single(strides: Strides) -> Lying:
 
 
 @depending(KEPT_ORDERS)
-def _expected(problem: Problem, well: bool) -> Way:
-    """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
+def _expected(problem: Problem, well: bool) -> tuple[Way, tuple[Strides, ...]]:
+    """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions; and how."""
     from ..kernels.ways import ROLES, best_way
 
     some = replace(problem, batch=max(problem.batch, 2))
@@ -275,33 +275,34 @@ def _expected(problem: Problem, well: bool) -> Way:
         if well and Role.WEIGHT not in (role, problem.produces):
             copied -= {role}
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    return best_way(inner, tuple(strides), True, frozenset(copied))
+    return best_way(inner, tuple(strides), True, frozenset(copied)), tuple(strides)
 
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
-    way = _expected(problem, True)
+    way, _ = _expected(problem, True)
     return coefficients().called + way.seconds() + moving(problem.bytes) + moving(way.copied)
 
 
 def workspace(problem: Problem) -> int:
     """Operands made even, copies with pairs put together, the result in float32 or in pieces of that, tables."""
-    from ..kernels.ways import pieces
+    from ..kernels.prepared import scratch
 
-    ways = [_expected(problem, well) for well in (True, False)]
+    copied = max(scratch(*_expected(problem, well)) for well in (True, False))
     even = sum(2 * problem.bytes_of(role) for role in problem.operands) if _count(problem) % 2 else 0
-    result = 2 * problem.bytes_of(problem.produces) * max(map(pieces, ways))
-    return even + result + max(way.copied for way in ways) + 3 * tables(problem)
+    return even + 2 * problem.bytes_of(problem.produces) + copied + 3 * tables(problem)
 
 
 def tables(problem: Problem) -> int:
     """Tiles and taps."""
-    return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True).cuts())
+    return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True)[0].cuts())
 
 
 def describe(problem: Problem) -> str:
     """What vectors run over, the tiles, what is copied first; of pairs."""
-    return _expected(problem, True).described
+    from ..kernels.chunks import described
+
+    return described(_expected(problem, True)[0])
 
 
 ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",), describe=describe)

@@ -227,20 +227,10 @@ def _expected(problem: Problem, well: bool) -> Way:
 
 
 def _copied(problem: Problem, well: bool) -> int:
-    """The bytes of all copies and of sums of their own, or of those that threads have at a time."""
-    from ..kernels.bands import bands
-    from ..kernels.chunks import chunks
-    from ..kernels.ways import ROLES, pieces
+    """The bytes that copies take."""
+    from ..kernels.prepared import scratch
 
-    best, (_, strides) = _expected(problem, well), _run(problem, well)
-    result = best.buffers[ROLES.index(Role.WEIGHT)]
-    if found := bands(best, strides):
-        return found.schedule(strides).scratch * problem.itemsize
-    if in_chunks := chunks(best):
-        size = 0 if result is None else result.size
-        return (size + in_chunks.schedule(strides).scratch) * problem.itemsize
-    count = pieces(best)
-    return best.copied + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
+    return scratch(_expected(problem, well), _run(problem, well)[1])
 
 
 def cost(problem: Problem) -> float:
@@ -270,11 +260,9 @@ def tables(problem: Problem) -> int:
 
 def describe(problem: Problem) -> str:
     """What vectors run over, the tiles, what is copied first."""
-    from ..kernels.chunks import chunks
+    from ..kernels.chunks import described
 
-    way = _expected(_some(problem), True)
-    in_chunks = chunks(way)
-    return way.described if in_chunks is None else f"vectors over {way.vector}, {in_chunks.described}"
+    return described(_expected(_some(problem), True))
 
 
 ENGINE = Engine("direct", takes_all, cost, workspace, tables, build, describe=describe)

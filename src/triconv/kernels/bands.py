@@ -12,7 +12,7 @@ from ..form import Role
 from ..geometry import Parts
 from ..memory import LINE
 from .compile import Call
-from .copy import Move
+from .copy import Move, Stored
 from .layout import Buffer
 from .loops import arrays, over_data
 from .program import Program, tiled
@@ -93,20 +93,20 @@ class Bands:
 
         return Stage(self.units, calls)
 
-    def moves(self, number: int, steps: Strides) -> Iterator[Move]:
-        """The copies between an array and the bands' buffers, of all bands."""
+    def moves(self, number: int, steps: Strides, how: Stored | None = None) -> Iterator[Move]:
+        """The copies between an array and the bands' buffers, of all bands; and `how` the array is stored."""
         made = ROLES[number] is self.whole.asked.produces
         shape, room = self.whole.asked.shape(ROLES[number]), self._buffers[number].shape
         begins = [self.parts.first[number] + n * self.parts.step[number] for n in range(self.parts.count)]
         inside = [begin for begin in begins if 0 <= begin <= shape[2 + self.axis] - room[2 + self.axis]]
-        plans = {begin: self._move(number, steps, begin) for begin in {*begins} - {*inside[1:]}}
+        plans = {begin: self._move(number, steps, begin, how) for begin in {*begins} - {*inside[1:]}}
         for example in range(0, self.whole.asked.batch, self.examples):
             for begin in begins:  # those inside are alike
                 like = begin if begin in plans else inside[0]
                 far = example * steps[0] + (begin - like) * steps[2 + self.axis]
                 yield plans[like].moved(0, far) if made else plans[like].moved(far, 0)
 
-    def _move(self, number: int, steps: Strides, begin: int) -> Move:
+    def _move(self, number: int, steps: Strides, begin: int, how: Stored | None) -> Move:
         """The copy of the first examples' band that begins here."""
         asked, role = self.whole.asked, ROLES[number]
         shape, before = (self.examples, *asked.shape(role)[1:]), list(self._buffers[number].before)
@@ -114,7 +114,7 @@ class Bands:
         buffer = replace(self._buffers[number], before=tuple(before))
         if role is not asked.produces:
             axes = (None, None, *asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
-            return buffer.fill(shape, steps, axes, asked.dtype)
+            return buffer.fill(shape, steps, axes, asked.dtype, how)
         pieces = buffer.drain(shape, steps, asked.dtype)
         return Move.joined([move.moved(place, first * steps[-1]) for move, place, first in pieces], asked.dtype)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import prod
 
@@ -19,7 +20,7 @@ from ..form import Problem, Role
 from ..memory import CLASH, LINE
 from .bands import Bands
 from .compile import Call
-from .copy import Move
+from .copy import Move, Stored
 from .index import Index
 from .layout import Buffer, Layout
 from .loops import Lying, nests
@@ -28,7 +29,7 @@ from .program import Program, Tiled, tiled
 from .schedule import Arrays, Schedule, Stage
 from .target import cache_bytes, target
 from .ways import MANY_PIECES, ROLES, Strides, Way, way
-from .words import PAIRS
+from .words import GATHERED, PAIRS
 
 COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
 
@@ -118,16 +119,18 @@ class Chunks:
         begin = self.pieces * self.size + chunk * self._each if self.ahead else own
         return begin + (self.blocks[0] * hidden + at * (end - hidden) if number else at * hidden)
 
-    def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
-        """The chunks on arrays of these strides, in the order of ROLES."""
+    def schedule(self, strides: tuple[Strides, ...], others: Strides = (0, 0, 0)) -> Schedule:
+        """The chunks on arrays of these strides, in the order of ROLES; `others` as for `prepared`."""
         shared, own = self.pieces * self.size, self._each
         shared, own = (shared + self.bands.units * own, 0) if self.ahead else (shared, own)
-        return Schedule(self._asked.flops, shared, own, 0, lambda: self._stages(strides), self.units)
+        dtype = "float32" if self._asked.dtype == PAIRS else ""
+        make = partial(self._stages, strides, others)
+        return Schedule(self._asked.flops, shared, own, 0, make, self.units, dtype=dtype)
 
-    def _stages(self, strides: tuple[Strides, ...]) -> tuple[Stage, ...]:
+    def _stages(self, strides: tuple[Strides, ...], others: Strides) -> tuple[Stage, ...]:
         several, ahead, result = self.pieces > 1, self.ahead, Layout(strides[2])
         programs = self._programs(self._own.layout if several else result)
-        moves = [self._moves(number, strides[number]) for number in (0, 1)]
+        moves = [self._moves(number, strides[number], others[number]) for number in (0, 1)]
         columns, blocks, chunks = self.blocks[1], prod(self.blocks), self.bands.units
 
         def copied(given: Arrays, place: int, number: int, at: int, chunk: int) -> list[Call]:
@@ -157,10 +160,10 @@ class Chunks:
         first = [Stage(chunks * sum(self.blocks), copies)] if ahead else []
         return *first, Stage(self.units, calls), *([self._sum(result)] if several else [])
 
-    def _moves(self, number: int, steps: Strides) -> list[list[Move]]:
+    def _moves(self, number: int, steps: Strides, other: int) -> list[list[Move]]:
         """The copies of all chunks, by block of the channels."""
         wide = self.bands.way.asked.shape(ROLES[number])[1] * steps[1]
-        first = list(self.bands.moves(number, steps))
+        first = list(self.bands.moves(number, steps, Stored(GATHERED, "", other) if other else None))
         return [first, *([one.moved(n * wide, 0) for one in first] for n in range(1, self.blocks[number]))]
 
     def _programs(self, result: Layout) -> list[tuple[Program, Program]]:
@@ -170,7 +173,7 @@ class Chunks:
         tables = [
             table
             for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
-            for table in self._tiled(replace(nest, reread=0, adds=True))
+            for table in _tiled(replace(nest, reread=0, adds=True), asked)
         ]
         channels, found = (asked.channels.hidden, asked.channels.visible), []
         for at in product(*map(range, self.blocks)):
@@ -186,8 +189,9 @@ class Chunks:
         results = (*rows, Index(shape[self._wide], 0, 1, 1, True))
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
         pieces = Index(self.pieces, 0, self.size, 0)
-        program = Program(self._tiled(Nest((), results, (pieces,), corners, taps)), 0)
-        one, units = np.ones(1, self._asked.dtype), 2 * MANY_PIECES
+        problem = _plain(self._asked)
+        program = Program(_tiled(Nest((), results, (pieces,), corners, taps), problem), 0)
+        one, units = np.ones(1, problem.dtype), 2 * MANY_PIECES
 
         def calls(given: Arrays, _: int, first: int, last: int) -> list[Call]:
             operands = [(one, given[3], given[2])]
@@ -195,10 +199,16 @@ class Chunks:
 
         return Stage(units, calls)
 
-    def _tiled(self, nest: Nest) -> list[Tiled]:
-        problem, machine = self._asked, target()
-        found = cut(nest, problem.itemsize, machine, cache_bytes()[1] // 2)
-        return tiled(found, problem.dtype, machine.lanes(problem.itemsize), False)
+
+def _plain(problem: Problem) -> Problem:
+    """The problem on what is summed."""
+    return replace(problem, dtype="float32") if problem.dtype == PAIRS else problem
+
+
+def _tiled(nest: Nest, problem: Problem) -> list[Tiled]:
+    machine = target()
+    found = cut(nest, problem.itemsize, machine, cache_bytes()[1] // 2)
+    return tiled(found, problem.dtype, machine.lanes(problem.itemsize), False)
 
 
 def _moved(table: Tiled, far: int) -> Tiled:
@@ -211,7 +221,7 @@ def _moved(table: Tiled, far: int) -> Tiled:
 def chunks(best: Way) -> Chunks | None:
     """The chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
     problem, geometry = best.asked, best.asked.geometry
-    able = problem.produces is Role.WEIGHT and best.vector in ("hidden", "visible") and problem.dtype != PAIRS
+    able = problem.produces is Role.WEIGHT and best.vector in ("hidden", "visible")
     able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
     if not able or not geometry.axes or geometry.axes[0].border != "zero":
         return None
@@ -219,6 +229,12 @@ def chunks(best: Way) -> Chunks | None:
     found = [one for shape in _shapes(problem) for one in _plans(best, shape, cache * 3 // 4)]
     least = min(found, key=lambda one: one.moved, default=None)
     return least.made(best) if least is not None and _pays(problem, least, cache) else None
+
+
+def described(best: Way) -> str:
+    """A way in words, or its chunks."""
+    found = chunks(best)
+    return best.described if found is None else f"vectors over {best.vector}, {found.described}"
 
 
 def _pays(problem: Problem, plan: Plan, cache: int) -> bool:

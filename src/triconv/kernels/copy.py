@@ -22,7 +22,7 @@ from ..memory import CLASH, address
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
-from .words import BFLOAT16, BYTES, FLOAT16, I64, POINTER, Kernel, Place, Value, begin
+from .words import BFLOAT16, BYTES, FLOAT16, GATHERED, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
 
@@ -357,8 +357,8 @@ def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop
     """Columns next to each other in both arrays. The last vector of a row overlaps the one before it."""
 
     def move(source: Place, target: Place, offset: Value | int, used: Value | None = None) -> None:
-        if not zero:
-            k.prefetch(k.at(source, offset), AHEAD)
+        for number in range(0 if zero else 1 + (k.stored.get("source") == GATHERED)):
+            k.prefetch(k.at(k.at(source, offset), k.mul(k["other"], number)), AHEAD)
         value = k.zeros(lanes) if zero else k.load_vector(k.at(source, offset), lanes, used)
         k.store_vector(value, k.at(target, offset), used)
 

@@ -16,7 +16,7 @@ from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import LINE, address, empty
 from .bands import bands
-from .chunks import chunks
+from .chunks import Chunks, chunks
 from .compile import Call
 from .copy import Move, Stored
 from .finish import Finish
@@ -256,10 +256,7 @@ def prepared(
         program = found.schedule(strides)
         return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
     if in_chunks := chunks(best):
-        plain = replace(best, buffers=(None, None, best.buffers[WEIGHT]), exact=(False,) * problem.geometry.rank)
-        drains = moves(plain, strides, produced)[1]
-        lying = *strides[:2], best.layouts[WEIGHT].steps
-        return Prepared(plain, produced, None, problem.batch, 1, in_chunks.schedule(lying), (0, 1, 2), (), drains)
+        return _in_chunks(in_chunks, strides, produced, others)
     count = pieces(best)
     examples = _examples(best) // count
     copied |= frozenset({produces} if count > 1 else ())
@@ -290,6 +287,29 @@ def prepared(
         strides if examples == problem.batch and _may_be_short(part, strides) else (),
         finish is not None,
     )
+
+
+def _in_chunks(found: Chunks, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...]) -> Prepared:
+    """A gradient in chunks made ready: what is rounded, or lies otherwise, is summed in a buffer first."""
+    best = found.bands.whole
+    problem, plain = best.asked, (False,) * best.asked.geometry.rank
+    rounds = frozenset({problem.produces} if problem.dtype == PAIRS else ())
+    own = way(problem, best.vector, strides, plain, 1, rounds)
+    own = replace(own, buffers=(None, None, own.buffers[WEIGHT]))
+    program = found.schedule((*strides[:2], own.layouts[WEIGHT].steps), others)
+    return Prepared(own, produced, None, problem.batch, 1, program, (0, 1, 2), (), moves(own, strides, produced)[1])
+
+
+def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
+    """The bytes of all copies and of sums of their own, or of those that threads have at a time."""
+    problem, result = best.asked, best.buffers[WEIGHT]
+    if found := bands(best, strides):
+        return found.schedule(strides).scratch * problem.itemsize
+    if in_chunks := chunks(best):
+        own = 0 if result is None else result.size
+        return (own + in_chunks.schedule(strides).scratch) * problem.itemsize
+    count = pieces(best)
+    return best.copied + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
 
 
 def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bool) -> Finish | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -19,8 +18,9 @@ from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .nest import Cut
-from .team import SLICES, in_parts
-from .words import BYTES
+from .team import SLICES, Sheet, parts_of, run_all
+from .threads import thread_count
+from .words import BYTES, CHECKED
 
 AHEAD, NEARER = 2048, 256
 """Numbers that are on the way from memory while others are multiplied: where they are one long run; and where each tap
@@ -99,6 +99,7 @@ class Program:
         self.adds = not first and any(one.contraction.add for one in tiled)
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
+        self.sheets: dict[int, Sheet] = {}
         self.steps = [
             (function(one.contraction), address(one.tiles), one.apart, len(one.tiles) // one.apart, address(one.taps))
             for one in tiled
@@ -107,7 +108,19 @@ class Program:
     def run(self, *pieces: Operands, kept: object = None) -> None:  # noqa: ARG002 (nothing is made of a weight)
         """Run the contractions over each of some (A, B, C), which have results of their own."""
         self.clear(pieces)
-        in_parts(partial(self.calls, pieces), self.work * len(pieces), self.slices, len(pieces))
+        parts = parts_of(self.work * len(pieces), self.slices, len(pieces))
+        if len(pieces) == 1 < parts and not CHECKED:
+            (operands,) = pieces
+            sheet = self.sheets.get(parts) or self._written_down(parts, operands)
+            sheet.run(operands, thread_count() - 1)
+        else:
+            run_all([self.calls(pieces, part, parts) for part in range(parts)], thread_count() - 1)
+
+    def _written_down(self, parts: int, operands: Operands) -> Sheet:
+        """The sheet for so many parts. For the operands others stand in, as their own memory may overlap."""
+        others = tuple(np.empty(1, one.dtype) for one in operands)
+        self.sheets[parts] = Sheet.of([self.calls((others,), part, parts) for part in range(parts)], others)
+        return self.sheets[parts]
 
     def clear(self, pieces: Sequence[Operands]) -> None:
         """Put zeros where the contractions would add to what is there."""

@@ -50,6 +50,8 @@ class Schedule:
     """How many numbers the first stage makes of the weight, for all that come after it."""
     keeps: Hashable = None
     """What these are known by."""
+    dtype: str = ""
+    """Of scratch, if not the arrays'."""
     sheets: dict[int, list[Sheet]] = field(default_factory=dict)
 
     @cached_property
@@ -80,7 +82,8 @@ class Schedule:
         return all(finite) if self.marks else None
 
     def _run(self, given: Sequence[Array], kept: Kept | None) -> bool:
-        parts, dtype, (operands, more) = self.parts, given[0].dtype, (given[:3], given[3:])
+        parts, (operands, more) = self.parts, (given[:3], given[3:])
+        dtype = np.dtype(self.dtype) if self.dtype else given[0].dtype
         with Scratch() as lent:
             scratch = lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
             if kept is None or not self.kernels:

@@ -47,20 +47,24 @@ Part = Sequence[Call]
 
 
 def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES, pieces: int = 1) -> None:
-    """Run calls(part, parts) for every part, side by side if there are numbers enough to be worth it.
+    """Run calls(part, parts) for every part, side by side if there are numbers enough to be worth it."""
+    parts = parts_of(numbers, slices, pieces)
+    run_all([calls(part, parts) for part in range(parts)], thread_count() - 1)
+
+
+def parts_of(numbers: int, slices: int = SLICES, pieces: int = 1) -> int:
+    """How many parts to make of the work: one unless there are numbers enough to be worth it.
 
     There are as many parts as threads, times slices; somewhat more where they or the pieces, of which there are a power
     of two, would not be a multiple of the other.
     """
-    most = thread_count() if worth_sharing(numbers) else 1
-    if most > 1:
-        parts = min(most * slices, numbers // NUMBERS_WORTH_A_THREAD)
-        if pieces > 1:
-            parts = 1 << (parts - 1).bit_length() if parts < pieces else -(-parts // pieces) * pieces
-        run_all([calls(part, parts) for part in range(parts)], most - 1)
-    else:
-        for call in calls(0, 1):
-            call.run()
+    most = thread_count()
+    if most == 1 or not worth_sharing(numbers):
+        return 1
+    parts = min(most * slices, numbers // NUMBERS_WORTH_A_THREAD)
+    if pieces > 1:
+        parts = 1 << (parts - 1).bit_length() if parts < pieces else -(-parts // pieces) * pieces
+    return parts
 
 
 def worth_sharing(numbers: int) -> bool:
