@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count, islice
+from itertools import islice
 from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
 from test_direct import ORDERS, cases, known, problem_of
 
 import triconv
-from triconv.engines import direct, reference
+from triconv.engines import bfloat16, direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import chunks, prepared, schedule, ways
+from triconv.kernels.target import target
 
 THREADS = (1, 2, 3, 8)
 
 
+class Found(list[chunks.Chunks]):
+    """The chunks that problems are computed in, whether they pay or not."""
+
+    larger = 0
+    """How many sizes of the cache, each twice as large, are passed over of those that leave anything to do."""
+    far = 1.0
+    """What copying ahead costs."""
+
+
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[chunks.Chunks]:
-    """The chunks that problems are computed in from now on, whether they pay or not: as small as there are, or not."""
-    seen: list[chunks.Chunks] = []
-    turns = count()
+def found(monkeypatch: pytest.MonkeyPatch) -> Found:
+    seen = Found()
 
     def told(best: ways.Way) -> chunks.Chunks | None:
+        monkeypatch.setattr(chunks, "FAR", seen.far)
         within = (one for size in range(6, 30) if (one := fitting(best, 1 << size)) is not None)
-        turn = next(turns)
-        monkeypatch.setattr(chunks, "FAR", (2.5, 0.5)[turn // 2 % 2])
-        one = next(islice(within, (0, 3)[turn % 2], None), None)
+        one = next(islice(within, seen.larger, None), None)
         seen.extend([] if one is None else [one])
         return one
 
@@ -57,7 +65,7 @@ def have_way(patch: pytest.MonkeyPatch, vector: str) -> None:
 
 def results(problem: Problem, a: Any, b: Any, like: Any, lie: Any) -> list[Any]:
     """What a problem gives with some numbers of threads: the same bits."""
-    run, made = direct.build(problem), []
+    run, made = (bfloat16 if problem.dtype == "bfloat16" else direct).build(problem), []
     for threads in THREADS:
         with triconv.threads(threads):
             out = lie(np.full_like(like, np.nan))
@@ -67,13 +75,14 @@ def results(problem: Problem, a: Any, b: Any, like: Any, lie: Any) -> list[Any]:
     return made
 
 
-def test_the_grid_in_chunks(found: list[chunks.Chunks], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid_in_chunks(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = Counter[tuple[str, str]]()
     for number, case in enumerate(cases()):
         problem = problem_of(case.row, case.operation)
         if problem.produces is not Role.WEIGHT or case.vector not in ("hidden", "visible") or any(case.exact):
             continue
         found.clear()
+        found.larger, found.far = number % 3, (100, 0.5)[number % 2]
         have_way(monkeypatch, case.vector)
         a, b, expected, allowed = known(case.row, case.operation)
         for out in results(problem, a, b, expected.astype(case.row.dtype), list(ORDERS.values())[number % 3]):
@@ -90,9 +99,7 @@ def test_the_grid_in_chunks(found: list[chunks.Chunks], monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("vector", ["hidden", "visible"])
-def test_panels_and_blocks_of_channels(
-    vector: str, dtype: str, found: list[chunks.Chunks], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panels_and_blocks_of_channels(vector: str, dtype: str, found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of whole numbers, so that every order of adding gives the same; in panels, in lines that no panel divides."""
     have_way(monkeypatch, vector)
     random, tried = np.random.default_rng(0), Counter[str]()
@@ -107,8 +114,10 @@ def test_panels_and_blocks_of_channels(
         problem = triconv.explain("conv_weight", *shapes, dtype=dtype, **options).problem
         expected = np.empty(problem.shape(Role.WEIGHT), dtype)
         reference.build(problem)(arrays[0], h, expected)
-        for lie in (ORDERS["channels last"], ORDERS["C order"]):
+        for turn in range(4):
+            lie = ORDERS[("channels last", "C order")[turn % 2]]
             found.clear()
+            found.larger, found.far = (0, 3)[turn // 2], (100, 0.5)[(turn + number) % 2]
             for out in results(problem, arrays[0], h, expected, lie):
                 np.testing.assert_array_equal(out, expected)
             (one,) = found
@@ -121,6 +130,22 @@ def test_panels_and_blocks_of_channels(
             kinds |= {"gap": any(buffer.gap for buffer in one.bands.way.buffers[:2] if buffer), "": True}
             tried.update(kind for kind, is_so in kinds.items() if is_so)
     assert set(tried) >= {"panels", "rows", "columns", "ahead", "again", ""}, tried
+
+
+@pytest.mark.skipif(not target().pairs, reason="this processor multiplies no pairs of bfloat16")
+@pytest.mark.parametrize("batch", [8, 5])
+def test_pairs_of_examples_in_chunks(batch: int, found: Found) -> None:
+    """Whole numbers, whose sums float32 holds, rounded once."""
+    random, tried, kind = np.random.default_rng(0), Counter[bool](), ml_dtypes.bfloat16
+    v, h = (random.integers(-3, 4, (batch, channels, 9, 13)).astype(kind) for channels in (64, 96))
+    expected = triconv.conv_weight(v.astype("float32"), h.astype("float32"), 3, padding=1, engine="reference")
+    problem = triconv.explain("conv_weight", v.shape, expected.shape, padding=1, dtype="bfloat16").problem
+    for turn in range(4):
+        found.larger, found.far = (0, 3)[turn // 2], (100, 0.5)[turn // 2]
+        for out in results(problem, v, h, expected.astype(kind), ORDERS[("channels last", "C order")[turn % 2]]):
+            np.testing.assert_array_equal(out, expected.astype(kind))
+        tried.update(one.ahead for one in found)
+    assert set(tried) == {False, True}
 
 
 def chosen(visible: tuple[int, ...], hidden: int, kernel: int, **options: Any) -> chunks.Chunks | None:

@@ -269,9 +269,12 @@ signal.signal(signal.SIGALRM, stop)
 team.NUMBERS_WORTH_A_THREAD = 1 << 5
 import numpy as np, triconv
 v, w = np.ones((2, 8, 24, 24), np.float32), np.ones((8, 8, 3, 3), np.float32)
+triconv.threads(3)
+# NumPy imports more when it is first needed, and takes an interruption for a dtype; Python forgets a thread that it
+# starts just then, and says KeyError.
+triconv.conv(v, w, engine="direct")
 before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 stops, end = 0, time.monotonic() + 3
-triconv.threads(3)
 while time.monotonic() < end:
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
