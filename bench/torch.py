@@ -161,7 +161,7 @@ def _measured(row: Row, ways: Mapping[str, Callable[[], Iterable[Tensor]]], roun
     if not row.apart <= 1:
         row.failure = f"norms {norms[OURS]} here and {norms[row.against]} in PyTorch"
         return row
-    row.timings = interleave(ways, rounds, seconds, pause=PAUSE if row.threads > 1 else 0.0)
+    row.timings = interleave(ways, rounds, seconds, pause=PAUSE)
     return row
 
 

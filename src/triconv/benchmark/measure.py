@@ -141,8 +141,7 @@ def measure_row(workload: Workload, operation: str, threads: int, settings: Sett
         values = operands(problem)
         candidates = _verified(row, plan, problem, values, settings)
         calls = {name: one.call for name, one in candidates.items()}
-        pause = PAUSE if threads > 1 else 0.0
-        row.timings = interleave(calls, settings.rounds, settings.seconds, pause=pause)
+        row.timings = interleave(calls, settings.rounds, settings.seconds, pause=PAUSE)
         if OURS in candidates:
             result = problem.bytes_of(problem.produces)
             row.extra["traced"] = traced_extra(candidates[OURS].call)

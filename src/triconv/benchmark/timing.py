@@ -15,7 +15,7 @@ MOST_CALLS = 10_000
 LONG = 50e-3
 """Seconds from which on a call is its own warm-up."""
 PAUSE = 30e-3
-"""Seconds after which the threads of the usual libraries no longer spin for more work."""
+"""Seconds after which the threads of the usual libraries no longer work on, or spin for more work."""
 
 
 @dataclass(frozen=True)

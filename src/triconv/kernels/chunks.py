@@ -114,15 +114,18 @@ class Chunks:
         return self.blocks[0] * hidden + self.blocks[1] * (end - hidden)
 
     def _place(self, number: int, at: int, chunk: int, own: int) -> int:
-        """Where a copy of a block's channels is in the scratch, of which one's own begins there."""
+        """Where the copy of a block's channels is in the scratch, of which one's own begins there."""
         _, hidden, end = self.bands.places
-        begin = self.pieces * self.size + chunk * self._each if self.ahead else own
+        if not self.ahead:
+            return own + number * hidden
+        begin = self.pieces * self.size + chunk * self._each
         return begin + (self.blocks[0] * hidden + at * (end - hidden) if number else at * hidden)
 
     def schedule(self, strides: tuple[Strides, ...], others: Strides = (0, 0, 0)) -> Schedule:
         """The chunks on arrays of these strides, in the order of ROLES; `others` as for `prepared`."""
-        shared, own = self.pieces * self.size, self._each
-        shared, own = (shared + self.bands.units * own, 0) if self.ahead else (shared, own)
+        shared, own = self.pieces * self.size, self.bands.places[-1]
+        if self.ahead:
+            shared, own = shared + self.bands.units * self._each, 0
         dtype = "float32" if self._asked.dtype == PAIRS else ""
         make = partial(self._stages, strides, others)
         return Schedule(self._asked.flops, shared, own, 0, make, self.units, dtype=dtype)
