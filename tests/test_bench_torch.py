@@ -58,13 +58,23 @@ def test_the_unfolded_network_is_the_local_one() -> None:
     torch.testing.assert_close(unfolded(model)(images), model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_with_replace_has_the_plain_loss() -> None:
+def test_steps_with_replace_are_the_plain_ones() -> None:
+    """They learn what they are told: the output goes against the gradient that is given."""
     network = Network(lambda: UNet((4, 8)), (1, 16, 16), 2)
     steps = [Step(network, ours, last, 2) for ours in (False, True) for last in (False, True)]
-    losses = [[float(one) for _ in range(3) for one in step.once()] for step in steps]
-    assert losses[0][2] < losses[0][0]
-    for found in losses:
-        assert found == pytest.approx(losses[0], rel=1e-4)
+    outputs = [[one for _ in range(3) for one in step.once()] for step in steps]
+    told = [float((output * steps[0].slope).sum()) for output in outputs[0]]
+    assert told[2] < told[0]
+    for found in outputs:
+        torch.testing.assert_close(found, outputs[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_that_does_not_learn_tells_its_gradients() -> None:
+    network = Network(lambda: local(5, (2, 3)), (2, 5, 5), 2, lambda _: None, False, unfolded)
+    ours, theirs = (Step(network, own, True, 2) for own in (True, False))
+    (output, weight), (expected, gradient) = ours.once(), theirs.once()
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert float(weight.norm()) == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
 def test_the_table_has_the_ratio_to_the_better_order() -> None:
