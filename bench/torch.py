@@ -22,7 +22,7 @@ from triconv.benchmark.measure import in_process
 from triconv.benchmark.memory import resident_extra
 from triconv.benchmark.row import OURS, Row
 from triconv.benchmark.table import busy, loads, to_json, write_json
-from triconv.benchmark.timing import PAUSE, interleave
+from triconv.benchmark.timing import WARM, interleave
 from triconv.cli.bench import WIDTH
 from triconv.cli.parse import sizes
 from triconv.torch import conv
@@ -161,7 +161,7 @@ def _measured(row: Row, ways: Mapping[str, Callable[[], Iterable[Tensor]]], roun
     if not row.apart <= 1:
         row.failure = f"norms {norms[OURS]} here and {norms[row.against]} in PyTorch"
         return row
-    row.timings = interleave(ways, rounds, seconds, pause=PAUSE)
+    row.timings = interleave(ways, rounds, seconds, warm=WARM)
     return row
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from triconv.architecture import Architecture, Stage, default_output, default_stages
 from triconv.autoencoder import Autoencoder
 from triconv.benchmark.row import OURS, Row
-from triconv.benchmark.timing import PAUSE, Timing
+from triconv.benchmark.timing import WARM, Timing
 from triconv.data import Dataset, load
 from triconv.recipe import Recipe, corrupt, decay
 from triconv.train import Progress, Run
@@ -61,7 +61,7 @@ def measure_epoch(threads: int, rounds: int) -> Row:
         for turn in range(rounds + 1):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                sleep(PAUSE)
+                sleep(WARM)
                 seconds, _ = candidates[name]()
                 if turn:
                     samples[name].append(seconds)

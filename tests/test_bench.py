@@ -125,6 +125,14 @@ def test_a_call_that_does_not_count_comes_before_a_sample_of_short_ones() -> Non
     assert times["a"].calls == 2
 
 
+def test_calls_that_do_not_count_go_on_for_as_long_as_is_asked() -> None:
+    clock = Clock()
+    takes = 9, 1 / 64, *[1 / 128] * 4, 5
+    times = interleave({"a": clock.candidate("a", *takes)}, 1, 100, 1 / 64, warm=1 / 32, clock=clock)
+    assert times["a"].samples == (5,)
+    assert len(clock.log) == len(takes)
+
+
 def test_the_statistic_is_the_median_and_the_least() -> None:
     clock = Clock()
     timing = interleave({"a": clock.candidate("a", 50, 1, 7, 3, 4, 9, 5)}, 5, 100, clock=clock)["a"]

@@ -29,7 +29,7 @@ from . import first, in_jax, in_torch, in_triconv
 from .machine import Machine, machine
 from .memory import resident_extra, traced_extra
 from .row import OURS, Row
-from .timing import PAUSE, interleave
+from .timing import WARM, interleave
 from .way import NotMeant, Ready, Unable, Way
 from .workload import Operands, Workload, allowed_extra, as_layers_keep, channels_last, moved, operands, terms
 
@@ -141,7 +141,7 @@ def measure_row(workload: Workload, operation: str, threads: int, settings: Sett
         values = operands(problem)
         candidates = _verified(row, plan, problem, values, settings)
         calls = {name: one.call for name, one in candidates.items()}
-        row.timings = interleave(calls, settings.rounds, settings.seconds, pause=PAUSE)
+        row.timings = interleave(calls, settings.rounds, settings.seconds, warm=WARM)
         if OURS in candidates:
             result = problem.bytes_of(problem.produces)
             row.extra["traced"] = traced_extra(candidates[OURS].call)

@@ -14,7 +14,7 @@ SAMPLE = 5e-3
 MOST_CALLS = 10_000
 LONG = 50e-3
 """Seconds from which on a call is its own warm-up."""
-PAUSE = 30e-3
+WARM = 30e-3
 """Seconds after which the threads of the usual libraries no longer work on, or spin for more work."""
 
 
@@ -39,15 +39,16 @@ def interleave(
     rounds: int = 10,
     seconds: float = 1.0,
     sample: float = SAMPLE,
-    pause: float = 0.0,
+    warm: float = 0.0,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, Timing]:
     """Time candidates in turn.
 
     Each is called twice before: once to warm up, and once to see how many calls make a sample. Then every round takes
-    one sample of each; round r begins with candidate r, so that none always follows the same one. Before a sample comes
-    a pause, in which threads that still wait for the one before may go to sleep, and where calls are short, one that
-    does not count. A candidate that has used its seconds leaves the rounds, never before its first sample.
+    one sample of each; round r begins with candidate r, so that none always follows the same one. Before a sample come
+    calls that do not count, at least one and for so many seconds: threads that still work or wait for the candidate
+    before go to sleep meanwhile, and caches and processors get warm. Long calls have a pause instead. A candidate that
+    has used its seconds leaves the rounds, never before its first sample.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: expected at least 1")
@@ -66,10 +67,7 @@ def interleave(
                 if samples[name] and spent[name] >= seconds:
                     continue
                 call, count = candidates[name], range(calls[name])
-                if pause:
-                    sleep(pause)
-                if once[name] < LONG:
-                    call()
+                _warm_up(call, once[name], warm, clock)
                 start = clock()
                 for _ in count:
                     call()
@@ -80,6 +78,17 @@ def interleave(
         if collecting:
             gc.enable()
     return {name: Timing(tuple(samples[name]), calls[name]) for name in names}
+
+
+def _warm_up(call: Callable[[], object], once: float, seconds: float, clock: Callable[[], float]) -> None:
+    """Calls that do not count, or a pause before long ones."""
+    if once >= LONG:
+        sleep(seconds)
+        return
+    end = clock() + seconds
+    call()
+    while clock() < end:
+        call()
 
 
 def _once(call: Callable[[], object], clock: Callable[[], float]) -> float:
