@@ -17,6 +17,7 @@ from triconv.form import OPERATIONS
 from triconv.kernels import prepared
 from triconv.kernels.copy import Dim, Move
 from triconv.kernels.finite import test as finite
+from triconv.kernels.program import Program
 from triconv.kernels.short import Short, stand_in
 from triconv.kernels.words import CHECKED
 from triconv.memory import LINE, address
@@ -41,6 +42,38 @@ def test_it_runs_on_other_arrays_and_says_whether_all_is_finite() -> None:
         tested[seed] = bad
         assert short.run(*map(address, (source, tested, target))) == np.isfinite(bad)
         np.testing.assert_array_equal(target, np.stack((source, np.full(10, np.nan)), -1).ravel())
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_more_work_is_written_down_for_one_thread(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as from several, also where a weight is not finite; larger room is lent, and given back."""
+    ran: list[object] = []
+    program_run = Program.run
+
+    def noted(self: Program, *given: Any, **_: object) -> None:
+        ran.append(self)
+        program_run(self, *given)
+
+    monkeypatch.setattr(Program, "run", noted)
+    options: dict[str, Any] = {"padding": 1, "dtype": "float32"}
+    problem = triconv.explain(operation, (6, 16, 30, 30), (24, 16, 3, 3), **options, engine="direct").problem
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
+    monkeypatch.setattr(prepared, "pieces", lambda _: 1)
+    monkeypatch.setattr(prepared, "chunks", lambda _: None)
+    run, outs = direct.build(problem), []
+    for value in (0.5, np.inf, 0.5):
+        b[1, 2, 0, 0] = value
+        for threads in (1, 2):
+            ran.clear()
+            outs.append(np.full(problem.shape(problem.produces), np.nan, "f4"))
+            with triconv.threads(threads):
+                run(a, b, outs[-1])
+            if value == 0.5:
+                assert bool(ran) == (threads == 2)
+    for one, other in zip(outs[::2], outs[1::2], strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert outs[0].tobytes() == outs[-1].tobytes() != outs[2].tobytes()
 
 
 def test_its_room_begins_on_a_line() -> None:

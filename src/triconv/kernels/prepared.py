@@ -18,12 +18,12 @@ from ..memory import LINE, address, empty
 from .bands import bands
 from .chunks import Chunks, chunks
 from .compile import Call
-from .copy import Move, Stored
+from .copy import ZERO, Dim, Move, Stored
 from .finish import Finish
 from .finite import all_finite, test
 from .loops import arrays
 from .program import Program, tiled
-from .scratch import SMALL, Scratch
+from .scratch import Scratch
 from .short import Short, stand_in
 from .target import cache_bytes, target
 from .team import SLICES, in_parts, worth_sharing
@@ -67,7 +67,7 @@ class Prepared:
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
-        if self.short is not None and kept is None:
+        if kept is None and self.short is not None and (self.alone or thread_count() == 1):
             visible, hidden, weight = given
             return self.short.run(address(visible), address(hidden), address(weight), *map(address, more))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
@@ -177,22 +177,27 @@ class Prepared:
             yield move, (result[begin:], out[..., first:]) if begin or first else (result, out)
 
     @cached_property
+    def alone(self) -> bool:
+        """Whether the work is so little that one thread does it, however many there are."""
+        return isinstance(self.program, Program) and not worth_sharing(self.program.work)
+
+    @cached_property
     def short(self) -> Short | None:
-        """The whole of the work written down, if it is so little that one thread does it, and kernels do all of it."""
-        if CHECKED or not self.strides or not isinstance(self.program, Program) or self.program.adds:
+        """The whole of the work written down for one thread, if kernels do all of it."""
+        if CHECKED or not self.strides or not isinstance(self.program, Program):
             return None
         shapes, line = [self.way.asked.shape(role) for role in ROLES], LINE // self.kind.itemsize
         starts = list(accumulate([-(-size // line) * line for _, size in self.copies], initial=0))
-        if (starts[-1] + 1) * self.kind.itemsize > SMALL or worth_sharing(self.program.work):
-            return None
         given = [stand_in(*lying, self.kind) for lying in zip(shapes, self.strides, strict=True)]
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
-        room = np.empty(starts[-1] + 1, self.kind)
+        room = stand_in((starts[-1] + 1,), (1,), self.kind)
         seen = list(given)
         for (number, size), start in zip(self.copies, starts, strict=False):
             seen[number] = room[start : start + size]
         a, b, c = self.operands
         calls = [call for number, move in self.fills for call in move.calls(given[number], seen[number], 0, 1)]
+        if self.program.adds:
+            calls += _zeros(seen[c]).calls(seen[c], seen[c], 0, 1)
         calls += self.program.calls([(seen[a], seen[b], seen[c], *more)], 0, 1)
         for move, ends in self._ends(seen[self.produced], given[self.produced]):
             calls += move.calls(*ends, 0, 1)
@@ -217,6 +222,13 @@ class Prepared:
     def copies(self) -> tuple[tuple[int, int], ...]:
         """Which of the arrays have a buffer, and how many numbers it holds."""
         return tuple((number, buffer.size) for number, buffer in enumerate(self.way.buffers) if buffer is not None)
+
+
+def _zeros(array: Array) -> Move:
+    """What puts zeros into an array that lies so."""
+    steps = [step // array.itemsize for step in array.strides]
+    dims = [Dim(((ZERO, 0, size),), 0, step) for size, step in zip(array.shape, steps, strict=True) if size > 1]
+    return Move.of(dims or [Dim(((ZERO, 0, 1),), 0, 1)], array.dtype.name)
 
 
 def _finite(weight: Array, kept: Kept | None) -> bool:
@@ -329,12 +341,16 @@ def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bo
     return None if beyond or any(cut.adds for cut in best.cuts()) else Finish(apart * bias, positive, where)
 
 
+WRITTEN = 1 << 24
+"""Bytes of an array at most where the work is written down: larger ones take so long that nobody sees it."""
+
+
 def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
-    """Whether arrays are small and lie as the problem says, and kernels do all that there is to do."""
+    """Whether arrays are not large and lie as the problem says, and kernels do all that there is to do."""
     if folds(problem) or problem.channels.mask is not None:
         return False
     lying = [zip(problem.shape(role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
-    small = all(sum((size - 1) * step for size, step in one) * problem.itemsize < SMALL for one in lying)
+    small = all(sum((size - 1) * step for size, step in one) * problem.itemsize < WRITTEN for one in lying)
     return small and min(map(min, strides)) >= 0
 
 

@@ -1,6 +1,6 @@
-"""Work so little that one thread does it: its calls written down once, and run by one call of machine code.
+"""Work for one thread: its calls written down once, and run by one call of machine code.
 
-Python takes some microseconds for each call that it makes anew, which is longer than the work itself.
+Python takes some microseconds for each call that it makes anew, which is longer than little work itself.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import mmap
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +16,10 @@ from llvmlite import ir
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ..memory import LINE, address
+from ..memory import address
 from .compile import Call, Compiled, function
 from .relay import Entry
+from .scratch import SMALL, Scratch
 from .target import Target
 from .team import Sheet
 from .words import I64, POINTER, begin
@@ -56,9 +58,10 @@ class Repeat:
 
 
 def stand_in(shape: Sequence[int], steps: Sequence[int], kind: np.dtype[Any]) -> NDArray[Any]:
-    """An array of this shape and these steps, in numbers, for one that is to come."""
-    reach = sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
-    return as_strided(np.empty(reach + 1, kind), shape, [step * kind.itemsize for step in steps])
+    """An array of this shape and these steps, in numbers, for one that is to come; only its addresses are real."""
+    size = (1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))) * kind.itemsize
+    room = np.frombuffer(mmap(-1, size), kind) if size >= SMALL else np.empty(size // kind.itemsize, kind)
+    return as_strided(room, shape, [step * kind.itemsize for step in steps])
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +94,7 @@ class Short:
     def run(self, a: int, b: int, c: int, bias: int = 0, where: int = 0) -> bool:
         """Run the calls on arrays that begin at these addresses; is all finite that has to be?"""
         kernel, table, count = self._begun
-        room = np.empty(self.room + LINE // self.kind.itemsize, self.kind)
-        start = address(room)
-        past = -start % LINE
-        kernel(table, count, a, b, c, start + past, bias, where)
-        return self.total is None or bool(room[self.total + past // self.kind.itemsize] == 0)
+        with Scratch() as lent:
+            room = lent.array(self.room, self.kind)
+            kernel(table, count, a, b, c, address(room), bias, where)
+            return self.total is None or bool(room[self.total] == 0)
