@@ -56,7 +56,7 @@ def test_more_work_is_written_down_for_one_thread(operation: str, monkeypatch: p
 
     monkeypatch.setattr(Program, "run", noted)
     options: dict[str, Any] = {"padding": 1, "dtype": "float32"}
-    problem = triconv.explain(operation, (6, 16, 30, 30), (24, 16, 3, 3), **options, engine="direct").problem
+    problem = triconv.explain(operation, (6, 16, 60, 30), (24, 16, 3, 3), **options, engine="direct").problem
     random = np.random.default_rng(0)
     a, b = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
     monkeypatch.setattr(prepared, "pieces", lambda _: 1)

@@ -179,7 +179,7 @@ class Prepared:
     @cached_property
     def alone(self) -> bool:
         """Whether the work is so little that one thread does it, however many there are."""
-        return isinstance(self.program, Program) and not worth_sharing(self.program.work)
+        return isinstance(self.program, Program) and not worth_sharing(self.program.work // MORE)
 
     @cached_property
     def short(self) -> Short | None:
@@ -340,6 +340,9 @@ def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bo
     beyond = bias and any(loop.vector and loop.count > most for cut in best.cuts() for loop in cut.results)
     return None if beyond or any(cut.adds for cut in best.cuts()) else Finish(apart * bias, positive, where)
 
+
+MORE = 8
+"""How much more work than any other is worth a second thread that one thread would run by one call."""
 
 WRITTEN = 1 << 24
 """Bytes of an array at most where the work is written down: larger ones take so long that nobody sees it."""
