@@ -67,9 +67,8 @@ class Prepared:
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
-        if kept is None and self.short is not None and (self.alone or thread_count() == 1):
-            visible, hidden, weight = given
-            return self.short.run(address(visible), address(hidden), address(weight), *map(address, more))
+        if (short := self._written_down(kept)) is not None:
+            return short.run(*map(address, (*given, *more)))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
             return False
         self.run(given, kept, more)
@@ -80,6 +79,9 @@ class Prepared:
 
         `more` are the arrays that it is finished with, if the program finishes it.
         """
+        if self.supposes is None and (short := self._written_down(kept)) is not None:
+            short.run(*map(address, (*given, *more)))
+            return None
         visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
@@ -176,6 +178,11 @@ class Prepared:
         for move, begin, first in self.drains:
             yield move, (result[begin:], out[..., first:]) if begin or first else (result, out)
 
+    def _written_down(self, kept: Kept | None) -> Short | None:
+        """The work written down, if it is run so: by one thread, and with nothing kept that would be made again."""
+        fresh = kept is None or self.keeps is None is self.supposes
+        return self.short if fresh and self.short is not None and (self.alone or thread_count() == 1) else None
+
     @cached_property
     def alone(self) -> bool:
         """Whether the work is so little that one thread does it, however many there are."""
@@ -185,6 +192,9 @@ class Prepared:
     def short(self) -> Short | None:
         """The whole of the work written down for one thread, if kernels do all of it."""
         if CHECKED or not self.strides or not isinstance(self.program, Program):
+            return None
+        # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
+        if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
         shapes, line = [self.way.asked.shape(role) for role in ROLES], LINE // self.kind.itemsize
         starts = list(accumulate([-(-size // line) * line for _, size in self.copies], initial=0))
