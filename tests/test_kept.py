@@ -156,6 +156,7 @@ def test_a_plan_that_makes_a_weight_takes_none():
 
 torch = pytest.importorskip("torch")
 nn = pytest.importorskip("triconv.torch.nn")
+kept_for = pytest.importorskip("triconv.torch.nn.kept").kept_for
 
 
 @pytest.fixture
@@ -232,6 +233,42 @@ def test_a_weight_that_changes_is_made_ready_again(change, looked_up):
     data = data.to(module.weight.dtype)
     assert _used_again(module, data, looked_up)
     assert looked_up[0] is not before
+
+
+ALIKE = {
+    "kernels in another order": lambda weight: weight.flip(0),
+    "channels in another order": lambda weight: weight.roll(1, 1),
+    "transposed": lambda weight: weight.transpose(0, 1).clone(),
+    "another sign": lambda weight: -weight,
+    "another sign of one kernel": lambda weight: torch.cat([-weight[:1], weight[1:]]),
+    "twice": lambda weight: 2 * weight,
+    "half of them twice": lambda weight: torch.cat([2 * weight[:32], weight[32:]]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("change", ALIKE)
+def test_weights_of_the_same_words_or_of_words_with_the_same_sum_are_told_apart(change, dtype, looked_up):
+    """Past the version counter; 64 × 64 × 9 words of float64 are a multiple of 4096, which an exponent's carry hides."""
+    module, data = _module(nn.Conv2d)[0].to(dtype), torch.randn(2, 64, 28, 28, dtype=dtype)
+    with torch.no_grad():
+        module(data)
+        assert len(looked_up[-1])
+        module.weight.data.copy_(ALIKE[change](module.weight))
+        assert torch.equal(module(data), copy.deepcopy(module)(data))
+
+
+def test_what_is_made_is_of_the_weight_as_it_was_then():
+    """And not as it was at a call before that of which nothing was kept."""
+    module, data = _module(nn.Conv2d)
+    with torch.no_grad():
+        kept_for(module, data, module.weight)
+        module.weight.data.mul_(2)
+        made = kept_for(module, data, module.weight)
+        made.of("made", lambda: None)
+        assert kept_for(module, data, module.weight) is made
+        module.weight.data.div_(2)
+        assert kept_for(module, data, module.weight) is not made
 
 
 def test_nothing_is_kept_where_weights_may_change_unseen(looked_up):

@@ -22,7 +22,7 @@ first for the outputs. `layer.reset_parameters()` draws each kernel as PyTorch w
 and the hidden channels are axis ``dim=len(layer.kernel_size)`` for `weight_norm`.
 
 In evaluation mode and without gradients, modules keep what engines make of a weight of 64 KiB and more, as inference
-wants it: until ``train()``, or until PyTorch's version counter, where the weight lies, or the sum of its words says
+wants it: until ``train()``, or until PyTorch's version counter, where the weight lies, or the sums of its words say
 that it changed.
 """
 

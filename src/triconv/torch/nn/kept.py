@@ -1,13 +1,14 @@
 """What engines make of a module's weight, kept from call to call while the weight is the same.
 
 It is looked at in evaluation mode only, and without gradients: there weights rest. They are the same while PyTorch's
-version counter says so, they lie where they lay, and the sum of their words, which is taken in a fraction of the time
-that it takes to make them ready, is what it was: ``weight.data.mul_(2)``, pruning and NumPy views write past the
-counter.
+version counter says so, they lie where they lay, and the sums of their words, which are taken in a fraction of the
+time that it takes to make them ready, are what they were: ``weight.data.mul_(2)``, pruning and NumPy views write past
+the counter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,20 +24,31 @@ WORTH = 1 << 16
 """Bytes of a weight from which on to look costs less than to make it ready again."""
 
 
-Words = tuple[int, bytes]
-"""The sum of the words of 8 bytes that numbers occupy, and the bytes left over."""
+APART = 1021
+"""Sums that words of 8 bytes are added to in turn: a prime, so that kernels that change places change sums."""
+
+
+class _Made(Kept):
+    """What was made of a weight, and what its sums were before."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight, self.sums = weight, b""
+
+    def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if not len(self):
+            self.sums = _sums(self.weight)
+        return super().of(key, make)
 
 
 class _State(NamedTuple):
     """A weight as it was."""
 
     weight: Tensor
-    held: Tensor
-    """Another name for its memory, which nobody else gets as long as it has this."""
     lying: tuple[Any, ...]
-    """Its version, and how and where it lay: its memory may go elsewhere under both names, as to be shared."""
-    words: Words
-    kept: Kept
+    """Its version, and how and where it lay: its memory may go elsewhere under all names, as to be shared."""
+    made: _Made
+    """With another name for its memory, which nobody else gets as long as it has this."""
 
 
 _states: WeakKeyDictionary[Module, _State] = WeakKeyDictionary()
@@ -54,19 +66,24 @@ def kept_for(module: Module, data: Tensor, weight: Tensor) -> Kept | None:
         state is None
         or state.weight is not weight
         or state.lying != lying
-        or (len(state.kept) and state.words != _words(weight))
+        or (len(state.made) and state.made.sums != _sums(weight))
     ):
         if weight.numel() != _places(weight):
             return None
-        state = _states[module] = _State(weight, weight.detach(), lying, _words(weight), Kept())
-    return state.kept
+        state = _states[module] = _State(weight, lying, _Made(weight.detach()))
+    return state.made
 
 
-def _words(weight: Tensor) -> Words:
-    """What tells apart weights that fill their places."""
+def _sums(weight: Tensor) -> bytes:
+    """What tells apart weights that fill their places: sums over an odd number of rows of words, and what is left.
+
+    What is added to every word alike, as another sign or exponent is, an even number of times could be nothing.
+    """
     flat = weight.detach().as_strided((weight.numel(),), (1,)).view(torch.uint8).numpy()
-    whole = len(flat) // 8 * 8
-    return int(np.add.reduce(flat[:whole].view(np.uint64))), flat[whole:].tobytes()
+    rows = len(flat) // (8 * APART)
+    whole = 8 * APART * (rows - 1 + rows % 2)
+    words = flat[:whole].view(np.uint64).reshape(-1, APART)
+    return np.add.reduce(words, axis=0).tobytes() + flat[whole:].tobytes()
 
 
 def _places(weight: Tensor) -> int:
