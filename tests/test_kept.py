@@ -249,7 +249,7 @@ ALIKE = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("change", ALIKE)
 def test_weights_of_the_same_words_or_of_words_with_the_same_sum_are_told_apart(change, dtype, looked_up):
-    """Past the version counter; 64 × 64 × 9 words of float64 are a multiple of 4096, which an exponent's carry hides."""
+    """Past the version counter; 64 × 64 × 9 words of float64, a multiple of 4096, hide the carry of an exponent."""
     module, data = _module(nn.Conv2d)[0].to(dtype), torch.randn(2, 64, 28, 28, dtype=dtype)
     with torch.no_grad():
         module(data)

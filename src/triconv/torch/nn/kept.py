@@ -83,7 +83,8 @@ def _sums(weight: Tensor) -> bytes:
     rows = len(flat) // (8 * APART)
     whole = 8 * APART * (rows - 1 + rows % 2)
     words = flat[:whole].view(np.uint64).reshape(-1, APART)
-    return np.add.reduce(words, axis=0).tobytes() + flat[whole:].tobytes()
+    sums: bytes = np.add.reduce(words, axis=0).tobytes()
+    return sums + flat[whole:].tobytes()
 
 
 def _places(weight: Tensor) -> int:
