@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -147,19 +149,28 @@ UNEQUAL = replace(RECIPE, batch=79, greedy=True)
 """Of 80 examples: shares of 40 and 39, and in the other batch of 1 and none."""
 
 
-def together(folder: Path, *command: str | Path) -> subprocess.Popen[str]:
-    """A command in two processes, whose working directory is a folder."""
+HANGS = 400
+"""Seconds after which a command does not end at all; ten are usual, and many times as much where others compute."""
+
+
+@contextmanager
+def together(folder: Path, *command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A command in two processes, whose working directory is a folder; none is left over afterwards."""
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), *filter(None, (str(tests.parent / "src"), os.environ.get("PYTHONPATH")))])
     kept = {name: text for name, text in os.environ.items() if name not in VARIABLES}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*TORCHRUN, *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env={**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()  # torchrun ends its workers then; one that has ended takes no notice
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
@@ -170,8 +181,8 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
         f"make(Path({str(tmp_path / 'two')!r}), 'torch', UNEQUAL).train()\n"
     )
     (tmp_path / "two").mkdir()
-    process = together(tmp_path, tmp_path / "script.py")
-    _, errors = process.communicate(timeout=120)
+    with together(tmp_path, tmp_path / "script.py") as process:
+        _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 0, errors
     one = make(tmp_path / "one", "torch", UNEQUAL)
     one.train()
@@ -186,8 +197,8 @@ def test_two_processes_write_and_speak_as_one(tmp_path: Path) -> None:
     few = load().images[:90]
     np.save(tmp_path / "few.npy", few)
     arguments = ("train", str(tmp_path / "few.npy"), *QUICK[:-2], "--framework", "torch", "--out")
-    process = together(tmp_path, "-m", "triconv", *arguments, tmp_path / "two")
-    output, errors = process.communicate(timeout=120)
+    with together(tmp_path, "-m", "triconv", *arguments, tmp_path / "two") as process:
+        output, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 0, errors
     assert output.count("images to learn") == output.count("wrote ") == output.count("ratio to PCA") == 1
     assert output.count("autoencoder epoch 1/2") == 1
@@ -203,13 +214,13 @@ def test_two_processes_write_and_speak_as_one(tmp_path: Path) -> None:
 def test_two_processes_stop_together_and_go_on_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ("-m", "triconv", "train", *QUICK[:4], "--epochs", "100000", "--framework", "torch", "--out", folder)
-    process = together(tmp_path, *command)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 2/" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with together(tmp_path, *command) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch 2/" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=HANGS)
     said = [line for line in errors.splitlines() if line.startswith("triconv: ")]
     assert said == [f"triconv: stopped and saved; to continue: triconv train --resume {folder} --framework torch"]
     assert {file.name for file in folder.iterdir()} == {CHECKPOINT, METRICS}
