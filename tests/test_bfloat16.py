@@ -119,6 +119,20 @@ def test_the_grid(row: Row, order: str, operation: str) -> None:
         oracle.assert_close(result.astype("float32"), *known(row, operation, operands), operation)
 
 
+@operations
+@pytest.mark.parametrize("row", [BY_NAME["groups"], *LARGE[-6:]], ids=lambda row: row.name)
+def test_operands_that_repeat_a_number(row: Row, operation: str) -> None:
+    """Along each axis and along all, as the gradient of a sum does: a pair is not what lies beside one number then."""
+    for repeated in OPERATIONS[operation]:
+        whole = halves(row)
+        for axes in [*((axis,) for axis in range(whole[repeated].ndim)), tuple(range(whole[repeated].ndim))]:
+            one = whole[repeated][tuple(slice(1 if axis in axes else None) for axis in range(whole[repeated].ndim))]
+            operands = {**whole, repeated: np.broadcast_to(one, whole[repeated].shape)}
+            result = run(row, operation, operands, engine="bfloat16")
+            what = f"{operation}, {repeated}, {axes}"
+            oracle.assert_close(result.astype("float32"), *known(row, operation, operands), what)
+
+
 def test_the_grid_is_taken_where_two_are_summed() -> None:
     """All rows but channel graphs, transposes with borders and sums of fewer than two."""
     for row in GRID:

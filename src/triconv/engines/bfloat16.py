@@ -180,7 +180,7 @@ def build(problem: Problem) -> Run:
             a, b = _in_line(a), _weight_in_lines(b, problem)
         elif count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
-        numbers = _aligned(a), _aligned(b), _aligned(out)
+        numbers = _apart(a, axes[0]), _apart(b, axes[1]), _aligned(out)
         a, b, result = numbers
         lying = (
             _paired(a.strides, axes[0], address(a) % PAIR),
@@ -209,6 +209,11 @@ def build(problem: Problem) -> Run:
 def _aligned(array: Array) -> Array:
     """The array, or a copy where its numbers do not lie on multiples of their size."""
     return array if _on_halves(address(array) % HALF, array.strides) else array.copy()
+
+
+def _apart(array: Array, axis: int) -> Array:
+    """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
+    return _aligned(array) if array.strides[axis] else array.copy()
 
 
 @lru_cache(maxsize=KEPT_STRIDES)
