@@ -96,6 +96,15 @@ def test_export(name: str) -> None:
     oracle.assert_close(program.module()(x).detach(), module(x).detach(), allowed(module, x))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_jit_trace(name: str) -> None:
+    """Of the older tracer, for other examples of the same sizes; TensorBoard's graphs come from it, too."""
+    module, x = MODULES[name](), given()
+    traced = torch.jit.trace(module, x)
+    assert torch.equal(traced(2 * x), module(2 * x))
+
+
 @pytest.mark.parametrize("travel", ["deepcopy", "pickle", "torch.save", "state_dict"])
 def test_copies(name: str, travel: str) -> None:
     module, x = MODULES[name](), given()

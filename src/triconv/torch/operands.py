@@ -110,7 +110,9 @@ def each(value: Any, rank: int) -> list[Any]:
     """A value for every axis, or one per axis, as a list."""
     if not isinstance(value, int | list | tuple):
         value = plain(value)
-    return list(value) if isinstance(value, list | tuple) else [value] * rank
+    values = list(value) if isinstance(value, list | tuple) else [value] * rank
+    # torch.jit.trace has tensors for the sizes of tensors: its program is for the sizes that it has seen.
+    return [plain(one) if isinstance(one, Tensor) else one for one in values]
 
 
 def known(tensor: Tensor) -> bool:
