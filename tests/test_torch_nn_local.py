@@ -273,3 +273,16 @@ def test_a_first_input_that_is_too_small_leaves_the_layer_waiting() -> None:
     with pytest.raises(ValueError, match="size 2"):
         layer(torch.randn(2, 3, 2, 2))
     assert layer(torch.randn(2, 3, 6, 6)).shape == (2, 4, 4, 4)
+
+
+@pytest.mark.parametrize("period", [(2,), 0, "local"])
+def test_a_wrong_period_is_called_so(period: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^period="):
+        nn.Tiled(3, 4, (3, 3), period)
+
+
+@pytest.mark.parametrize("size", [(10,), (1, 2, 3, 10, 10)])
+def test_a_wrong_number_of_output_sizes_is_called_so(size: Any) -> None:
+    for layer in (nn.ConvTranspose2d(6, 4, 3, 2), nn.LocallyConnectedTranspose(6, 4, (3, 3), 2)):
+        with pytest.raises(ValueError, match=r"^output_size=.*: expected 2 sizes, one per axis, got \d$"):
+            layer(torch.ones(2, 6, 4, 4), output_size=size)

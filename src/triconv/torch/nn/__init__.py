@@ -8,7 +8,8 @@ Weights of one shared kernel lie in memory as PyTorch's do. Those of a bank, as 
 them, have their hidden channels innermost, as engines like it: they are not contiguous. Optimisers, `clip_grad_norm_`,
 `state_dict`, `AveragedModel`, `prune.ln_structured` and parametrizations take them. What views a parameter as flat
 refuses them ("view size is not compatible"): `parameters_to_vector`, `LBFGS`, `prune.l1_unstructured`,
-`init.orthogonal_` and safetensors. For these let the weight be contiguous, which is slower and nothing else::
+`init.orthogonal_`, `fully_shard` and safetensors. For these let the weight be contiguous, which is slower and nothing
+else::
 
     layer.weight.data = layer.weight.data.contiguous()
 

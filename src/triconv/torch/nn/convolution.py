@@ -288,7 +288,9 @@ def visible_sizes(
     kernel_size, output_padding, visible_size = steps
     if output_size is not None:
         given = tuple(output_size)
-        return (given[len(given) - rank :] if rank < len(given) <= rank + 2 else given), options["padding"]
+        if not rank <= len(given) <= rank + 2:
+            raise ValueError(f"output_size={given}: expected {rank} sizes, one per axis, got {len(given)}")
+        return given[len(given) - rank :], options["padding"]
     if visible_size is not None or not any(output_padding):
         return visible_size, options["padding"]
     known = not torch.compiler.is_compiling() and all(type(size) is int for size in hidden)  # numbers, not symbols

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from ...arguments import LOCAL, Groups, Padding, PerAxis
+from ...arguments import LOCAL, Groups, Padding, PerAxis, axes_in, per_axis
 from ...problem import Options, problem_visible
 from .base import Bias, Convolving, empty_weight, examples
 from .convolution import Conv, ConvTranspose, visible_sizes
@@ -304,5 +304,5 @@ class Tiled(Conv):
             padding_mode,
             device,
             dtype,
-            bank=period,
+            bank=per_axis("period", period, axes_in(kernel_size)),
         )
