@@ -199,6 +199,12 @@ class Axis:
         """The axis whose visible is all that the windows cover, its border written out as positions of their own."""
         return replace(self, visible=self.reach, before=0, after=0, border="zero")
 
+    @property
+    def inside(self) -> list[tuple[int, int]]:
+        """The hidden positions, each with every tap of its kernel that meets the visible."""
+        every: list[list[int]] = np.argwhere(self.sources != OUTSIDE).tolist()
+        return [(c, k) for c, k in every]
+
     def forward(self, exact: bool) -> tuple[Strand, ...]:
         """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own.
 

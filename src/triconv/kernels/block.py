@@ -31,6 +31,11 @@ step takes where both operands come as vectors, as the caches feel it."""
 FRESH = 2.5
 """Cycles that a vector takes from the second-level cache."""
 
+EACH_LOAD, ADDED = 0.02, 2
+"""Cycles by which a load makes a step longer of which multiplications take most; and that a sum takes which is added to
+what is there, beside the next tile's multiplications.
+"""
+
 CROWDED = 1.06
 """How much longer steps take of rows that push each other's lines out of the first-level cache."""
 
@@ -95,11 +100,13 @@ def best_block(
     both_data: bool = False,
     fresh: Fresh | None = None,
     sets: Sets | None = None,
+    whole: bool = False,
 ) -> Block:
     """The tile that takes the fewest cycles.
 
     A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
-    must fit the registers, and enough multiplications must be under way to hide how long one takes.
+    must fit the registers, and enough multiplications must be under way to hide how long one takes. Only sizes that
+    leave nothing over are taken if they must be `whole`; of tiles alike then that which loads least.
     """
     rows = [loop.count if loop.row else 1 for loop in results]
     columns = [loop.count if loop.column else 1 for loop in results]
@@ -127,6 +134,8 @@ def best_block(
             sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
             arriving = 0.0 if fresh is None else fresh.cycles(sizes)
             for height, tall, longest, tiles_down in heights:
+                if whole and not (_divides(rows, tall) and _divides(columns, many) and every % vectors == 0):
+                    continue
                 if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
                     continue
                 from_a = vectors * vector_loads[0] if vector.a else 1
@@ -136,14 +145,19 @@ def best_block(
                     fetched = vector_loads[0] * (height / depth.count + arrived) + both_data * vector_loads[1]
                     loads = max(loads, FETCHED * width * fetched)
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
-                cycles *= SUMMED if depth.vector else 1
+                cycles = cycles + loads * EACH_LOAD if whole else cycles * (SUMMED if depth.vector else 1)
                 # Rows and columns that are far apart share none of what they read.
-                cycles *= 1 if arriving else 1 + FAR_APART * (height // longest + width // vectors - 2)
-                each = steps * cycles + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
+                cycles *= 1 if arriving or whole else 1 + FAR_APART * (height // longest + width // vectors - 2)
+                beside = height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
+                each = steps * cycles + (height * width * ADDED if whole else beside)
                 total = each * tiles * tiles_down
                 if total < best.cycles * (1 - 1e-9):
                     best = Block(_taken(results, tall, many, vectors * lanes), total)
     return best
+
+
+def _divides(counts: Sequence[int], sizes: Sequence[int]) -> bool:
+    return not any(count % size for count, size in zip(counts, sizes, strict=True))
 
 
 def _new(results: Sequence[Index], tall: Sequence[int], depth: Index) -> int:

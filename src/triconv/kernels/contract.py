@@ -33,6 +33,8 @@ UNROLLED = 160
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
 
+Ahead = tuple[Value | int, Value | int]
+
 Sums = list[list[list[Value]]]
 """Variables by row, column and partial sum."""
 
@@ -64,6 +66,8 @@ class Contraction:
     """Whether it may add to what C holds: it does where its argument `add` is not zero."""
     ahead: tuple[int, int] = (0, 0)
     """How far ahead to ask for A and B where they come from memory; 0 where they are in the cache already."""
+    later: int = 0
+    """How many tiles on is the one whose part of what comes from memory is asked for, if not what is so far ahead."""
     onward: tuple[int, int] = (0, 0)
     """How far the next tile's rows are in A, and how far each is from the one before: they are asked for in time."""
     outside: tuple[tuple[int, ...], ...] = ()
@@ -104,13 +108,13 @@ class Contraction:
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with k.loop(k["count"]) as i:
             a0, b0, c0, t0, t1 = k.row("tiles", i, TILE)
-            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
+            corner, ends, ahead = k.at(k["C"], c0), self.finish.corner(k, c0), self._ahead(k, i, a0, b0)
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
             with k.loop(t1, t0) as t:
                 a_t, b_t = k.row("taps", t, 2)
                 a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
-                self._ask(k, a, b, lanes)
+                self._ask(k, a, b, lanes, ahead)
                 if self.coming:
                     # The last taps ask for what is there already.
                     later = k.add(t, self.turns)
@@ -118,7 +122,7 @@ class Contraction:
                     to_come = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(later, 2), 1), I64)))
                     for place in self.coming:
                         k.prefetch(to_come, place)
-                self._sum(k, a, b, sums, lanes)
+                self._sum(k, a, b, sums, lanes, ahead)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
             if self.summed:
                 self._finish_summed(k, values, corner)
@@ -230,22 +234,37 @@ class Contraction:
             found = k.shuffle(whole, whole, [n % lanes for n in range(first, last)])
             self._store(k, [(found, place, (None, None), last - first)])
 
-    def _ask(self, k: Kernel, a: Place, b: Place, lanes: int) -> None:
+    def _ahead(self, k: Kernel, tile: Value, a0: Value, b0: Value) -> Ahead:
+        """How far ahead to ask for A and B: where they are for a later tile, if there is one."""
+        if not self.later:
+            return self.ahead
+        number = k.add(tile, self.later)
+        number = k.build.select(k.less(number, k["count"]), number, tile)
+        a, b, *_ = k.row("tiles", number, TILE)
+        far_a, far_b = self.ahead
+        return k.sub(a, a0) if far_a else 0, k.sub(b, b0) if far_b else 0
+
+    def _ask(self, k: Kernel, a: Place, b: Place, lanes: int, ahead: Ahead) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.
 
         B is asked for step by step instead where its vectors are results, as then it is read in this order anyway.
         """
         if self.ahead[0]:
-            array, far, starts, step = a, self.ahead[0], [a_m for a_m, _ in self.rows], self.ak
+            array, far, starts, step = a, ahead[0], [a_m for a_m, _ in self.rows], self.ak
         elif self.ahead[1] and self.summed:
-            array, far, starts, step = b, self.ahead[1], [column.b for column in self.columns], 1
+            array, far, starts, step = b, ahead[1], [column.b for column in self.columns], 1
         else:
             return
+        each = lanes // step if 0 < step < lanes else 1
         for line in sorted({start // lanes for start in starts}):
-            with k.loop(self.depth, step=lanes // step if 0 < step < lanes else 1, stepped=True) as at:
-                k.prefetch(array, k.add(k.mul(at, step), far + line * lanes))
+            if self.later:  # a few lines only of what a tile reads once: a loop would take longer than they do
+                for number in range(0, self.depth, each):
+                    k.prefetch(array, k.add(far, number * step + line * lanes))
+                continue
+            with k.loop(self.depth, step=each, stepped=True) as at:
+                k.prefetch(array, k.add(k.mul(at, step), far, line * lanes))
 
-    def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
+    def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int, ahead: Ahead) -> None:
         """Add the products of one tap, a step's to one partial sum and the next one's to the next."""
         fold, size = len(sums[0][0]), lanes if self.summed else 1
         ak, bk = (1, 1) if self.summed else (self.ak, self.bk)
@@ -254,7 +273,7 @@ class Contraction:
             here = k.at(b, k.mul(at, bk))
             if self.ahead[1] and not self.summed:
                 for column in self.columns:
-                    k.prefetch(here, self.ahead[1] + column.b)
+                    k.prefetch(here, k.add(ahead[1], column.b))
             if any(self.onward):
                 self._ask_onward(k, a, at)
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)

@@ -88,17 +88,19 @@ def nests(
     overhang: Sequence[int],
     exact: Sequence[bool],
     known: bool = False,
+    scattered: bool = False,
 ) -> list[Nest]:
     """The loop nests of a problem, for what vectors run over and how arrays lie.
 
     `overhang` is how many positions the hidden has before its first on each axis. `exact` loops need neither those nor
-    padding; a kernel's gradient has none. Nor do tiles whose edges are `known`.
+    padding; a kernel's gradient has none. Nor do tiles whose edges are `known`, nor what is `scattered`.
     """
+    if scattered:
+        return [_scattered(problem, vector, lying)]
     roles = arrays(problem, vector)
 
     def loop(count: int, steps: Steps, is_vector: bool = False, axis: int = -1, move: int = 0) -> Index:
-        a, b, c = (_of(steps, role) for role in roles)
-        return Index(count, a, b, c, is_vector, axis, move)
+        return _index(count, steps, roles, is_vector, axis, move)
 
     channel_bundles, channel_loops = _channels(problem, lying)
     axes, side = problem.geometry.axes, "hidden" if problem.produces is Role.VISIBLE else "visible"
@@ -140,6 +142,37 @@ def nests(
         leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
         found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps))
     return found
+
+
+def _scattered(problem: Problem, vector: str, lying: Lying) -> Nest:
+    """The loop nest of a transpose that takes kernels of positions' own as they lie, each tap of each once.
+
+    What a tap finds for a position is added to the visible one that it belongs to. Pieces are bands of visible
+    positions of the first axis. Terms of a number are added in the order in which the weight lies, however it is cut.
+    """
+    roles, axes = arrays(problem, vector), problem.geometry.axes
+    (bundles, loops), families = _channels(problem, lying), []
+    for number, axis in enumerate(axes):
+        at = Places(problem, lying, number, 0, 0)
+        families.append([Bundle(at.of_tap(axis, c, k)) for c, k in axis.inside])
+    corners, taps = _tables([bundles, *families], roles)
+    first = axes[0].position(*np.array(axes[0].inside, int).reshape(-1, 2).T)
+    many = min(BANDS, axes[0].visible)
+    band = np.repeat(first * many // axes[0].visible, len(corners) // max(1, len(first)))
+    weight = roles.index(Role.WEIGHT)
+    order = np.lexsort((corners[:, weight], band))
+    pieces = tuple(np.searchsorted(band[order], np.arange(many + 1)).tolist())
+    g, i, o = (
+        [_index(count, steps, roles, name == vector) for count, steps in loops[name]]
+        for name in ("channel", "visible", "hidden")
+    )
+    batch = _index(problem.batch, Steps(lying.visible.steps[0], lying.hidden.steps[0]), roles, vector == "example")
+    results = (*g, *i, batch)
+    return Nest((), results, tuple(o), corners[order], taps, once="ABC"[weight], adds=True, pieces=pieces)
+
+
+BANDS = 8
+"""Of visible positions, which threads share. Where they meet, kernels are not read as one long run."""
 
 
 PANEL = 8
@@ -215,6 +248,13 @@ LARGE = 1 << 19
 """Bytes of a weight, or of a window, that do not share the second-level cache well with the rest: panels of channels
 are then taken one after the other.
 """
+
+
+def _index(
+    count: int, steps: Steps, roles: tuple[Role, Role, Role], is_vector: bool = False, axis: int = -1, move: int = 0
+) -> Index:
+    a, b, c = (_of(steps, role) for role in roles)
+    return Index(count, a, b, c, is_vector, axis, move)
 
 
 def _of(steps: Steps, role: Role) -> int:
@@ -336,6 +376,10 @@ class Places:
         in_order = sorted(strand.taps, key=lambda tap: tap[1])
         taps = (Steps(0, self.hidden(1) * o, self.kernel(k) + self.bank * b) for k, o, b in in_order)
         return Bundle(self.corner(strand), tuple(taps))
+
+    def of_tap(self, axis: Axis, c: int, k: int) -> Steps:
+        """A tap of the kernel of a hidden position that it has alone, and the visible position that they meet."""
+        return Steps(self.visible(int(axis.position(c, k))), self.hidden(c), self.bank * c + self.kernel(k))
 
     def forward(self, axis: Axis, strand: Strand, exact: bool) -> Bundle:
         """Taps that all positions of the axis meet are a loop, and not listed."""

@@ -66,6 +66,8 @@ class Nest:
 
     adds: bool = False
     """Whether C may hold something already, to which all is added."""
+    pieces: tuple[int, ...] = ()
+    """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
 
     def turn(self, loop: Index, i: int) -> tuple[int, ...]:
         """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
@@ -205,7 +207,8 @@ def _block(
     line, ways = LINE // itemsize, cache_bytes()[0] // PAGE
     # What a step reads of A is met again by the next ones, if they read the same lines.
     sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
-    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets)
+    whole = bool(nest.pieces)
+    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole)
     return replace(block, cycles=block.cycles * len(nest.corners))
 
 

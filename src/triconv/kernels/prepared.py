@@ -284,11 +284,11 @@ def prepared(
     copied |= frozenset({produces} if count > 1 else ())
     if examples < problem.batch:
         some = replace(problem, batch=examples)
-        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, copied, best.known)
+        best = way(some, best.vector, strides, best.exact, filling(some) if best.parts > 1 else 1, copied, *best.how)
     rounds, part = problem.dtype == PAIRS, best.asked
     if rounds and any(cut.adds for cut in best.cuts()):  # nothing is rounded before it is whole
         parts = best.problem.batch // part.batch
-        best = way(part, best.vector, strides, best.exact, parts, copied | {produces}, best.known)
+        best = way(part, best.vector, strides, best.exact, parts, copied | {produces}, *best.how)
     in_line |= best.buffers[produced] is not None
     lanes = target().lanes(problem.itemsize)
     stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""

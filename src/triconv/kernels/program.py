@@ -26,6 +26,9 @@ AHEAD, NEARER = 2048, 256
 """Numbers that are on the way from memory while others are multiplied: where they are one long run; and where each tap
 reads elsewhere, a piece of which the next tile reads the next."""
 
+AS_IT_LIES = 1 << 14
+"""Bytes that are on the way where tiles read a weight as it lies."""
+
 MULTIPLICATIONS_A_COPY = 16
 """That take as long as copying a number."""
 
@@ -41,8 +44,13 @@ class Tiled:
     contraction: Contraction
     tiles: Table
     taps: Table
-    apart: int
-    """Into how many equal pieces that write no number of C in common the table can be cut."""
+    pieces: Sequence[int]
+    """Where pieces of the table begin that write no number of C in common, and where the last ends."""
+
+    @property
+    def apart(self) -> int:
+        """How many pieces there are."""
+        return len(self.pieces) - 1
 
 
 def tiled(
@@ -66,10 +74,18 @@ def tiled(
             if cut.nest.edges:
                 tiles, outside = _with_edges(cut, sizes, tiles)
                 contraction = replace(contraction, outside=outside)
-            apart = prod(map(len, starts[: cut.outer]))
-            each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
-            found += [Tiled(contraction, some, taps, apart if cut.nest.spread else max(1, len(some))) for some in each]
+            each = [tiles] if cut.nest.spread or cut.nest.pieces or cut.steps else _full_and_empty(tiles)
+            found += [Tiled(contraction, some, taps, _pieces(cut, starts, len(some))) for some in each]
     return found
+
+
+def _pieces(cut: Cut, starts: Starts, tiles: int) -> Sequence[int]:
+    """Where pieces of so many tiles begin that write no number of C in common, and where the last ends."""
+    if cut.nest.pieces:
+        each = prod(map(len, starts))
+        return [each * corner for corner in cut.nest.pieces]
+    apart = prod(map(len, starts[: cut.outer])) if cut.nest.spread else tiles
+    return range(0, tiles + 1, max(1, tiles // max(1, apart)))
 
 
 def _full_and_empty(tiles: Table) -> list[Table]:
@@ -92,7 +108,7 @@ class Program:
 
     def __init__(self, tiled: Sequence[Tiled], flops: int, slices: int = SLICES, first: bool = False) -> None:
         """The tables, what they multiply, and whether they write `first` what others will add to."""
-        spread = {one.apart for one in tiled if one.apart != max(1, len(one.tiles))}
+        spread = {one.apart for one in tiled if one.apart != len(one.tiles)}
         assert len(spread) <= 1, f"tables that add to the same numbers in {spread} pieces: expected as many in each"
         self.slices = slices
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
@@ -100,10 +116,7 @@ class Program:
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.sheets: dict[int, Sheet] = {}
-        self.steps = [
-            (function(one.contraction), address(one.tiles), one.apart, len(one.tiles) // one.apart, address(one.taps))
-            for one in tiled
-        ]
+        self.steps = [(function(one.contraction), address(one.tiles), one.pieces, address(one.taps)) for one in tiled]
 
     def run(self, *pieces: Operands, kept: object = None) -> None:  # noqa: ARG002 (nothing is made of a weight)
         """Run the contractions over each of some (A, B, C), which have results of their own."""
@@ -135,8 +148,8 @@ class Program:
         found = []
         for a, b, c, *more in pieces[begin : max(begin + 1, end)]:
             places, behind = (address(a), address(b), address(c)), tuple(map(address, more))
-            for (kernel, tiles, apart, each, taps), tables in zip(self.steps, self.tables, strict=True):
-                first, last = (apart * (part % shares + n) // shares * each for n in (0, 1))
+            for (kernel, tiles, cuts, taps), tables in zip(self.steps, self.tables, strict=True):
+                first, last = (cuts[(len(cuts) - 1) * (part % shares + n) // shares] for n in (0, 1))
                 values = *places, tiles + first * TILE * 8, last - first, taps, self.adds, *behind
                 found.append(Call(kernel, values, (a, b, c, *tables, *more)))
         return found
@@ -216,6 +229,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         summed=depth.vector,
         add=cut.adds,
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
+        later=_later(cut, sizes, BYTES[dtype]) if cut.nest.pieces else 0,
         onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
         coming=_coming(cut, sizes, lanes),
         turns=prod(loop.count for loop in cut.others),
@@ -224,6 +238,15 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         past=in_line and _past(cut, sizes, lanes),
         stored=stored,
     )
+
+
+def _later(cut: Cut, sizes: Sequence[int], itemsize: int) -> int:
+    """How many tiles later what is asked for now is read: tiles that read the same of a large weight count as one."""
+    name = cut.nest.once.lower()
+    steps = [(getattr(loop, name), loop.count, size) for loop, size in zip(cut.results, sizes, strict=True)]
+    read = cut.depth.count * prod(size for step, _, size in steps if step)
+    again = prod(-(-count // size) for step, count, size in steps if not step)
+    return -(-AS_IT_LIES // (read * itemsize)) * again
 
 
 def _onward(cut: Cut, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:

@@ -56,11 +56,18 @@ class Way:
     overhang: tuple[int, ...]
     known: bool = False
     """Whether tiles know what lies beyond the edges of all axes: nothing has to be there."""
+    scattered: bool = False
+    """Whether a transpose takes kernels as they lie, and adds what each tap finds to where it belongs."""
 
     @property
     def parts(self) -> int:
         """Into how many parts the first axis is cut, which are further examples."""
         return self.problem.batch // self.asked.batch
+
+    @property
+    def how(self) -> tuple[bool, bool]:
+        """What `way` is told last."""
+        return self.known, self.scattered
 
     @property
     def copied(self) -> int:
@@ -137,7 +144,7 @@ KEPT = 16
 @lru_cache(maxsize=KEPT)
 def _cuts(way: Way) -> tuple[Cut, ...]:
     room = cache_bytes()[1] // 2
-    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact, way.known)
+    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact, way.known, way.scattered)
     each = [one for nest in found for one in in_patches(nest)]
     return tuple(cut(nest, way.problem.itemsize, target(), room) for nest in each)
 
@@ -162,6 +169,7 @@ def way(
     count: int = 1,
     copied: frozenset[Role] = frozenset(),
     known: bool = False,
+    scattered: bool = False,
 ) -> Way:
     """How to run a problem over vectors of something, on arrays of these strides, in the order of ROLES.
 
@@ -211,7 +219,7 @@ def way(
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
         layouts.append(Layout(own) if as_it_is else buffer.layout)
     before = tuple(before for before, _ in overhang)
-    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), before, known)
+    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), before, known, scattered)
 
 
 def _of_parts(problem: Problem, parts: Parts) -> Problem:
@@ -350,6 +358,8 @@ def best_way(
     always = (problem.produces is Role.VISIBLE and not finite,) * rank
     found = [way(problem, vector, strides, always, 1, copied) for vector in vectors(problem)]
     best = _fastest(found)
+    if scatters(problem, best.vector):
+        return way(problem, best.vector, strides, (False,) * rank, 1, copied, scattered=True)
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
     ways = [best, *(way(problem, best.vector, strides, exact, 1, copied) for exact in others)]
     if may_know(problem, best.vector) and (finite or problem.produces is not Role.VISIBLE):
@@ -359,6 +369,29 @@ def best_way(
         whole = next(one for one in found if one.vector == "example")
         ways += [cut_up] if cut_up.copied <= OVERLAP * whole.copied else []
     return min(ways, key=Way.seconds)
+
+
+def may_scatter(problem: Problem) -> bool:
+    """Whether a transpose may take kernels as they lie: where each has a position of its own."""
+    return problem.produces is Role.VISIBLE and _local(problem) and problem.channels.mask is None
+
+
+def scatters(problem: Problem, vector: str) -> bool:
+    """Whether it should, as a weight comes from memory, which gives one long run sooner than pieces of many places.
+
+    What is added up more often has to be little beside it: kernels of a few vectors are not.
+    """
+    far = cache_bytes()[1] * (OF_DATA if over_data(vector) else OF_WEIGHTS)
+    tap = prod(problem.channels.weight[:2]) * problem.itemsize
+    return may_scatter(problem) and tap >= LEAST_TAP and problem.bytes_of(Role.WEIGHT) > far
+
+
+OF_DATA, OF_WEIGHTS = 8, 16
+"""How many times as large as the second-level cache a weight is that comes from memory, not from a cache beyond: this
+is sooner worth it where vectors are of data, as the lanes of none have to be added up."""
+
+LEAST_TAP = 1 << 11
+"""Bytes of a tap of one kernel."""
 
 
 def _fastest(ways: Sequence[Way]) -> Way:
