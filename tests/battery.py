@@ -356,6 +356,24 @@ def a_gradient_in_chunks() -> None:
         same(one, triconv.conv_weight(v, h, 3, engine="im2row", **options))
 
 
+def kernels_as_they_lie() -> None:
+    """Local ones as if they were large; of small whole numbers, so that every order of adding gives the same."""
+    import triconv
+    from triconv.kernels import ways
+
+    random = np.random.default_rng(0)
+    h = np.moveaxis(random.integers(-3, 4, (9, 13, 6, 18)).astype(np.float32), -1, 1)
+    w = np.moveaxis(random.integers(-3, 4, (13, 6, 3, 2, 5, 18)).astype(np.float32), (-1, -2), (2, 3))
+    options: dict[str, Any] = {"padding": 1, "stride": (2, 1)}
+    usual, ways.scatters = ways.scatters, lambda problem, _: ways.may_scatter(problem)
+    try:
+        found = [triconv.conv_transpose(h, w, engine="direct", **options) for _ in range(2)]
+    finally:
+        ways.scatters = usual
+    for one in found:  # the second comes into memory that holds the first
+        same(one, triconv.conv_transpose(h, w, engine="reference", **options))
+
+
 def what_follows_a_sum() -> None:
     """Bias, positive part and mask as kernels take them, of a weight that is kept; whole numbers, and a NaN."""
     import triconv
@@ -456,6 +474,7 @@ CHECKS: list[Callable[[], None]] = [
     tiles_that_know_their_edges,
     a_graph_in_bands,
     a_gradient_in_chunks,
+    kernels_as_they_lie,
     what_follows_a_sum,
     pairs_of_halves,
     pairs_in_lines,

@@ -93,15 +93,18 @@ class Case:
     exact: tuple[bool, ...]
     parts: int = 1
     known: bool = False
+    scattered: bool = False
 
     def way(self, problem: Problem, strides: tuple[tuple[int, ...], ...]) -> ways.Way:
-        return ways.way(problem, self.vector, strides, self.exact, self.parts, known=self.known)
+        return ways.way(
+            problem, self.vector, strides, self.exact, self.parts, known=self.known, scattered=self.scattered
+        )
 
     def check(self, patch: pytest.MonkeyPatch, order: str) -> None:
         """Run it this way on arrays in this order."""
         lie, what = (
             ORDERS[order],
-            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {self.known}, {order}",
+            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {self.known}, {self.scattered}, {order}",
         )
 
         def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object) -> ways.Way:
@@ -133,6 +136,8 @@ def cases() -> Iterator[Case]:
                     yield Case(row, operation, vector, choice)
                 if ways.may_know(problem, vector):
                     yield Case(row, operation, vector, (False,) * row.rank, known=True)
+                if ways.may_scatter(problem):
+                    yield Case(row, operation, vector, (False,) * row.rank, scattered=True)
             if (parts := ways.filling(problem)) > 1:
                 yield Case(row, operation, "example", (False,) * row.rank, parts)
 

@@ -372,6 +372,26 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "given[3][piece * self.size :]",
         "given[3][0:]",
     ),
+    "native: all positions scatter the first one's kernel": (
+        "kernels/loops.py",
+        "self.bank * c + self.kernel(k)",
+        "self.kernel(k)",
+    ),
+    "native: what is scattered is the last tap's": (
+        "kernels/loops.py",
+        "adds=True, pieces=pieces",
+        "adds=False, pieces=pieces",
+    ),
+    "native: bands end one corner early": (
+        "kernels/loops.py",
+        "tuple(np.searchsorted(band[order], np.arange(many + 1)).tolist())",
+        "tuple((np.searchsorted(band[order], np.arange(many + 1)) - np.eye(many + 1, dtype=int)[-1]).tolist())",
+    ),
+    "native: what is added to is not zero": (
+        "kernels/program.py",
+        "self.adds = not first and",
+        "self.adds = first and",
+    ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (
         "engines/direct.py",

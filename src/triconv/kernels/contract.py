@@ -33,6 +33,9 @@ UNROLLED = 160
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
 
+FEW = 4
+"""Lines that are asked for one by one: a loop over them would take as long as what they are for."""
+
 Ahead = tuple[Value | int, Value | int]
 
 Sums = list[list[list[Value]]]
@@ -257,7 +260,7 @@ class Contraction:
             return
         each = lanes // step if 0 < step < lanes else 1
         for line in sorted({start // lanes for start in starts}):
-            if self.later:  # a few lines only of what a tile reads once: a loop would take longer than they do
+            if self.later and self.depth <= FEW * each:
                 for number in range(0, self.depth, each):
                     k.prefetch(array, k.add(far, number * step + line * lanes))
                 continue

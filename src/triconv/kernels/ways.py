@@ -14,6 +14,9 @@ are added at the end:
 Operands are read where they lie if they step by one along the vector and need no padding; else they are copied once.
 Edges need none that have loops of their own, or that tiles know of: a depthwise tile has a bit for each position that
 may be outside, and takes zeros instead.
+
+A transpose gathers: each visible position sums its own, over all taps. Where every hidden position has a kernel of its
+own and all of them come from memory, it scatters: kernels are read once, as they lie, and tiles add to the visible.
 """
 
 from __future__ import annotations
@@ -123,6 +126,7 @@ class Way:
         text = f"vectors over {self.vector}, tiles of {' × '.join([*rows, str(vectors)])} vectors"
         text += f", {len(most.steps)} products written out" if most.steps else f", {most.depth.count} deep"
         text += f" in {most.parts} parts" if most.parts > 1 else ""
+        text += f", kernels as they lie, for {len(most.nest.pieces) - 1} bands" if self.scattered else ""
         text += f", the longest of {len(cuts)} nests" if len(cuts) > 1 else ""
         copied = [role.value for role, buffer in zip(ROLES, self.buffers, strict=True) if buffer is not None]
         return f"{text}; copies {', '.join(copied) or 'nothing'}"
