@@ -102,10 +102,7 @@ class Case:
 
     def check(self, patch: pytest.MonkeyPatch, order: str) -> None:
         """Run it this way on arrays in this order."""
-        lie, what = (
-            ORDERS[order],
-            f"{self.row.name}, {self.operation}, {self.vector}, {self.exact}, {self.parts}, {self.known}, {self.scattered}, {order}",
-        )
+        lie, what = ORDERS[order], f"{self}, {order}"
 
         def chosen(problem: Problem, strides: tuple[tuple[int, ...], ...], *_: object) -> ways.Way:
             return self.way(problem, strides)
@@ -243,7 +240,7 @@ def test_the_best_way_is_one_of_them() -> None:
             strides = tuple(np.empty(problem.shape(role), np.int8).strides for role in ways.ROLES)
             for finite in (True, False):
                 best = ways.best_way(problem, strides, finite)
-                assert Case(row, operation, best.vector, best.exact, best.parts, best.known) in tested, (
+                assert Case(row, operation, best.vector, best.exact, best.parts, *best.how) in tested, (
                     row.name,
                     operation,
                     finite,

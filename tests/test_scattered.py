@@ -1,4 +1,4 @@
-"""Transposes that take large local kernels as they lie: against the oracle, for any threads, and when they are chosen."""
+"""Transposes that take large local kernels as they lie: against the oracle, on any threads, and when they do."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_only_large_local_weights_are_taken_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(direct, "_expected", direct._expected.__wrapped__)  # type: ignore[attr-defined]
     monkeypatch.setattr(ways, "best_way", ways.best_way.__wrapped__)  # type: ignore[attr-defined]
     assert chosen(LARGE).scattered
-    assert not chosen(LARGE, visible=(8, 64, 8, 8)).scattered
+    assert not chosen(LARGE, visible=(8, 64, 4, 4)).scattered
     assert not chosen(LARGE, "conv").scattered
     assert not chosen(LARGE, "conv_weight").scattered
     assert not chosen(LARGE, visible=(8, 1024, 28, 28), bank=(2, 2)).scattered
@@ -141,6 +141,6 @@ def test_only_large_local_weights_are_taken_so(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_plan_says_so() -> None:
     assert "as they lie" in chosen(LARGE).described
-    assert "as they lie" not in chosen(LARGE, visible=(8, 64, 8, 8)).described
+    assert "as they lie" not in chosen(LARGE, visible=(8, 64, 4, 4)).described
     assert chosen(LARGE).supposes is None
     assert Role.WEIGHT not in {role for role, buffer in zip(ways.ROLES, chosen(LARGE).buffers, strict=True) if buffer}
