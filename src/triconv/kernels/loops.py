@@ -148,18 +148,18 @@ def _scattered(problem: Problem, vector: str, lying: Lying) -> Nest:
     """The loop nest of a transpose that takes kernels of positions' own as they lie, each tap of each once.
 
     What a tap finds for a position is added to the visible one that it belongs to. Pieces are bands of visible
-    positions of the first axis. Terms of a number are added in the order in which the weight lies, however it is cut.
+    positions. Terms of a number are added in the order in which the weight lies, however it is cut.
     """
     roles, axes = arrays(problem, vector), problem.geometry.axes
-    (bundles, loops), families = _channels(problem, lying), []
+    (bundles, loops), families, place = _channels(problem, lying), [], np.zeros(1, np.int64)
     for number, axis in enumerate(axes):
-        at = Places(problem, lying, number, 0, 0)
-        families.append([Bundle(at.of_tap(axis, c, k)) for c, k in axis.inside])
+        at, met = Places(problem, lying, number, 0, 0), axis.inside
+        families.append([Bundle(at.of_tap(axis, c, k)) for c, k in met])
+        place = np.add.outer(place * axis.visible, [int(axis.position(c, k)) for c, k in met]).ravel()
     corners, taps = _tables([bundles, *families], roles)
-    first = axes[0].position(*np.array(axes[0].inside, int).reshape(-1, 2).T)
-    many = min(BANDS, axes[0].visible)
-    band = np.repeat(first * many // axes[0].visible, len(corners) // max(1, len(first)))
-    weight = roles.index(Role.WEIGHT)
+    positions, weight = prod(axis.visible for axis in axes), roles.index(Role.WEIGHT)
+    many = min(BANDS, positions)
+    band = place.astype(np.int64) * many // positions
     order = np.lexsort((corners[:, weight], band))
     pieces = tuple(np.searchsorted(band[order], np.arange(many + 1)).tolist())
     g, i, o = (
