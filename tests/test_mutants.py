@@ -389,8 +389,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: what is added to is not zero": (
         "kernels/program.py",
-        "self.adds = not first and",
-        "self.adds = first and",
+        "not (first or one.first)",
+        "not first",
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (

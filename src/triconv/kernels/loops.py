@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from itertools import chain, product
 from math import prod
 from typing import NamedTuple
@@ -148,7 +148,8 @@ def _scattered(problem: Problem, vector: str, lying: Lying) -> Nest:
     """The loop nest of a transpose that takes kernels of positions' own as they lie, each tap of each once.
 
     What a tap finds for a position is added to the visible one that it belongs to. Pieces are bands of visible
-    positions. Terms of a number are added in the order in which the weight lies, however it is cut.
+    positions, which begin with a corner without taps for each of them: it is zero at first. Terms of a number are added
+    in the order in which the weight lies, however it is cut.
     """
     roles, axes = arrays(problem, vector), problem.geometry.axes
     (bundles, loops), families, place = _channels(problem, lying), [], np.zeros(1, np.int64)
@@ -159,8 +160,12 @@ def _scattered(problem: Problem, vector: str, lying: Lying) -> Nest:
     corners, taps = _tables([bundles, *families], roles)
     positions, weight = prod(axis.visible for axis in axes), roles.index(Role.WEIGHT)
     many = min(BANDS, positions)
-    band = place.astype(np.int64) * many // positions
-    order = np.lexsort((corners[:, weight], band))
+    zeros = np.zeros((positions, 5), np.int64)
+    lines = [[lying.visible.at(2 + number, x) for x in range(axis.visible)] for number, axis in enumerate(axes)]
+    zeros[:, 2] = reduce(np.add.outer, lines, np.zeros((), np.int64)).ravel()
+    corners, place = np.concatenate([zeros, corners]), np.concatenate([np.arange(positions), place.astype(np.int64)])
+    band = place * many // positions
+    order = np.lexsort((corners[:, weight], corners[:, 4] > corners[:, 3], band))
     pieces = tuple(np.searchsorted(band[order], np.arange(many + 1)).tolist())
     g, i, o = (
         [_index(count, steps, roles, name == vector) for count, steps in loops[name]]

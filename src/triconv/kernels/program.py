@@ -47,6 +47,9 @@ class Tiled:
     pieces: Sequence[int]
     """Where pieces of the table begin that write no number of C in common, and where the last ends."""
 
+    first: bool = False
+    """Whether its tiles write what those of other tables add to."""
+
     @property
     def apart(self) -> int:
         """How many pieces there are."""
@@ -74,18 +77,29 @@ def tiled(
             if cut.nest.edges:
                 tiles, outside = _with_edges(cut, sizes, tiles)
                 contraction = replace(contraction, outside=outside)
-            each = [tiles] if cut.nest.spread or cut.nest.pieces or cut.steps else _full_and_empty(tiles)
-            found += [Tiled(contraction, some, taps, _pieces(cut, starts, len(some))) for some in each]
+            if cut.nest.pieces:
+                found += _in_pieces(cut, contraction, tiles, taps, prod(map(len, starts)))
+                continue
+            apart = prod(map(len, starts[: cut.outer]))
+            each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
+            for some in each:
+                size = max(1, len(some) // apart) if cut.nest.spread else 1
+                found.append(Tiled(contraction, some, taps, range(0, len(some) + 1, size)))
     return found
 
 
-def _pieces(cut: Cut, starts: Starts, tiles: int) -> Sequence[int]:
-    """Where pieces of so many tiles begin that write no number of C in common, and where the last ends."""
-    if cut.nest.pieces:
-        each = prod(map(len, starts))
-        return [each * corner for corner in cut.nest.pieces]
-    apart = prod(map(len, starts[: cut.outer])) if cut.nest.spread else tiles
-    return range(0, tiles + 1, max(1, tiles // max(1, apart)))
+def _in_pieces(cut: Cut, contraction: Contraction, tiles: Table, taps: Table, each: int) -> list[Tiled]:
+    """The tiles of zeros, and those that add to them, `each` so many of a corner, both in the nest's pieces.
+
+    So whoever adds to zeros has written them, and they are near.
+    """
+    pieces, empty = cut.nest.pieces, tiles[:, 3] == tiles[:, 4]
+    piece = np.repeat(np.arange(len(pieces) - 1), each * np.diff(pieces))
+    found = []
+    for which in (empty, ~empty):
+        ends = np.cumsum(np.bincount(piece[which], minlength=len(pieces) - 1)).tolist()
+        found.append(Tiled(contraction, np.ascontiguousarray(tiles[which]), taps, [0, *ends], which is empty))
+    return found
 
 
 def _full_and_empty(tiles: Table) -> list[Table]:
@@ -112,11 +126,14 @@ class Program:
         assert len(spread) <= 1, f"tables that add to the same numbers in {spread} pieces: expected as many in each"
         self.slices = slices
         self.work = flops // (2 * MULTIPLICATIONS_A_COPY)
-        self.adds = not first and any(one.contraction.add for one in tiled)
+        self.adds = not first and any(one.contraction.add for one in tiled) and not any(one.first for one in tiled)
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.sheets: dict[int, Sheet] = {}
-        self.steps = [(function(one.contraction), address(one.tiles), one.pieces, address(one.taps)) for one in tiled]
+        self.steps = [
+            (function(one.contraction), address(one.tiles), one.pieces, address(one.taps), not (first or one.first))
+            for one in tiled
+        ]
 
     def run(self, *pieces: Operands, kept: object = None) -> None:  # noqa: ARG002 (nothing is made of a weight)
         """Run the contractions over each of some (A, B, C), which have results of their own."""
@@ -148,9 +165,9 @@ class Program:
         found = []
         for a, b, c, *more in pieces[begin : max(begin + 1, end)]:
             places, behind = (address(a), address(b), address(c)), tuple(map(address, more))
-            for (kernel, tiles, cuts, taps), tables in zip(self.steps, self.tables, strict=True):
+            for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (cuts[(len(cuts) - 1) * (part % shares + n) // shares] for n in (0, 1))
-                values = *places, tiles + first * TILE * 8, last - first, taps, self.adds, *behind
+                values = *places, tiles + first * TILE * 8, last - first, taps, adds, *behind
                 found.append(Call(kernel, values, (a, b, c, *tables, *more)))
         return found
 
