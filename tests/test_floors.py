@@ -32,7 +32,8 @@ FLOORS: list[list[str]] = [
 
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
-        ["target", "words", "index", "waves"],
+        ["ir", "target", "index", "waves"],
+        ["words"],
         ["block", "edges", "finish"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "patches", "threads", "scratch"],

@@ -15,10 +15,10 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..coefficients import processor
+from ..kernels import ir
 from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
 from ..kernels.target import Target, target

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple, Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
-from llvmlite import ir
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from .. import cache
+from . import ir
 from .target import Target, runnable
 from .words import CHECKED, I64, POINTER
 
@@ -114,9 +114,7 @@ def _function(kernel: Described, machine: Target) -> Compiled:
         library.export_symbol(symbol)
     linked = library.link(_jit(machine), f"{kernel.name}.{len(_kept_alive)}")
     _kept_alive.append(linked)
-    kinds = [
-        ctypes.c_void_p if isinstance(kind, ir.PointerType) else ctypes.c_int64 for kind in kernel.arguments.values()
-    ]
+    kinds = [ctypes.c_void_p if kind is POINTER else ctypes.c_int64 for kind in kernel.arguments.values()]
     if CHECKED:
         return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(linked[kernel.name]))
     compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
@@ -132,7 +130,7 @@ def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:
 
 def _checked(kernel: Described, run: Callable[..., None]) -> Compiled:
     """A kernel of checked mode, which raises what it finds."""
-    arrays = [name for name, kind in kernel.arguments.items() if isinstance(kind, ir.PointerType)]
+    arrays = [name for name, kind in kernel.arguments.items() if kind is POINTER]
 
     def call(*values: int, within: Sequence[tuple[int, int]]) -> None:
         if len(within) != len(arrays):
@@ -156,12 +154,11 @@ def _entry_name(kernel: Described) -> str:
 
 def _emit_entry(kernel: Described, module: ir.Module) -> None:
     """Write a function that takes the kernel's arguments from a row of memory."""
-    run = module.get_global(kernel.name)
-    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), _entry_name(kernel))
-    build = ir.IRBuilder(entry.append_basic_block())
+    run, entry = module.functions[kernel.name], ir.Function(module, ir.VOID, [POINTER], _entry_name(kernel))
+    build = ir.Builder(entry.append_basic_block("entry"))
     row = build.ptrtoint(entry.args[0], I64)
     places = [build.inttoptr(build.add(row, I64(8 * number)), POINTER) for number in range(len(run.args))]
-    given = [build.load(place, typ=kind.type) for place, kind in zip(places, run.args, strict=True)]
+    given = [build.load(place, one.type) for place, one in zip(places, run.args, strict=True)]
     build.call(run, given, tail=True)
     build.ret_void()
 
@@ -179,12 +176,11 @@ def assembly(kernel: Described, machine: Target) -> str:
 
 
 def _optimised(kernel: Described, machine: Target) -> Any:
-    module = ir.Module(kernel.name)
-    module.triple = machine.triple
+    module = ir.Module(machine.triple)
     kernel.emit(module, kernel.name, machine)
     _emit_entry(kernel, module)
     for name in (kernel.name, _entry_name(kernel)):
-        module.get_global(name).attributes.add("nounwind")
+        module.functions[name].attributes.append("nounwind")
     parsed = llvm.parse_assembly(str(module))
     # The kernels say themselves what is a vector and what is unrolled, and whoever emits the code keeps loops short: a
     # whole level of passes takes as long as that, and makes none of them faster.

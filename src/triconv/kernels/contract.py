@@ -17,9 +17,8 @@ from functools import reduce
 from itertools import pairwise, product
 from typing import ClassVar
 
-from llvmlite import ir
-
 from ..memory import LINE
+from . import ir
 from .finish import AS_IT_IS, Corner, Finish
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin

@@ -14,11 +14,11 @@ from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..arrays import allocate
 from ..memory import CLASH, address
+from . import ir
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts
@@ -57,11 +57,11 @@ class Dim:
 
 
 class Loop(NamedTuple):
-    """A count, and the steps of one turn in source and target."""
+    """A count, and the steps of one turn in source and target: whole numbers, or values of a kernel."""
 
-    size: int
-    source: int
-    target: int
+    size: Value
+    source: Value
+    target: Value
 
     def reversed(self) -> Loop:
         return Loop(self.size, -self.source, -self.target)
@@ -238,7 +238,8 @@ def _vectors(size: int) -> int:
 
 
 def _nearness(loop: Loop) -> int:
-    return min(abs(loop.source) or loop.target, loop.target)
+    nearest: int = min(abs(loop.source) or loop.target, loop.target)
+    return nearest
 
 
 def _jobs_of(
@@ -468,7 +469,7 @@ def _turned(k: Kernel, rows: list[Value]) -> list[Value]:
     those with even from those with odd numbers. Each of these shuffles is one instruction wherever vectors are.
     """
     lanes = len(rows)
-    group = 16 // (4 if isinstance(k.real, ir.FloatType) else 8)
+    group = 16 // k.real.bytes
     blocks = [rows[first : first + group] for first in range(0, lanes, group)]
     low, high = (
         [

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llvmlite import ir
-
+from . import ir
 from .words import I64, POINTER, Kernel, Place, Value
 
 Corner = tuple[Place | None, Place | None]

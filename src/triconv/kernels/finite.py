@@ -8,10 +8,10 @@ from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..memory import address
+from . import ir
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts

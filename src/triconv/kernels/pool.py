@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llvmlite import ir
-
+from . import ir
 from .target import Target
 from .words import BYTES, I32, I64, POINTER, Kernel, Place, Value, begin
 

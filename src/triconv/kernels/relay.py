@@ -22,8 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llvmlite import ir
-
+from . import ir
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
@@ -134,10 +133,10 @@ def _work(module: ir.Module) -> ir.Function:
 
     Whoever finds a range used up has counted it on once more: it ends where the next part is not before the end.
     """
-    work = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64]), "work")
+    work = ir.Function(module, ir.VOID, [I64, I64], "work")
     work.linkage = "internal"
-    work.attributes.add("noinline")
-    k = Kernel("float32", work, ir.IRBuilder(work.append_basic_block("entry")), {})
+    work.attributes.append("noinline")
+    k = Kernel("float32", work, ir.Builder(work.append_basic_block("entry")), {})
     job, own = work.args
     calls, width, threads = (_get(k, job, word) for word in (CALLS, WIDTH, THREADS))
     ranges = k.add(HEAD, threads, -1)
@@ -155,7 +154,7 @@ def _work(module: ir.Module) -> ir.Function:
                 row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
                 entry = _get(k, job, row)
                 with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
-                    k.build.call(Entry(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
+                    k.build.call(called_at(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
             k.build.branch(again)
         k.build.branch(done)
         k.build.position_at_end(done)
@@ -173,20 +172,13 @@ PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
 def _pause(k: Kernel, machine: Target) -> None:
     name, values = PAUSES.get(machine.triple.split("-")[0], ("", ()))
     if name:
-        module = k.function.module
-        kind = ir.FunctionType(ir.VoidType(), [I32] * len(values))
-        pause = module.globals.get(name) or ir.Function(module, kind, name)
+        pause = k.function.module.declared(ir.VOID, [I32] * len(values), name)
         k.build.call(pause, [I32(value) for value in values])
 
 
-class Entry:
-    """A pointer to a function of one pointer, as llvmlite wants it to call it."""
-
-    function_type = ir.FunctionType(ir.VoidType(), [POINTER])
-    type = POINTER
-
-    def __init__(self, pointer: Value) -> None:
-        self.get_reference = pointer.get_reference
+def called_at(pointer: Value) -> ir.Callee:
+    """A function of one pointer, to call."""
+    return ir.Callee(ir.VOID, pointer.ref)
 
 
 def _at(k: Kernel, start: Value, word: Value | int) -> Value:
@@ -194,7 +186,7 @@ def _at(k: Kernel, start: Value, word: Value | int) -> Value:
 
 
 def _get(k: Kernel, start: Value, word: Value | int) -> Value:
-    return k.build.load(_at(k, start, word), typ=I64)
+    return k.build.load(_at(k, start, word), I64)
 
 
 def _swap(k: Kernel, mailbox: Value, value: Value) -> None:
@@ -204,8 +196,7 @@ def _swap(k: Kernel, mailbox: Value, value: Value) -> None:
 
 def _exchange(k: Kernel, mailbox: Value, expected: Value | int, value: int) -> Value:
     """Whether a mailbox held what was expected, and now holds the value."""
-    pair = k.build.cmpxchg(_at(k, mailbox, MAIL), k.whole(expected), I64(value), "seq_cst")
-    return k.build.extract_value(pair, 1)
+    return k.build.cmpxchg(_at(k, mailbox, MAIL), k.whole(expected), I64(value), "seq_cst")
 
 
 def _watch(k: Kernel, machine: Target, mailbox: Value, enough: Callable[[Value], Value]) -> Value:
@@ -215,7 +206,7 @@ def _watch(k: Kernel, machine: Target, mailbox: Value, enough: Callable[[Value],
     k.put(turn, k["turns"])
     k.build.branch(again)
     k.build.position_at_end(again)
-    found = k.build.load_atomic(_at(k, mailbox, MAIL), "acquire", WORD, typ=I64)
+    found = k.build.load_atomic(_at(k, mailbox, MAIL), I64, "acquire")
     _pause(k, machine)
     left = k.add(k.get(turn, I64), -1)
     k.put(turn, left)
@@ -239,6 +230,4 @@ def _bind(k: Kernel, machine: Target, mask: Value) -> None:
 
 def _library(k: Kernel, name: str, values: Sequence[Value]) -> None:
     """Call a function of the system's library."""
-    module = k.function.module
-    kind = ir.FunctionType(I32, [value.type for value in values])
-    k.build.call(module.globals.get(name) or ir.Function(module, kind, name), values)
+    k.build.call(k.function.module.declared(I32, [value.type for value in values], name), values)

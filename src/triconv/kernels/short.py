@@ -12,13 +12,13 @@ from mmap import mmap
 from typing import Any, ClassVar
 
 import numpy as np
-from llvmlite import ir
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from ..memory import address
+from . import ir
 from .compile import Call, Compiled, function
-from .relay import Entry
+from .relay import called_at
 from .scratch import SMALL, Scratch
 from .target import Target
 from .team import Sheet
@@ -53,7 +53,7 @@ class Repeat:
                 cell = k.add(line, place, place)
                 word, which = (k.load(k["table"], k.add(cell, n), I64) for n in (0, 1))
                 k.store(k.add(word, k.load(bases, which, I64)), row, place)
-            k.build.call(Entry(k.build.inttoptr(k.load(row, 0, I64), POINTER)), [k.at(row, 1, I64).pointer])
+            k.build.call(called_at(k.build.inttoptr(k.load(row, 0, I64), POINTER)), [k.at(row, 1, I64).pointer])
         k.build.ret_void()
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from llvmlite import ir
-
 from ..filtering import Matrix
+from . import ir
 from .finish import AS_IT_IS, Corner, Finish
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin

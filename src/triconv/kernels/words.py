@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from llvmlite import ir
+from . import ir
 
-I1, I16, I32, I64, POINTER = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.PointerType()
+I1, I16, I32, I64, POINTER = ir.I1, ir.I16, ir.I32, ir.I64, ir.POINTER
 
 PAIRS = "bfloat16 pairs"
 """A dtype of kernels: two bfloat16 numbers side by side, in the place of one float32. What is summed is float32."""
 
-REAL = {"float32": ir.FloatType(), "float64": ir.DoubleType(), PAIRS: ir.FloatType()}
+REAL = {"float32": ir.FLOAT, "float64": ir.DOUBLE, PAIRS: ir.FLOAT}
 BYTES = {"float32": 4, "float64": 8, PAIRS: 4}
 
 BFLOAT16, FLOAT16, GATHERED = "bfloat16", "float16", "gathered"
@@ -29,7 +29,7 @@ as the kernel's argument `other` says."""
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
 """Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
 
-Value = Any  # llvmlite's values have no types of their own
+Value = Any  # an ir.Value, but where a whole number may be known already
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Kernel:
 
     dtype: str
     function: ir.Function
-    build: ir.IRBuilder
+    build: ir.Builder
     arguments: dict[str, Any]
     stored: dict[str, str] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class Kernel:
         return REAL[self.dtype]
 
     def vector(self, lanes: int, kind: ir.Type | None = None) -> ir.Type:
-        return ir.VectorType(kind or self.real, lanes)
+        return ir.vector(kind or self.real, lanes)
 
     # Control
 
@@ -95,26 +95,21 @@ class Kernel:
 
     def variable(self, kind: ir.Type) -> Value:
         """A place that loops can change: LLVM keeps it in a register."""
-        with self.build.goto_entry_block():
-            return self.build.alloca(kind)
+        return self.build.alloca(kind)
 
     def scratch(self, count: int) -> Place:
         """Numbers of the kernel's own, on the stack and on lines of the cache; their bounds are not tested."""
-        with self.build.goto_entry_block():
-            block = self.build.alloca(ir.ArrayType(self.real, count))
-        block.align, block.type = 64, POINTER  # llvmlite would still know the pointer by what it points to
-        return Place(block, "")
+        return Place(self.build.alloca(self.real, count, align=64), "")
 
     def get(self, variable: Value, kind: ir.Type) -> Value:
-        return self.build.load(variable, typ=kind)
+        return self.build.load(variable, kind)
 
     def put(self, variable: Value, value: Value) -> None:
         self.build.store(value, variable)
 
     def opaque(self, value: Value) -> Value:
         """The same whole number or pointer, of which LLVM does not know how it came about."""
-        same = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")
-        return self.build.call(same, [value])
+        return self.build.call(ir.inline_assembly(value.type, "", "=r,0"), [value])
 
     # Whole numbers
 
@@ -124,14 +119,14 @@ class Kernel:
     def add(self, *terms: Value | int) -> Value:
         total = self.whole(terms[0])
         for term in terms[1:]:
-            total = self.build.add(total, self.whole(term), flags=["nsw"])
+            total = self.build.add_nsw(total, self.whole(term))
         return total
 
     def mul(self, a: Value | int, b: Value | int) -> Value:
-        return self.build.mul(self.whole(a), self.whole(b), flags=["nsw"])
+        return self.build.mul_nsw(self.whole(a), self.whole(b))
 
     def sub(self, a: Value | int, b: Value | int) -> Value:
-        return self.build.sub(self.whole(a), self.whole(b), flags=["nsw"])
+        return self.build.sub_nsw(self.whole(a), self.whole(b))
 
     def remainder(self, a: Value | int, power: int) -> Value:
         """What is left of a number that is not negative, divided by a power of two."""
@@ -142,12 +137,12 @@ class Kernel:
     def at(self, place: Place, offset: Value | int, kind: ir.Type | None = None) -> Place:
         """The place of the offset-th number from a place on."""
         kind = kind or self.element(place)
-        moved = self.build.gep(place.pointer, [self.whole(offset)], inbounds=not CHECKED, source_etype=kind)
+        moved = self.build.gep(place.pointer, self.whole(offset), kind, inbounds=not CHECKED)
         return Place(moved, place.array)
 
     def unless(self, outside: Value, place: Place, instead: Place, count: int) -> Place:
         """A place from which so many numbers are read, or another one if that place is outside of its array."""
-        self.check(place, self.build.select(outside, I64(0), I64(count * _size(self.element(place)))))
+        self.check(place, self.build.select(outside, I64(0), I64(count * self.element(place).bytes)))
         return Place(self.build.select(outside, instead.pointer, place.pointer), instead.array)
 
     def element(self, place: Place) -> ir.Type:
@@ -159,8 +154,8 @@ class Kernel:
         where = self.at(place, offset, kind)
         if kind is None and place.array in self.stored:
             return self._loaded(where, lambda at: self.load(at, 0, I16), I32, self.real)
-        self.check(where, _size(kind or self.real))
-        return self.build.load(where.pointer, typ=kind or self.real)
+        self.check(where, (kind or self.real).bytes)
+        return self.build.load(where.pointer, kind or self.real)
 
     def row(self, table: str, number: Value | int, size: int) -> list[Value]:
         """The whole numbers of a row of a table that is an argument."""
@@ -170,23 +165,23 @@ class Kernel:
     def store(self, value: Value, place: Place, offset: Value | int = 0) -> None:
         value = self._rounded(value, place)
         where = self.at(place, offset, value.type)
-        self.check(where, _size(value.type))
+        self.check(where, value.type.bytes)
         self.build.store(value, where.pointer)
 
     def load_vector(self, place: Place, lanes: int, used: Value | int | None = None) -> Value:
         """The numbers from a place on; zero behind the first `used`, which alone are read."""
         if place.array in self.stored:
-            wide = ir.VectorType(I32, lanes)
+            wide = ir.vector(I32, lanes)
             return self._loaded(place, lambda at: self._vector(at, lanes, used), wide, self.vector(lanes))
         return self._vector(place, lanes, used)
 
     def _vector(self, place: Place, lanes: int, used: Value | int | None) -> Value:
         """What lies at a place and behind it, as it is stored."""
         element = self.element(place)
-        kind, size = self.vector(lanes, element), _size(element)
+        kind, size = self.vector(lanes, element), element.bytes
         if used is None or (isinstance(used, int) and used == lanes):
             self.check(place, lanes * size)
-            return self.build.load(place.pointer, typ=kind, align=size)
+            return self.build.load(place.pointer, kind, align=size)
         self.check(place, self.mul(used, size))
         return self.intrinsic(
             "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
@@ -195,7 +190,7 @@ class Kernel:
     def _loaded(self, place: Place, load: Callable[[Place], Value], wide: ir.Type, kind: ir.Type) -> Value:
         """What `load` reads of halves of numbers, as numbers: a bfloat16 is the upper half of the same float32."""
         if self.stored[place.array] == FLOAT16:
-            return self.build.fpext(self.build.bitcast(load(place), _like(kind, ir.HalfType())), kind)
+            return self.build.fpext(self.build.bitcast(load(place), ir.like(kind, ir.HALF)), kind)
         upper = place
         if gathered := self.stored[place.array] == GATHERED:
             upper = self.at(place, self["other"])
@@ -205,14 +200,14 @@ class Kernel:
         return self.build.bitcast(bits, kind)
 
     def _sixteen(self, wide: ir.Type) -> Value:
-        return wide([16] * wide.count) if isinstance(wide, ir.VectorType) else wide(16)
+        return wide(16)
 
     def _rounded(self, value: Value, place: Place) -> Value:
         """Numbers as they are stored at a place: rounded, where it has fewer bits."""
-        if place.array not in self.stored or _scalar(value.type) != self.real:
+        if place.array not in self.stored or value.type.element != self.real:
             return value
-        half = ir.HalfType() if self.stored[place.array] == FLOAT16 else BFloat()
-        return self.build.fptrunc(value, _like(value.type, half))
+        half = ir.HALF if self.stored[place.array] == FLOAT16 else ir.BFLOAT
+        return self.build.fptrunc(value, ir.like(value.type, half))
 
     def load_apart(self, place: Place, step: Value | int, lanes: int, used: Value | None = None) -> Value:
         """Every step-th number from a place on; zero behind the first `used` of them, which alone have to be there."""
@@ -226,36 +221,35 @@ class Kernel:
         last = lanes - 1 if used is None else self.sub(used, 1)
         self.check(place, self.mul(self.add(self.mul(last, step), 1), BYTES[self.dtype]))
         offsets = self.build.mul(self.broadcast(self.whole(step), lanes), self.numbers(lanes))
-        places = self.build.gep(self.broadcast(place.pointer, lanes), [offsets], source_etype=self.real)
+        places = self.build.gep(self.broadcast(place.pointer, lanes), offsets, self.real)
         values = [places, self.first(lanes if used is None else used, lanes), self.zeros(lanes)]
         return self.intrinsic("masked.gather", self.vector(lanes), values, [self.vector(lanes), places.type])
 
     def store_past(self, value: Value, place: Place) -> None:
         """Write a vector that nobody reads soon to memory, past the caches; the place begins on a whole vector."""
         value = self._rounded(value, place)
-        size = value.type.count * _size(value.type.element)
+        size = value.type.count * value.type.element.bytes
         self.check(place, size)
-        stored = self.build.store(value, place.pointer, align=size)
-        stored.set_metadata("nontemporal", self.function.module.add_metadata([I32(1)]))
+        self.build.store(value, place.pointer, align=size, past=True)
 
     def store_vector(self, value: Value, place: Place, used: Value | int | None = None) -> None:
         """Write a vector's numbers, or only the first `used`."""
         value = self._rounded(value, place)
-        lanes, size = value.type.count, _size(value.type.element)
+        lanes, size = value.type.count, value.type.element.bytes
         if used is None or (isinstance(used, int) and used == lanes):
             self.check(place, lanes * size)
             self.build.store(value, place.pointer, align=size)
         else:
             self.check(place, self.mul(used, size))
             values = [value, place.pointer, self.first(used, lanes)]
-            self.intrinsic("masked.store", ir.VoidType(), values, [value.type, POINTER])
+            self.intrinsic("masked.store", ir.VOID, values, [value.type, POINTER])
 
     def prefetch(self, place: Place, offset: Value | int) -> None:
         """Ask for the line of the cache with the offset-th number from a place on; it may be beyond an array's end."""
-        beyond = self.build.gep(place.pointer, [self.whole(offset)], inbounds=False, source_etype=self.real)
+        beyond = self.build.gep(place.pointer, self.whole(offset), self.real)
         values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, from the nearest cache, as data
         if not CHECKED:
-            self.intrinsic("prefetch", ir.VoidType(), values, [POINTER])
+            self.intrinsic("prefetch", ir.VOID, values, [POINTER])
 
     def check(self, place: Place, size: Value | int) -> None:
         """In checked mode, leave the kernel if the bytes from a place on are not all inside its array.
@@ -266,8 +260,8 @@ class Kernel:
             return
         arrays = [name for name, value in self.arguments.items() if isinstance(value, Place) and name != LIMITS]
         number, limits = arrays.index(place.array), self[LIMITS].pointer
-        cells = [self.build.gep(limits, [I64(cell)], source_etype=I64) for cell in range(2 * len(arrays) + 2)]
-        begin, end = (self.build.load(cells[2 * number + side], typ=I64) for side in (0, 1))
+        cells = [self.build.gep(limits, I64(cell), I64) for cell in range(2 * len(arrays) + 2)]
+        begin, end = (self.build.load(cells[2 * number + side], I64) for side in (0, 1))
         address = self.build.ptrtoint(place.pointer, I64)
         before = self.build.icmp_signed("<", address, begin)
         behind = self.build.icmp_signed(">", self.build.add(address, self.whole(size)), end)
@@ -288,26 +282,26 @@ class Kernel:
 
     def broadcast(self, value: Value, lanes: int) -> Value:
         """A vector of one number."""
-        kind = ir.VectorType(value.type, lanes)
-        first = self.build.insert_element(kind(ir.Undefined), value, I32(0))
-        return self.build.shuffle_vector(first, kind(ir.Undefined), ir.VectorType(I32, lanes)(None))
+        kind = ir.vector(value.type, lanes)
+        first = self.build.insert_element(ir.undefined(kind), value, I32(0))
+        return self.build.shuffle_vector(first, ir.undefined(kind), ir.vector(I32, lanes)(None))
 
     def constant(self, number: float, lanes: int) -> Value:
         """A vector of one number that is known."""
-        return Splat(self.vector(lanes), number)
+        return self.vector(lanes)(number)
 
     def numbers(self, lanes: int) -> Value:
         """0, 1, 2, … as whole numbers."""
-        return ir.VectorType(I64, lanes)(list(range(lanes)))
+        return ir.vector(I64, lanes)(list(range(lanes)))
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """The numbered lanes of two vectors, one after the other."""
-        return self.build.shuffle_vector(a, b, ir.VectorType(I32, len(lanes))(list(lanes)))
+        return self.build.shuffle_vector(a, b, ir.vector(I32, len(lanes))(list(lanes)))
 
     def first(self, used: Value | int, lanes: int) -> Value:
         """A mask of the first lanes."""
         if isinstance(used, int):
-            return ir.VectorType(I1, lanes)([int(lane < used) for lane in range(lanes)])
+            return ir.vector(I1, lanes)([int(lane < used) for lane in range(lanes)])
         return self.build.icmp_signed("<", self.numbers(lanes), self.broadcast(used, lanes))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -317,7 +311,7 @@ class Kernel:
         products are added, by an instruction that takes numbers too small to be normal as zero, and leaves none.
         """
         if self.dtype == PAIRS:
-            pairs = ir.VectorType(BFloat(), 2 * a.type.count)
+            pairs = ir.vector(ir.BFLOAT, 2 * a.type.count)
             values = [c, self.build.bitcast(a, pairs), self.build.bitcast(b, pairs)]
             return self.intrinsic(f"x86.avx512bf16.dpbf16ps.{32 * a.type.count}", c.type, values, [])
         return self.intrinsic("fmuladd", a.type, [a, b, c], [a.type])
@@ -343,11 +337,8 @@ class Kernel:
 
     def intrinsic(self, name: str, result: ir.Type, values: Sequence[Value], overload: Sequence[ir.Type]) -> Value:
         """One of LLVM's own functions."""
-        full = ".".join(["llvm", name, *map(_suffix, overload)])
-        module = self.function.module
-        declared = module.globals.get(full)
-        if declared is None:
-            declared = ir.Function(module, ir.FunctionType(result, [value.type for value in values]), full)
+        full = ".".join(["llvm", name, *(kind.suffix for kind in overload)])
+        declared = self.function.module.declared(result, [value.type for value in values], full)
         return self.build.call(declared, values)
 
 
@@ -363,62 +354,12 @@ def begin(
     """
     if CHECKED:
         arguments = {**arguments, LIMITS: POINTER}
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), name)
+    function = ir.Function(module, ir.VOID, list(arguments.values()), name)
+    function.apart = True
     given: dict[str, Any] = {}
     for title, argument in zip(arguments, function.args, strict=True):
-        argument.name = title
-        is_array = isinstance(argument.type, ir.PointerType)
-        if is_array:
-            argument.add_attribute("noalias")
-        given[title] = Place(argument, title) if is_array else argument
+        given[title] = Place(argument, title) if argument.type is POINTER else argument
     entry, body = function.append_basic_block("entry"), function.append_basic_block("body")
-    ir.IRBuilder(entry).branch(body)
+    ir.Builder(entry).branch(body)
     how = {title: way for title, way in (stored or {}).items() if way}
-    return Kernel(dtype, function, ir.IRBuilder(body), given, how)
-
-
-class Splat(ir.Constant):  # type: ignore[misc]
-    """A vector of one number, which llvmlite would write as often as there are lanes: most of some kernels' text."""
-
-    def _get_reference(self) -> str:
-        return f"splat ({self.constant[0]})"
-
-
-class BFloat(ir.Type):  # type: ignore[misc]
-    """bfloat16, which llvmlite has no name for."""
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash(BFloat)
-
-
-def _like(kind: ir.Type, element: ir.Type) -> ir.Type:
-    """As many of another type."""
-    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
-
-
-def _scalar(kind: ir.Type) -> ir.Type:
-    return kind.element if isinstance(kind, ir.VectorType) else kind
-
-
-def _size(kind: ir.Type) -> int:
-    if isinstance(kind, ir.IntType):
-        return int(kind.width) // 8
-    return 2 if isinstance(kind, BFloat | ir.HalfType) else 4 if isinstance(kind, ir.FloatType) else 8
-
-
-def _suffix(kind: ir.Type) -> str:
-    if isinstance(kind, ir.PointerType):
-        return "p0"
-    if isinstance(kind, ir.VectorType):
-        return f"v{kind.count}{_suffix(kind.element)}"
-    if isinstance(kind, ir.IntType):
-        return f"i{kind.width}"
-    if isinstance(kind, BFloat | ir.HalfType):
-        return "bf16" if isinstance(kind, BFloat) else "f16"
-    return "f32" if isinstance(kind, ir.FloatType) else "f64"
+    return Kernel(dtype, function, ir.Builder(body), given, how)
