@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triconv.kernels.copy import Dim, Move, converted
+from triconv.kernels import copy
+from triconv.kernels.compile import function
+from triconv.kernels.copy import Copy, Dim, Move, converted
 from triconv.kernels.team import run_all
 
 Array = NDArray[Any]
@@ -202,3 +204,19 @@ def test_float16_is_rounded_as_numpy_does() -> None:
         np.testing.assert_array_equal(converted(array, np.dtype("float16")), array.astype("float16"))
     special = np.array([np.inf, -np.inf, np.nan, 65519.99, 65520, 1e30, 2.0**-25, 2.0**-26], np.float32)
     np.testing.assert_array_equal(converted(special, np.dtype("float16")), special.astype("float16"))
+
+
+@pytest.mark.parametrize(
+    ("source", "segments", "expected"),
+    [((1, 64), ((0, 0, 64),), {True: False}), ((64, 1), ((0, 0, 64),), {False: True})],
+)
+def test_the_kernel_has_what_its_jobs_need(
+    source: Shape, segments: tuple[tuple[int, ...], ...], expected: dict[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Squares of vectors where something is transposed, and all else where something is not: both are long."""
+    kernels: list[Copy] = []
+    monkeypatch.setattr(copy, "function", lambda kernel: kernels.append(kernel) or function(kernel))
+    given, made = np.arange(64.0 * 64).reshape(64, 64), np.empty((64, 64))
+    Move.of([Dim(segments, step, to) for step, to in zip(source, (64, 1), strict=True)], "float64").run(given, made)
+    assert (made == (given.T if source[0] == 1 else given)).all()
+    assert {kernel.turns: kernel.others for kernel in kernels} == expected

@@ -258,3 +258,13 @@ def test_a_result_between_other_fields(engine: str) -> None:
     np.testing.assert_allclose(out, triconv.conv(visible, weight, engine="reference"), rtol=0, atol=1e-5)
     assert (fields["other"] == 7).all()
     assert not fields["number"][4:].any()
+
+
+def test_a_cut_is_timed_once_beside_the_same_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one axis, which has no others, every cut; to time them takes most of the time to choose an engine."""
+    timed = []
+    problem = problem_of(Row("", (1, 2, 500), (9,), 2), "conv")
+    monkeypatch.setattr(fft, "_time", lambda plan: timed.append(plan.cuts) or plan.seconds)
+    best = fft.planned.__wrapped__(problem)
+    assert len(timed) == len(set(timed)) + 1  # and the best of each way to keep axes apart
+    assert best.seconds == min(replace(best, cuts=cuts).seconds for cuts in timed)

@@ -474,11 +474,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
     "bfloat16: cut off, not rounded": (
         "kernels/words.py",
-        "return self.build.fptrunc(value, _like(value.type, half))",
-        "bits = self.build.bitcast(value, _like(value.type, I32))\n"
+        "return self.build.fptrunc(value, ir.like(value.type, half))",
+        "bits = self.build.bitcast(value, ir.like(value.type, I32))\n"
         "        bits = self.build.lshr(bits, self._sixteen(bits.type))\n"
-        "        cut = self.build.trunc(bits, _like(value.type, I16))\n"
-        "        return self.build.bitcast(cut, _like(value.type, half))",
+        "        cut = self.build.trunc(bits, ir.like(value.type, I16))\n"
+        "        return self.build.bitcast(cut, ir.like(value.type, half))",
     ),
     # The engine fft.
     "fft takes a wave the other way round": ("kernels/waves.py", "_waves(f, -(", "_waves(f, ("),
@@ -513,8 +513,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "infinities spread": ("dispatch.py", "if not finite:", "if finite:"),
     "winograd: tiles see one position further": (
         "geometry.py",
-        "visible = int(self.position(hidden, 0))",
-        "visible = int(self.position(hidden, 0)) + 1",
+        "visible = int(axis.position(hidden, 0))",
+        "visible = int(axis.position(hidden, 0)) + 1",
     ),
     "winograd: a mirrored axis pads as its own": (
         "geometry.py",

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import winograd
 from triconv.filtering import POINTS, filtering
+from triconv.form import Role
 from triconv.geometry import Axis
 from triconv.kernels import winograd as ways
-from triconv.kernels.filtered import Sizes
+from triconv.kernels.filtered import Sizes, Step
 from triconv.kernels.schedule import Schedule
 
 Array = NDArray[Any]
@@ -280,3 +281,33 @@ def test_relative_error_is_what_the_amplification_says(operation: str, rank: int
     error = np.sqrt(((result - exact) ** 2).mean() / (exact**2).mean())
     assert error <= 2 * np.finfo("f4").eps * grown
     assert error <= 5e-6
+
+
+@pytest.mark.parametrize(
+    ("hidden", "padding", "edges"),
+    [(32, 0, set()), (32, 1, {Role.VISIBLE}), (30, 0, {Role.WEIGHT, Role.HIDDEN})],
+)
+def test_code_for_edges_is_left_out_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, hidden: int, padding: int, edges: set[Role]
+) -> None:
+    """Of tiles inside of the array whose channels fill vectors: it is a good part of a transform's."""
+    found = set()
+    transform = Sizes.transform
+
+    def recorded(self: Sizes, role: Role, *others: Any, **more: Any) -> Step:
+        step = transform(self, role, *others, **more)
+        found.update({role} if step.kernel.edges else ())
+        return step
+
+    monkeypatch.setattr(Sizes, "transform", recorded)
+    monkeypatch.setattr(winograd, "tile_sizes", lambda problem: (2,) * problem.geometry.rank)
+    row = Row("inside", (1, 32, 10, 10), (3, 3), hidden, padding=padding, dtype="float32")
+    result = row.call(triconv.conv, "conv", row.operands(0), engine="winograd")
+    exact = row.call(triconv.conv, "conv", row.operands(0), engine="direct")
+    np.testing.assert_allclose(result, exact, rtol=0, atol=1e-4)
+    assert found == edges
+
+
+def test_tiles_are_made_once() -> None:
+    axis = Axis(9, 9, 3, before=1, after=1)
+    assert axis.tiles(4) is Axis(9, 9, 3, before=1, after=1).tiles(4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from math import prod
 
 from .channels import Channels
@@ -104,7 +105,7 @@ class Problem:
     def bytes_of(self, role: Role) -> int:
         return prod(self.shape(role)) * self.itemsize
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """What the operands and the result occupy: the least that must move."""
         return sum(self.bytes_of(role) for role in Role)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -341,18 +342,9 @@ class Axis:
                 found.append(Residue(axis, visible, number))
         return found
 
-    def tiles(self, size: int) -> list[Tile]:
+    def tiles(self, size: int) -> tuple[Tile, ...]:
         """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1."""
-        found, met = [], size + self.kernel - 1
-        for residue in range(min(self.dilation, self.hidden)):
-            count = -(-(self.hidden - residue) // self.dilation)
-            for begin in range(0, count, size):
-                hidden = residue + self.dilation * begin
-                visible = int(self.position(hidden, 0))
-                first = min(max(-(visible // self.dilation), 0), met)
-                last = min(max(-((visible - self.visible) // self.dilation), first), met)
-                found.append(Tile(visible, hidden, (first, last), (0, min(size, count - begin))))
-        return found
+        return _tiles(self, size)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -364,6 +356,21 @@ class Axis:
             offsets = tuple((padded - self.dilation * k) // self.stride for k in taps)
             phases.append(Phase(first, taps, offsets))
         return tuple(phases)
+
+
+@lru_cache(maxsize=32)
+def _tiles(axis: Axis, size: int) -> tuple[Tile, ...]:
+    """Those of `Axis.tiles`, which all that is done to them asks for."""
+    found, met = [], size + axis.kernel - 1
+    for residue in range(min(axis.dilation, axis.hidden)):
+        count = -(-(axis.hidden - residue) // axis.dilation)
+        for begin in range(0, count, size):
+            hidden = residue + axis.dilation * begin
+            visible = int(axis.position(hidden, 0))
+            first = min(max(-(visible // axis.dilation), 0), met)
+            last = min(max(-((visible - axis.visible) // axis.dilation), first), met)
+            found.append(Tile(visible, hidden, (first, last), (0, min(size, count - begin))))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -235,13 +235,12 @@ class Planned:
         multiplied = 2**self.pairs * batch * self.parts * self.numbers * problem.channels.edges
         # A gradient's four sums are written and read, and added to those of the chunk before.
         passes = 3 * chunks if problem.produces is Role.WEIGHT else chunks
-        moved = passes * self.kernels * problem.itemsize
+        moved = passes * self.kernels * problem.itemsize + 2 * problem.bytes
         for role in Role:
             count = self._count(role, batch)
             for number, written in self._stages(role):
                 multiplied += count * number
                 moved += 2 * count * written * problem.itemsize
-            moved += 2 * problem.bytes_of(role)
         return multiplied, moved, 4 + len(self.cuts) * (1 + 2 * chunks) + 3 * chunks
 
     @property
@@ -265,7 +264,7 @@ class Planned:
 LONGEST = 2048
 """Frequencies of an axis, beyond which matrices are too large, and sums too long for the error that is promised."""
 
-COUNTS = (*range(1, 17), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6, 7)))
+COUNTS = (*range(1, 16), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6, 7)))
 """Into how many parts an axis may be cut."""
 
 
@@ -286,9 +285,14 @@ def planned(problem: Problem) -> Planned:
 
 
 def _cut(best: Planned, choices: Sequence[Sequence[Cut]]) -> Planned:
-    """One axis after the other cut as takes the least time, twice."""
+    """One axis after the other cut as takes the least time, twice; not again where no other was cut anew."""
+    beside: dict[int, tuple[Cut, ...]] = {}
     for _ in range(2):
         for number, cuts in enumerate(choices):
+            others = (*best.cuts[:number], *best.cuts[number + 1 :])
+            if beside.get(number) == others:
+                continue
+            beside[number] = others
             found = (replace(best, cuts=(*best.cuts[:number], cut, *best.cuts[number + 1 :])) for cut in cuts)
             best = min(found, key=_time)
     return best

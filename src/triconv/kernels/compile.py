@@ -20,7 +20,6 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -212,7 +211,7 @@ def _key(kernel: Described, machine: Target) -> bytes | None:
     if None in written:
         return None
     versions = (llvmlite.__version__, llvm.llvm_version_info)
-    text = repr((kind.__module__, kernel, asdict(machine), versions, CHECKED, written))
+    text = repr((kind.__module__, kernel, machine, versions, CHECKED, written))
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -133,7 +133,8 @@ class Move:
 
     @cached_property
     def _kernel(self) -> Compiled:
-        return function(Copy(self.dtype, bool((self.jobs[:, :1] == (BESIDE, BELOW)).any()), *self.stored[:2]))
+        turned = (self.jobs[:, :1] == (BESIDE, BELOW)).any(axis=1)
+        return function(Copy(self.dtype, bool(turned.any()), not turned.all(), *self.stored[:2]))
 
     @cached_property
     def _jobs(self) -> int:
@@ -302,6 +303,8 @@ class Copy:
     dtype: str
     turns: bool
     """Whether some jobs transpose: that takes most of the time to compile."""
+    others: bool
+    """Whether some do not."""
     source: str = ""
     target: str = ""
     """How the two are stored, if not as numbers."""
@@ -324,12 +327,12 @@ class Copy:
             slices, rows, columns = (Loop(*rest[cell : cell + 3]) for cell in (0, 3, 6))
             corner = k.at(k["source"], source), k.at(k["target"], target)
             below = k.build.icmp_signed("==", kind, I64(BELOW))
-            writers: dict[int, Callable[[], None]] = {
-                RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=False),
-                SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=False),
-                ZERO_RUNS: lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True),
-                ZERO_SCATTERED: lambda: _scattered(k, *corner, slices, rows, columns, zero=True),
-            }
+            writers: dict[int, Callable[[], None]] = {}
+            if self.others:
+                writers[RUNS] = lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=False)
+                writers[SCATTERED] = lambda: _scattered(k, *corner, slices, rows, columns, zero=False)
+                writers[ZERO_RUNS] = lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True)
+                writers[ZERO_SCATTERED] = lambda: _scattered(k, *corner, slices, rows, columns, zero=True)
             if self.turns:
                 writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, lanes, below)
             kind = k.build.select(below, I64(BESIDE), kind)

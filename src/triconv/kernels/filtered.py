@@ -157,7 +157,9 @@ class Sizes:
             jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
         steps = [*products, *array] if back else [*array, *products]
         finish = self.finish if back else AS_IT_IS
-        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds, finish)
+        # What changes nothing is the same kernel for tiles and for kernels, which have no edges.
+        edges = all(own == UNCHANGED for own in matrices) or bool((jobs[..., 2] % self.lanes | 1 - jobs[..., 3]).any())
+        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds, finish, edges)
         return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:

@@ -57,6 +57,8 @@ class Transform:
     """Whether it adds to what the array has."""
     finish: Finish = AS_IT_IS
     """What is done on the way back to what is written."""
+    edges: bool = True
+    """Whether some tiles reach beyond the array, or some channels are less than a vector."""
 
     @property
     def name(self) -> str:
@@ -97,7 +99,7 @@ class Transform:
                 used = k.build.select(full, I64(lanes), left)
                 table = table._replace(end=self.finish.corner(k, k.add(target, channel)))
                 for axis in range(rank):
-                    if axis != (rank - 1 if self.back else 0):
+                    if axis != (rank - 1 if self.back else 0) or not self.edges:
                         self._pass(k, axis, corner, rooms, table)
                         continue
                     with k.build.if_else(whole) as (then, otherwise):
