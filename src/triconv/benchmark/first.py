@@ -10,6 +10,8 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import lru_cache
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -45,7 +47,8 @@ def import_seconds(module: str, tries: int = 5) -> float:
 
 def _in_a_process(folder: str, *what: Any) -> tuple[float, float]:
     command = [sys.executable, "-m", "triconv.benchmark.first"]
-    environment = os.environ | {"TRICONV_CACHE": folder}
+    environment = os.environ | {"TRICONV_CACHE": folder, "PYTHONPYCACHEPREFIX": _bytecode().name}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(command, input=pickle.dumps(what), capture_output=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"the process of a first call failed: {done.stderr.decode().strip().splitlines()[-1:]}")
@@ -53,7 +56,25 @@ def _in_a_process(folder: str, *what: Any) -> tuple[float, float]:
     return first, again
 
 
+@lru_cache(maxsize=1)
+def _bytecode() -> TemporaryDirectory[str]:
+    """A folder with this package in Python's byte code, as where it is installed: else modules are compiled anew."""
+    folder = TemporaryDirectory()
+    command = [
+        sys.executable,
+        "-X",
+        f"pycache_prefix={folder.name}",
+        "-m",
+        "compileall",
+        "-q",
+        str(Path(__file__).parents[1]),
+    ]
+    subprocess.run(command, capture_output=True, check=False)
+    return folder
+
+
 def _main() -> None:
+    from ..coefficients import coefficients, use
     from .in_triconv import ready, ways
     from .workload import operands
 
@@ -64,6 +85,7 @@ def _main() -> None:
         ready(problem, operands(problem), "auto").call()
     problem = workload.problem(operation)
     call = ways(engine)[0].ready(problem, operands(problem)).call
+    use(coefficients())  # to know the problem was to ask for its plan: what was chosen is forgotten
     seconds = []
     for _ in range(2):
         start = perf_counter()
