@@ -522,6 +522,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "before = self.before",
     ),
     "winograd: the transpose's kernel unflipped": ("kernels/correlation.py", "*(-step for step in taps))", "*taps)"),
+    "winograd: nothing lies beyond an edge": (
+        "kernels/filtered.py",
+        "bool((jobs[..., 2] % self.lanes | 1 - jobs[..., 3]).any())",
+        "bool((jobs[..., 2] % self.lanes).any())",
+    ),
+    "copy: all is transposed": ("kernels/copy.py", "not turned.all(), *self", "not turned.any(), *self"),
     "winograd: only the last residue counts": ("engines/winograd.py", "summed and number > 0", "False"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
