@@ -10,7 +10,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from grid import BY_NAME, OPERATIONS, Row
+from grid import BY_NAME, GRID, OPERATIONS, Row
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacrev, vmap
@@ -210,6 +210,17 @@ class Watching(TorchDispatchMode):
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.name)
 def test_opcheck(row: Row, name: str) -> None:
+    opcheck(row, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("row", GRID, ids=lambda row: row.name)
+def test_opcheck_of_the_whole_grid(row: Row, name: str) -> None:
+    opcheck(row, name)
+
+
+def opcheck(row: Row, name: str) -> None:
     """With the arguments that the front end gives the operator, in either memory order."""
     operator = operators.OPERATORS[ROLES[name]]
     operands = [torch.from_numpy(row.operands()[role]) for role in OPERATIONS[name]]
