@@ -418,7 +418,8 @@ def pairs_of_halves() -> None:
     random = np.random.default_rng(0)
     rows = [
         *(BY_NAME[name] for name in ("image", "groups", "tiled and strided", "padding same, strided")),
-        Row("sum in parts", (4, 128, 28, 28), (1, 1), 128),
+        Row("sum in chunks", (4, 128, 28, 28), (1, 1), 128),
+        Row("sum in parts", (2, 128, 40, 40), (1, 1), 128, groups=2),
         Row("odd groups", (3, 6, 9), (3,), 10, groups=2, padding=1),
     ]
     for row in rows:

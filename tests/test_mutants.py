@@ -472,11 +472,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bfloat16: lines that begin anywhere": ("engines/bfloat16.py", "_front(problem), Channels(", "0, Channels("),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
+    "bfloat16: chunks add to what is rounded": (
+        "kernels/prepared.py",
+        "frozenset({problem.produces} if problem.dtype == PAIRS else ())",
+        "frozenset(())",
+    ),
     "bfloat16: cut off, not rounded": (
         "kernels/words.py",
         "return self.build.fptrunc(value, ir.like(value.type, half))",
         "bits = self.build.bitcast(value, ir.like(value.type, I32))\n"
-        "        bits = self.build.lshr(bits, self._sixteen(bits.type))\n"
+        "        bits = self.build.udiv(bits, bits.type(1 << 16))\n"
         "        cut = self.build.trunc(bits, ir.like(value.type, I16))\n"
         "        return self.build.bitcast(cut, ir.like(value.type, half))",
     ),
