@@ -186,7 +186,9 @@ class Prepared:
     @cached_property
     def alone(self) -> bool:
         """Whether the work is so little that one thread does it, however many there are."""
-        return isinstance(self.program, Program) and not worth_sharing(self.program.work // MORE)
+        problem = self.way.asked
+        numbers = problem.bytes // problem.itemsize
+        return isinstance(self.program, Program) and not worth_sharing(max(self.program.work, numbers) // MORE)
 
     @cached_property
     def short(self) -> Short | None:
