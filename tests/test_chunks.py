@@ -48,7 +48,8 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
 
     for name in ("SHORT", "LONG"):
         monkeypatch.setattr(chunks, name, 0)
-    monkeypatch.setattr(chunks, "_pays", lambda *_: True)
+    for name in ("_far", "_pays"):
+        monkeypatch.setattr(chunks, name, lambda *_: True)
     monkeypatch.setattr(prepared, "chunks", told)
     monkeypatch.setattr(schedule, "NUMBERS_WORTH_A_THREAD", 1)
     return seen

@@ -27,6 +27,9 @@ MANY_BANDS = 64
 MANY_UNITS = 512
 """In all: every one has tables of copies of its own."""
 
+COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
+"""What a band has copies of."""
+
 AGAIN = 1.5
 """How much more bands may copy than the whole, as what they read overlaps."""
 
@@ -156,8 +159,7 @@ def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, r
         own = list(problem.geometry.axes)
         own[at] = parts.axis
         inner = replace(problem, geometry=replace(problem.geometry, axes=tuple(own)))
-        copied = frozenset((Role.VISIBLE, Role.HIDDEN))
-        one = way(inner, best.vector, strides, best.exact, count, copied)
+        one = way(inner, best.vector, strides, best.exact, count, COPIED)
         if one.copied <= room:
             return Bands(best, one, at % len(own), parts)
     return None

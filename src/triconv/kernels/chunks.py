@@ -18,7 +18,7 @@ import numpy as np
 from ..channels import Channels
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
-from .bands import Bands
+from .bands import COPIED, Bands
 from .compile import Call
 from .copy import Move, Stored
 from .index import Index
@@ -30,8 +30,6 @@ from .schedule import Arrays, Schedule, Stage
 from .target import cache_bytes, target
 from .ways import MANY_PIECES, ROLES, Strides, Way, way
 from .words import GATHERED, PAIRS
-
-COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
 
 VECTORS = 2
 """Of a panel of vectors, as tiles have them."""
@@ -228,10 +226,12 @@ def chunks(best: Way) -> Chunks | None:
     able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
     if not able or not geometry.axes or geometry.axes[0].border != "zero":
         return None
-    cache = cache_bytes()[1]
-    found = [one for shape in _shapes(problem) for one in _plans(best, shape, cache * 3 // 4)]
+    if not _far(problem):
+        return None
+    room = cache_bytes()[1] * 3 // 4
+    found = [one for shape in _shapes(problem) for one in _plans(best, shape, room)]
     least = min(found, key=lambda one: one.moved, default=None)
-    return least.made(best) if least is not None and _pays(problem, least, cache) else None
+    return least.made(best) if least is not None and _pays(problem, least) else None
 
 
 def described(best: Way) -> str:
@@ -240,10 +240,14 @@ def described(best: Way) -> str:
     return best.described if found is None else f"vectors over {best.vector}, {found.described}"
 
 
-def _pays(problem: Problem, plan: Plan, cache: int) -> bool:
+def _far(problem: Problem) -> bool:
+    """Whether the operands do not fit in the cache."""
+    return problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN) > cache_bytes()[1]
+
+
+def _pays(problem: Problem, plan: Plan) -> bool:
     """Whether chunks take less time than operands as they come, or copied whole."""
-    far = problem.bytes_of(Role.VISIBLE) + problem.bytes_of(Role.HIDDEN) > cache
-    return far and WORTH * target().lanes(problem.itemsize) * plan.moved <= problem.terms
+    return WORTH * target().lanes(problem.itemsize) * plan.moved <= problem.terms
 
 
 @dataclass(frozen=True)
