@@ -101,6 +101,8 @@ CASES = {
         summed=True, rows=3, used=(0,) * 7, side_by_side=True, add=True
     ),
     "summed, one row of more than a vector": Case(summed=True, rows=1, used=(0,) * 19, side_by_side=True),
+    "summed, steps together": Case(summed=True, wide=True, together=2, vectors_deep=5, depth=3),
+    "summed, steps together, none left over": Case(summed=True, together=3, vectors_deep=6, depth=0, add=True),
     "asked for ahead": Case(ahead=(100, 0), depth=1),
     "asked for step by step": Case(ahead=(0, 100)),
     "asked for far beyond the end": Case(ahead=(0, 1 << 24), onward=(1 << 24, 3), depth=21),

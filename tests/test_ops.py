@@ -214,6 +214,19 @@ def test_groups_take_a_graph_in_any_form() -> None:
     np.testing.assert_allclose(triconv.conv(v, np.where(graph[..., None], w, 0)), expected, rtol=0, atol=1e-15)
 
 
+def test_a_graph_that_has_been_changed_is_another() -> None:
+    """Also one of the same entries in another shape, and numbers that are no graph."""
+    v, w, graph = random(1, 2, 4), random(2, 2, 2, seed=1), np.eye(2, dtype=bool)
+    before = triconv.conv(v, w, groups=graph)
+    graph[1, 0] = True
+    found = triconv.conv(v, w, groups=graph)
+    np.testing.assert_allclose(found, triconv.conv(v, np.where(graph[..., None], w, 0)), rtol=0, atol=1e-15)
+    assert (found[:, 1] != before[:, 1]).all()
+    for other in (graph.reshape(1, 4), graph.astype(np.uint8)):
+        with pytest.raises((TypeError, ValueError), match=r"^groups: expected"):
+            triconv.conv(v, w, groups=other)
+
+
 # flip
 
 

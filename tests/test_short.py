@@ -32,7 +32,7 @@ def copied_twice() -> Short:
     arrays = [np.empty(10), np.empty(5), stand_in((10,), (2,), np.dtype("f8")), np.empty(11)]
     there, back = (Move.of([Dim(((0, 0, 10),), 1, step)], "float64") for step in (1, 2))
     calls = [*there.calls(arrays[0], arrays[3], 0, 1), *back.calls(arrays[3], arrays[2], 0, 1)]
-    return Short.of([*calls, *finite(arrays[1], arrays[3][10:])], arrays, 10)
+    return Short.of([[[*calls, *finite(arrays[1], arrays[3][10:])]]], arrays, 10)
 
 
 def test_it_runs_on_other_arrays_and_says_whether_all_is_finite() -> None:
@@ -45,8 +45,8 @@ def test_it_runs_on_other_arrays_and_says_whether_all_is_finite() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_more_work_is_written_down_for_one_thread(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bits as from several, also where a weight is not finite; larger room is lent, and given back."""
+def test_more_work_is_written_down_for_any_number_of_threads(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as what is not, also where a weight is not finite; larger room is lent, and given back."""
     ran: list[object] = []
     program_run = Program.run
 
@@ -61,26 +61,30 @@ def test_more_work_is_written_down_for_one_thread(operation: str, monkeypatch: p
     a, b = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
     monkeypatch.setattr(prepared, "pieces", lambda _: 1)
     monkeypatch.setattr(prepared, "chunks", lambda _: None)
-    run, outs = direct.build(problem), []
+    written = direct.build(problem)
+    written(a, b, np.empty(problem.shape(problem.produces), "f4"))
+    monkeypatch.setattr(prepared, "_may_be_short", lambda *_: False)
+    plain, outs = direct.build(problem), []
     for value in (0.5, np.inf, 0.5):
         b[1, 2, 0, 0] = value
-        for threads in (1, 2):
+        for run, threads in ((plain, 1), (plain, 2), (written, 1), (written, 2), (written, 3)):
             ran.clear()
             outs.append(np.full(problem.shape(problem.produces), np.nan, "f4"))
             with triconv.threads(threads):
                 run(a, b, outs[-1])
             if value == 0.5:
-                assert bool(ran) == (threads == 2)
-    for one, other in zip(outs[::2], outs[1::2], strict=True):
-        assert one.tobytes() == other.tobytes()
-    assert outs[0].tobytes() == outs[-1].tobytes() != outs[2].tobytes()
+                assert bool(ran) == (run is plain)
+    found = [out.tobytes() for out in outs]
+    assert found == [found[0]] * 5 + [found[5]] * 5 + [found[0]] * 5
+    assert found[0] != found[5]
 
 
 def test_its_room_begins_on_a_line() -> None:
     """Kernels may write whole lines past the caches there."""
     short, target = copied_twice(), np.zeros(20)
     seen: list[int] = []
-    short.__dict__["_begun"] = lambda *values: seen.append(values[5]), *short._begun[1:]
+    assert short._alone
+    short.__dict__["_alone"] = lambda *values: seen.append(values[5]), *short._alone[1:]
     others = []
     for _ in range(50):
         short.run(*[address(target)] * 3)
@@ -107,7 +111,7 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = prepared.Prepared.tried
 
     def noted(self: prepared.Prepared, *given: Any) -> bool:
-        ran.append(self.short is not None)
+        ran.append(self._written_down(None) is not None)
         return tried(self, *given)
 
     monkeypatch.setattr(prepared.Prepared, "tried", noted)

@@ -463,8 +463,8 @@ def _call(
 ) -> Array:
     """Find the call ready, or make it ready, and run it."""
     key = None
-    if type(a) is type(b) is np.ndarray and known_plain((*written, engine)) and plain(sizes):
-        key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, written, engine
+    if type(a) is type(b) is np.ndarray and plain(sizes) and (known := _known_by((*written, engine))) is not None:
+        key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, known
         if (ready := _ready.get(key)) is not None:
             return ready.run(a, b, after)
     first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
@@ -482,6 +482,23 @@ def _call(
                 _ready.pop(next(iter(_ready)))
             _ready[key] = ready
     return ready.run(one, two, after)
+
+
+SMALL_GRAPH = 1 << 16
+"""Entries of a channel graph that are looked up sooner than a problem is made of them."""
+
+
+def _known_by(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """What arguments are known by: themselves, or a graph's entries and the others; None if not all that means."""
+    if known_plain(values):
+        return values
+    arrays = [number for number, value in enumerate(values) if type(value) is np.ndarray]
+    if len(arrays) != 1:
+        return None
+    (number,) = arrays
+    graph, others = values[number], (*values[:number], *values[number + 1 :])
+    fits = graph.dtype == np.bool_ and graph.size <= SMALL_GRAPH and plain(others)
+    return (number, graph.shape, graph.tobytes(), *others) if fits else None
 
 
 _SIMPLE = frozenset((int, str, type(None)))

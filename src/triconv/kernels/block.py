@@ -281,11 +281,11 @@ def together(results: Sequence[Index], depth: Index, block: Block, lanes: int, r
     many = [(size, loop.b) for loop, size in sizes if loop.column and size > 1]
     vectors = next((ceil(size / lanes) for loop, size in sizes if loop.vector), 1)
     height, width = prod(size for size, _ in tall), vectors * prod(size for size, _ in many)
-    if depth.vector:
-        return 1
-    if any(loop.vector and loop.a for loop in results):
-        steps = max(1, min(TOGETHER, depth.count, registers - height * width - 2))
-        shared = _places(tuple(i * depth.a for i in range(steps)), tuple(tall)) < height * steps
+    if depth.vector or any(loop.vector and loop.a for loop in results):
+        # A step takes a vector of A, and where the depth is one, of B too.
+        step, count, live = (lanes, depth.count // lanes, width) if depth.vector else (depth.a, depth.count, 1)
+        steps = max(1, min(TOGETHER, count, (registers - height * width - 2) // live))
+        shared = _places(tuple(i * step for i in range(steps)), tuple(tall)) < height * steps
         return steps if height > 1 and shared else 1
     steps, columns = depth.count, (*many, (vectors, lanes))
     shared = _places(tuple(i * depth.b for i in range(steps)), columns) < width * steps if steps <= registers else False

@@ -171,8 +171,9 @@ class Contraction:
 
         `inside` is where to read what is at a place of A, if some bits tell that this is outside.
         """
+        wide = self.wide or self.summed
         products = sorted(
-            (j if self.wide else 0, a_m + a_k if self.wide else column.b + b_k, m, j, a_k, b_k, bits)
+            (j if wide else 0, a_m + a_k if wide else column.b + b_k, m, j, a_k, b_k, bits)
             for m, (a_m, _) in enumerate(self.rows)
             for j, column in enumerate(self.columns)
             for (a_k, b_k), bits in zip(steps, self.outside[m] if self.outside else [0] * len(steps), strict=True)
@@ -188,8 +189,9 @@ class Contraction:
 
         for _, _, m, j, a_k, b_k, bits in products:
             column = self.columns[j]
-            factor = vector("A", a, self.rows[m][0] + column.a * self.wide + a_k, column.used * self.wide, bits)
-            sums[m, j] = k.fma(factor, vector("B", b, column.b + b_k, column.used), sums[m, j])
+            used = lanes if self.summed else column.used
+            factor = vector("A", a, self.rows[m][0] + column.a * wide + a_k, used * wide, bits)
+            sums[m, j] = k.fma(factor, vector("B", b, column.b + b_k, used), sums[m, j])
             left[m, j] -= 1
             if not left[m, j]:
                 finish(m, j, sums[m, j])
@@ -282,14 +284,14 @@ class Contraction:
 
         full = lanes if self.summed else None
         if self.together > 1:
-            self._sum_together(k, a, b, sums, lanes)
-            return
-        whole = self.depth // (size * fold) * (size * fold)
-        if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
-            whole = 0
-        with k.loop(whole, step=size * fold, stepped=True) as at:
-            for part in range(fold):
-                step(k.add(at, part * size), part, full)
+            whole = self._sum_together(k, a, b, sums, lanes)
+        else:
+            whole = self.depth // (size * fold) * (size * fold)
+            if whole // size * len(self.rows) * len(self.columns) <= UNROLLED:
+                whole = 0
+            with k.loop(whole, step=size * fold, stepped=True) as at:
+                for part in range(fold):
+                    step(k.add(at, part * size), part, full)
         for number, at in enumerate(range(whole, self.depth, size)):
             step(at, number % fold, full and min(lanes, self.depth - at))
 
@@ -300,21 +302,27 @@ class Contraction:
         turn = k.remainder(at, line)
         k.prefetch(a, k.add(far, at, k.mul(turn, row - 1)))
 
-    def _sum_together(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> None:
-        """Add the products of one tap, those of several steps that read the same numbers in turn."""
+    def _sum_together(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> int:
+        """Add the products of one tap, those of several steps that read the same numbers in turn; up to which number?
+
+        What is left of a vector is not among them.
+        """
         kind = k.vector(lanes)
+        size, ak, bk = (lanes, 1, 1) if self.summed else (1, self.ak, self.bk)
 
         def some(at: Value | int, many: int) -> None:
             values = {(m, j): k.get(held[0], kind) for m, line in enumerate(sums) for j, held in enumerate(line)}
-            here = k.at(a, k.mul(at, self.ak)), k.at(b, k.mul(at, self.bk))
-            steps = [(i * self.ak, i * self.bk) for i in range(many)]
+            here = k.at(a, k.mul(at, ak)), k.at(b, k.mul(at, bk))
+            steps = [(i * size * ak, i * size * bk) for i in range(many)]
             self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
 
-        whole = self.depth // self.together * self.together
-        with k.loop(whole, step=self.together, stepped=True) as at:
+        full, each = self.depth // size * size, self.together * size
+        whole = full // each * each
+        with k.loop(whole, step=each, stepped=True) as at:
             some(at, self.together)
-        if whole < self.depth:
-            some(whole, self.depth - whole)
+        if whole < full:
+            some(whole, (full - whole) // size)
+        return full
 
     def _step(self, k: Kernel, a: Place, b: Place, sums: Sums, part: int, lanes: int, used: int | None) -> None:
         kind = k.vector(lanes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from .program import Program, tiled
 from .scratch import Scratch
 from .short import Short, stand_in
 from .target import cache_bytes, target
-from .team import SLICES, in_parts, worth_sharing
+from .team import SLICES, in_parts, parts_of, worth_sharing
 from .threads import MOST, thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
 from .words import BFLOAT16, CHECKED, GATHERED, PAIRS
@@ -64,6 +64,8 @@ class Prepared:
     """Of the arrays, if the work may be written down where it is short."""
     finishes: bool = False
     """Whether the program finishes the result."""
+    shorts: dict[int, Short | None] = field(default_factory=dict, repr=False)
+    """The work written down, by the number of threads."""
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
@@ -179,9 +181,13 @@ class Prepared:
             yield move, (result[begin:], out[..., first:]) if begin or first else (result, out)
 
     def _written_down(self, kept: Kept | None) -> Short | None:
-        """The work written down, if it is run so: by one thread, and with nothing kept that would be made again."""
-        fresh = kept is None or self.keeps is None is self.supposes
-        return self.short if fresh and self.short is not None and (self.alone or thread_count() == 1) else None
+        """The work written down, if it is run so: with nothing kept that would be made again."""
+        if not self.strides or (kept is not None and not self.keeps is None is self.supposes):
+            return None
+        threads = 1 if self.alone else thread_count()
+        if threads not in self.shorts:
+            self.shorts[threads] = self._short(threads)
+        return self.shorts[threads]
 
     @cached_property
     def alone(self) -> bool:
@@ -190,10 +196,9 @@ class Prepared:
         numbers = problem.bytes // problem.itemsize
         return isinstance(self.program, Program) and not worth_sharing(max(self.program.work, numbers) // MORE)
 
-    @cached_property
-    def short(self) -> Short | None:
-        """The whole of the work written down for one thread, if kernels do all of it."""
-        if CHECKED or not self.strides or not isinstance(self.program, Program):
+    def _short(self, threads: int) -> Short | None:
+        """The whole of the work written down for so many threads, if kernels do all of it."""
+        if CHECKED or not isinstance(self.program, Program):
             return None
         # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
@@ -206,17 +211,32 @@ class Prepared:
         seen = list(given)
         for (number, size), start in zip(self.copies, starts, strict=False):
             seen[number] = room[start : start + size]
-        a, b, c = self.operands
-        calls = [call for number, move in self.fills for call in move.calls(given[number], seen[number], 0, 1)]
-        if self.program.adds:
-            calls += _zeros(seen[c]).calls(seen[c], seen[c], 0, 1)
-        calls += self.program.calls([(seen[a], seen[b], seen[c], *more)], 0, 1)
-        for move, ends in self._ends(seen[self.produced], given[self.produced]):
-            calls += move.calls(*ends, 0, 1)
         tests = [] if self.supposes is None else test(given[self.supposes], room[-1:])
         if self.supposes is not None and not tests:
             return None
-        return Short.of([*calls, *tests], [*given, room, *more], starts[-1] if tests else None)
+        stages = self._stages(self.program, threads, given, seen, more)
+        stages[-1 if self.supposes == self.produced else 0] += [tests]
+        return Short.of(stages, [*given, room, *more], starts[-1] if tests else None, threads)
+
+    def _stages(
+        self, program: Program, threads: int, given: Sequence[Array], seen: Sequence[Array], more: Sequence[Array]
+    ) -> list[list[list[Call]]]:
+        """What fills, multiplies and empties, each in parts for so many threads; and what is done at the end."""
+
+        def shares(calls: Callable[[int, int], list[Call]], numbers: int, slices: int = SLICES) -> list[list[Call]]:
+            parts = 1 if threads == 1 else parts_of(numbers, slices)
+            return [calls(part, parts) for part in range(parts)]
+
+        def moved(moves: Sequence[tuple[Move, Array, Array]]) -> list[list[Call]]:
+            parts = [part for move, a, b in moves for part in shares(partial(move.calls, a, b), b.size)]
+            return [[call for part in parts for call in part]] if threads == 1 else parts
+
+        a, b, c = (seen[number] for number in self.operands)
+        fills = [(move, given[number], seen[number]) for number, move in self.fills]
+        fills += [(_zeros(c), c, c)] if program.adds else []
+        drains = [(move, *ends) for move, ends in self._ends(seen[self.produced], given[self.produced])]
+        multiplied = shares(partial(program.calls, [(a, b, c, *more)]), program.work, program.slices)
+        return [moved(fills), multiplied, moved(drains), []]
 
     @cached_property
     def keeps(self) -> Hashable:

@@ -1,4 +1,4 @@
-"""Work for one thread: its calls written down once, and run by one call of machine code.
+"""Work written down once, as calls on arrays to come: those of one thread are run by one call of machine code.
 
 Python takes some microseconds for each call that it makes anew, which is longer than little work itself.
 """
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..memory import address
 from . import ir
-from .compile import Call, Compiled, function
+from .compile import Compiled, function
 from .relay import called_at
 from .scratch import SMALL, Scratch
 from .target import Target
-from .team import Sheet
+from .team import Part, Sheet
 from .words import I64, POINTER, begin
 
 WORDS = 9
@@ -66,35 +66,47 @@ def stand_in(shape: Sequence[int], steps: Sequence[int], kind: np.dtype[Any]) ->
 
 @dataclass(frozen=True, eq=False)
 class Short:
-    """Calls written down, and the numbers of room that they want."""
+    """Calls written down, in stages that threads share, and the numbers of room that they want."""
 
-    sheet: Sheet
+    sheets: list[Sheet]
+    helpers: int
+    """At most so many threads share them with the caller's."""
     room: int
     kind: np.dtype[Any]
     total: int | None
     """Which of these is zero if all is finite that has to be; None if nothing has to."""
 
     @classmethod
-    def of(cls, calls: Sequence[Call], arrays: Sequence[NDArray[Any]], total: int | None) -> Short:
-        """Write down calls on `arrays`: three that stand for those to come, room, and what else is to come."""
+    def of(
+        cls, stages: Sequence[Sequence[Part]], arrays: Sequence[NDArray[Any]], total: int | None, threads: int = 1
+    ) -> Short:
+        """Write down stages on `arrays`: three that stand for those to come, room, and what else is to come."""
+        some = [found for stage in stages if (found := [part for part in stage if part])]
+        if all(len(stage) == 1 for stage in some):  # nothing is shared
+            some = [[[call for (part,) in some for call in part]]]
         others = (np.empty(1) for _ in range(BASES - len(arrays)))
-        return cls(Sheet.of([calls], [*arrays, *others]), arrays[3].size, arrays[3].dtype, total)
+        every = [*arrays, *others]
+        return cls([Sheet.of(stage, every) for stage in some], threads - 1, arrays[3].size, arrays[3].dtype, total)
 
     @cached_property
-    def _table(self) -> NDArray[np.int64]:
-        (rows,), (which,) = self.sheet.rows, self.sheet.which
+    def _alone(self) -> tuple[Compiled, int, int, NDArray[np.int64]] | None:
+        """What runs calls that are not shared: the kernel, where its table is, how many they are; and the table."""
+        if len(self.sheets) > 1 or len(self.sheets[0].rows) > 1:
+            return None
+        (rows,), (which,) = self.sheets[0].rows, self.sheets[0].which
         table = np.full((len(rows), WORDS + 1, 2), (0, BASES), np.int64)
         table[:, : rows.shape[1]] = np.stack((rows, which), -1)
-        return table
-
-    @cached_property
-    def _begun(self) -> tuple[Compiled, int, int]:
-        return function(Repeat()), address(self._table), len(self._table)
+        return function(Repeat()), address(table), len(table), table
 
     def run(self, a: int, b: int, c: int, bias: int = 0, where: int = 0) -> bool:
         """Run the calls on arrays that begin at these addresses; is all finite that has to be?"""
-        kernel, table, count = self._begun
         with Scratch() as lent:
             room = lent.array(self.room, self.kind)
-            kernel(table, count, a, b, c, address(room), bias, where)
+            if self._alone is not None:
+                kernel, table, count, _ = self._alone
+                kernel(table, count, a, b, c, address(room), bias, where)
+            else:
+                begins = np.array((a, b, c, address(room), bias, where, 0))
+                for sheet in self.sheets:
+                    sheet.run_from(begins, self.helpers)
             return self.total is None or bool(room[self.total] == 0)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from ..memory import LINE, address
 from . import threads
 from .compile import Call, function
-from .relay import AFTER, ENDS, FREE, HELPS, JOINS, LEADS, MAIL, MASK, NOTHING, POSTS, WITHIN, WORD, Relay
+from .relay import AFTER, ENDS, FREE, HEAD, HELPS, JOINED, JOINS, LEADS, MAIL, MASK, NOTHING, POSTS, WITHIN, WORD, Relay
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -127,7 +127,11 @@ class Sheet:
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
         """Run the parts on these arrays, side by side on this thread and at most so many helpers."""
-        _team.run(self.rows + _begin(arrays)[self.which], min(helpers, len(self.rows) - 1))
+        self.run_from(_begin(arrays), helpers)
+
+    def run_from(self, begins: Rows, helpers: int) -> None:
+        """The same on arrays that begin at these addresses, of which the last is 0: whence other words count."""
+        _team.run(self.rows + begins[self.which], min(helpers, len(self.rows) - 1))
 
 
 def _begin(arrays: Sequence[NDArray[Any]]) -> Rows:
@@ -234,12 +238,19 @@ def _rows(parts: Sequence[Part]) -> Rows:
 
 def _job(rows: Rows, mailboxes: Sequence[int]) -> Rows:
     """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
-    (parts, calls, width), count = rows.shape, len(mailboxes) + 1
-    words = [calls, width, count, 0, 0, 0, *mailboxes]
-    cuts = [parts * number // count for number in range(count + 1)]
-    for cut in pairwise(cuts):
+    job = np.concatenate([_head(rows.shape, len(mailboxes) + 1), rows.ravel()])
+    job[HEAD : HEAD + len(mailboxes)] = mailboxes
+    return job
+
+
+@lru_cache(maxsize=256)
+def _head(shape: tuple[int, int, int], threads: int) -> Rows:
+    """What a table begins with that many tables share: all but the mailboxes and the masks."""
+    parts, calls, width = shape
+    words = [calls, width, threads, *(0,) * (HEAD - JOINED + threads - 1)]
+    for cut in pairwise(parts * number // threads for number in range(threads + 1)):
         words += cut
-    return np.concatenate([np.array(words, np.int64), rows.ravel()])
+    return np.array(words, np.int64)
 
 
 class _OpenMP:
