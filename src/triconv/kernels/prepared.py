@@ -228,8 +228,7 @@ class Prepared:
             return [calls(part, parts) for part in range(parts)]
 
         def moved(moves: Sequence[tuple[Move, Array, Array]]) -> list[list[Call]]:
-            parts = [part for move, a, b in moves for part in shares(partial(move.calls, a, b), b.size)]
-            return [[call for part in parts for call in part]] if threads == 1 else parts
+            return [part for move, a, b in moves for part in shares(partial(move.calls, a, b), b.size)]
 
         a, b, c = (seen[number] for number in self.operands)
         fills = [(move, given[number], seen[number]) for number, move in self.fills]

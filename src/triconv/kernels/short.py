@@ -82,8 +82,8 @@ class Short:
     ) -> Short:
         """Write down stages on `arrays`: three that stand for those to come, room, and what else is to come."""
         some = [found for stage in stages if (found := [part for part in stage if part])]
-        if all(len(stage) == 1 for stage in some):  # nothing is shared
-            some = [[[call for (part,) in some for call in part]]]
+        if threads == 1 or all(len(stage) == 1 for stage in some):  # nothing is shared
+            some = [[[call for stage in some for part in stage for call in part]]]
         others = (np.empty(1) for _ in range(BASES - len(arrays)))
         every = [*arrays, *others]
         return cls([Sheet.of(stage, every) for stage in some], threads - 1, arrays[3].size, arrays[3].dtype, total)
