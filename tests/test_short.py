@@ -106,7 +106,7 @@ def test_many_threads_may_run_it_at_once() -> None:
 
 
 def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Borders of a transpose, graphs, gradients added up in several turns, and what is large, are not."""
+    """Borders of a transpose, gradients added up in several turns, and what is large, are not."""
     ran: list[bool] = []
     tried = prepared.Prepared.tried
 

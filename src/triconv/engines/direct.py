@@ -134,9 +134,10 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
 
 def _packed(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of the weight of a graph's edges, and its axes in the order in which they lie."""
-    lead, shape = _lead(problem), problem.shape(Role.WEIGHT)
-    order = (lead, lead + 1, *range(lead), *range(lead + 2, len(shape)))
-    return (*shape[:lead], problem.channels.edges, 1, *shape[lead + 2 :]), order
+    from ..kernels.ways import shape_of
+
+    lead, shape = _lead(problem), shape_of(problem, Role.WEIGHT)
+    return shape, (lead, lead + 1, *range(lead), *range(lead + 2, len(shape)))
 
 
 def _lead(problem: Problem) -> int:

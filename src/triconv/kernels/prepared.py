@@ -28,7 +28,7 @@ from .short import Short, stand_in
 from .target import cache_bytes, target
 from .team import SLICES, in_parts, parts_of, worth_sharing
 from .threads import MOST, thread_count
-from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, way
+from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, shape_of, way
 from .words import BFLOAT16, CHECKED, GATHERED, PAIRS
 
 Array = NDArray[Any]
@@ -203,7 +203,7 @@ class Prepared:
         # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
-        shapes, line = [self.way.asked.shape(role) for role in ROLES], LINE // self.kind.itemsize
+        shapes, line = [shape_of(self.way.asked, role) for role in ROLES], LINE // self.kind.itemsize
         starts = list(accumulate([-(-size // line) * line for _, size in self.copies], initial=0))
         given = [stand_in(*lying, self.kind) for lying in zip(shapes, self.strides, strict=True)]
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
@@ -381,9 +381,9 @@ WRITTEN = 1 << 24
 
 def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
     """Whether arrays are not large and lie as the problem says, and kernels do all that there is to do."""
-    if folds(problem) or problem.channels.mask is not None:
+    if folds(problem):
         return False
-    lying = [zip(problem.shape(role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
+    lying = [zip(shape_of(problem, role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
     small = all(sum((size - 1) * step for size, step in one) * problem.itemsize < WRITTEN for one in lying)
     return small and min(map(min, strides)) >= 0
 

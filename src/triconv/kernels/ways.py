@@ -135,6 +135,14 @@ class Way:
 ROLES = (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT)
 
 
+def shape_of(problem: Problem, role: Role) -> tuple[int, ...]:
+    """The shape of an array as kernels have it: of a graph's weight the edges' kernels, one behind the other."""
+    shape, lead = problem.shape(role), problem.geometry.rank * problem.geometry.banked
+    if role is not Role.WEIGHT or problem.channels.mask is None:
+        return shape
+    return (*shape[:lead], problem.channels.edges, 1, *shape[lead + 2 :])
+
+
 def arguments(problem: Problem) -> tuple[int, ...]:
     """Which argument of a run, of two operands and the result, each of ROLES is."""
     order = *problem.operands, problem.produces
