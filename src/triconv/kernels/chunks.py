@@ -44,7 +44,7 @@ are more exact."""
 RETURNED = 0.5
 """How much of a copied number's time one of the gradient takes, to which a chunk adds."""
 
-WORTH = 1.75
+WORTH = 2.5
 """Multiplications of vectors for each number that is copied, or added to, which make up for that."""
 
 FAR = 2.5
