@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from pathlib import Path
 from threading import RLock
@@ -57,6 +57,8 @@ class Plan:
 
     def run(self, a: Array, b: Array, out: Array) -> None:
         """Write the operation on a and b over out, an array of its own; all of them as the plan has them."""
+        roles = self.problem.operands
+        self._check_all({roles[0]: a, roles[1]: b}, out)
         self._run(a, b, out, None)
 
     def with_weight(self, weight: Array) -> Callable[[Array, Array], None]:
@@ -80,31 +82,38 @@ class Plan:
         if self.problem.produces is Role.WEIGHT:
             raise ValueError("a plan for conv_weight: expected one for conv or conv_transpose, which take a weight")
         self._check(Role.WEIGHT, weight)
-        own, kept = weight.copy(order="K"), Kept()
+        own, kept, (role, _) = weight.copy(order="K"), Kept(), self.problem.operands
 
         def run(data: Array, out: Array) -> None:
+            self._check_all({role: data}, out)  # nobody else has the weight
             self._run(data, own, out, kept)
 
         return run
+
+    @cached_property
+    def _shapes(self) -> dict[Role, tuple[int, ...]]:
+        return {role: self.problem.shape(role) for role in Role}
+
+    def _check_all(self, operands: dict[Role, Array], out: Array) -> None:
+        """Raise what operands and the result are not that they have to be."""
+        for role, array in (*operands.items(), (self.problem.produces, out)):
+            self._check(role, array)
+        for role, array in operands.items():
+            if np.may_share_memory(array, out):
+                raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
+        repeated = 0 in out.strides and any(step == 0 for step, n in zip(out.strides, out.shape, strict=True) if n > 1)
+        if not out.flags.writeable or (repeated and out.size):
+            raise ValueError("out is read-only or overlaps itself: expected an array of its own")
 
     def _check(self, role: Role, array: Array) -> None:
         """Raise what an array is not that it has to be."""
         if type(array) is not np.ndarray:
             raise TypeError(f"{role.value} of type {type(array).__name__}: expected a plain NumPy array")
-        if array.shape != self.shape(role) or array.dtype != self.problem.dtype:
-            expected = f"{self.shape(role)} and {self.problem.dtype}, as the plan has"
+        if array.shape != self._shapes[role] or array.dtype != self.problem.dtype:
+            expected = f"{self._shapes[role]} and {self.problem.dtype}, as the plan has"
             raise ValueError(f"{role.value} of shape {array.shape} and dtype {array.dtype}: expected {expected}")
 
     def _run(self, a: Array, b: Array, out: Array, kept: Kept | None) -> None:
-        roles = (*self.problem.operands, self.problem.produces)
-        for role, array in zip(roles, (a, b, out), strict=True):
-            self._check(role, array)
-        for role, array in zip(roles, (a, b), strict=False):
-            if np.may_share_memory(array, out):
-                raise ValueError(f"out shares memory with {role.value}: expected an array of its own")
-        repeated = any(step == 0 < size - 1 for step, size in zip(out.strides, out.shape, strict=True))
-        if not out.flags.writeable or (repeated and out.size):
-            raise ValueError("out is read-only or overlaps itself: expected an array of its own")
         run, begun = self.built, perf_counter()
         run(a, b, out, kept)
         took, name = perf_counter() - begun, self.engine.name
