@@ -27,7 +27,7 @@ from triconv.benchmark.row import OURS, Row
 from triconv.benchmark.table import notes, table, to_json, write_chart, write_json
 from triconv.benchmark.timing import Timing, interleave
 from triconv.benchmark.way import NotMeant, Ready, Unable, Way
-from triconv.benchmark.workload import Operands, Workload, allowed_extra, moved, operands, terms
+from triconv.benchmark.workload import Operands, Workload, moved, operands, terms
 from triconv.cli import app
 from triconv.form import OPERATIONS, Problem
 from triconv.kernels.scratch import Scratch
@@ -401,7 +401,7 @@ def test_the_least_bytes_and_the_allowed_ones() -> None:
     sizes = {"conv": 2 * 3 * 7, "conv_transpose": 2 * 4 * (5 + 4), "conv_weight": 2 * 3 * 7 + 2 * 4 * 5}
     for name, size in sizes.items():
         problem = Workload("w", (2, 3, 5), (4, 3, 3), {"padding": 1}).problem(name)
-        assert allowed_extra(problem) == 4 * (size + 4 * 3 * 3)
+        assert problem.extra == 4 * (size + 4 * 3 * 3)
     assert [terms(Workload("w", (2, 3, 5), (4, 3, 3), {}).problem(name)) for name in OPERATIONS] == [9, 12, 6]
 
 

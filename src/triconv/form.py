@@ -110,6 +110,19 @@ class Problem:
         """What the operands and the result occupy: the least that must move."""
         return sum(self.bytes_of(role) for role in Role)
 
+    @property
+    def extra(self) -> int:
+        """The bytes of one padded copy of the operands, and of the weight: the most to take besides the result."""
+        axes = self.geometry.axes
+        around = 2 if self.produces is Role.VISIBLE else 0  # only windows of a transpose reach beyond the hidden
+        padded = {
+            Role.VISIBLE: self.channels.visible * prod(max(axis.visible, axis.reach) for axis in axes),
+            Role.HIDDEN: self.channels.hidden * prod(axis.hidden + around * (axis.span - 1) for axis in axes),
+            Role.WEIGHT: 0,
+        }
+        numbers = self.batch * sum(padded[role] for role in self.operands)
+        return self.itemsize * numbers + self.bytes_of(Role.WEIGHT)
+
 
 def weight_order(rank: int, banked: bool) -> tuple[int, ...]:
     """The axes of a weight in the physical order [t][k][i][o], hidden channels innermost, that engines like best."""

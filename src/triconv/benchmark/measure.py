@@ -31,7 +31,7 @@ from .memory import resident_extra, traced_extra
 from .row import OURS, Row
 from .timing import WARM, interleave
 from .way import NotMeant, Ready, Unable, Way
-from .workload import Operands, Workload, allowed_extra, as_layers_keep, channels_last, moved, operands, terms
+from .workload import Operands, Workload, as_layers_keep, channels_last, moved, operands, terms
 
 Array = NDArray[Any]
 
@@ -161,7 +161,7 @@ def _describe(row: Row, plan: Plan, problem: Problem, here: Machine) -> None:
     row.weight_bytes = problem.bytes_of(Role.WEIGHT)
     row.peak_seconds = here.least_seconds(problem.flops, plan.problem.dtype)
     row.moving_seconds = here.moving_seconds(row.read, row.written)
-    row.extra = {"stated": plan.workspace, "allowed": allowed_extra(problem)}
+    row.extra = {"stated": plan.workspace, "allowed": problem.extra}
 
 
 def _verified(row: Row, plan: Plan, problem: Problem, values: Operands, settings: Settings) -> dict[str, Ready]:

@@ -92,19 +92,6 @@ def moved(problem: Problem) -> tuple[int, int]:
     return read, problem.bytes_of(problem.produces)
 
 
-def allowed_extra(problem: Problem) -> int:
-    """One padded copy of the operands, and the packed weight: the most that a call should take besides its result."""
-    axes = problem.geometry.axes
-    around = 2 if problem.produces is Role.VISIBLE else 0  # only windows of a transpose reach beyond the hidden
-    padded = {
-        Role.VISIBLE: problem.channels.visible * prod(max(axis.visible, axis.reach) for axis in axes),
-        Role.HIDDEN: problem.channels.hidden * prod(axis.hidden + around * (axis.span - 1) for axis in axes),
-        Role.WEIGHT: 0,
-    }
-    numbers = problem.batch * sum(padded[role] for role in problem.operands)
-    return problem.itemsize * numbers + problem.bytes_of(Role.WEIGHT)
-
-
 def masked(problem: Problem, operands: Operands) -> dict[Role, Array]:
     """Operands whose weight is zero outside the channel graph, for those who know no graphs."""
     return {

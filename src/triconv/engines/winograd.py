@@ -163,8 +163,8 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     return cycles / found.cycles + far + found.winograd_called
 
 
-def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Way:
-    """Where arrays are copied first, as the transforms want channels side by side; of kernels perhaps in any order."""
+def _way(problem: Problem, strides: tuple[Strides, ...]) -> Way:
+    """Where arrays are copied first, as the transforms want channels side by side; but take kernels in any order."""
     from ..kernels.layout import Buffer, Layout
     from ..kernels.ways import ROLES, Way, with_borders_written_out
 
@@ -180,37 +180,36 @@ def _way(problem: Problem, strides: tuple[Strides, ...], any_kernel: bool) -> Wa
             before[2:] = [axis.before if axis.border != "zero" else 0 for axis in problem.geometry.axes]
         order = (*(axis for axis in problem.order(role) if axis != unit), unit)
         as_it_is = (steps[unit] == 1 or shape[unit] == 1) and not extended
-        as_it_is |= role is Role.WEIGHT and any_kernel
+        as_it_is |= role is Role.WEIGHT is not problem.produces
         buffers.append(None if as_it_is else Buffer(shape, tuple(before), order))
     layouts = (Layout(own) if buffer is None else buffer.layout for own, buffer in zip(strides, buffers, strict=True))
     return Way(problem, inner, "hidden", (), tuple(buffers), tuple(layouts), ())
 
 
 def _scheduled(
-    problem: Problem, strides: tuple[Strides, ...], adds: bool, finish: Finish | None = None
+    problem: Problem, strides: tuple[Strides, ...], room: int, adds: bool = False, finish: Finish | None = None
 ) -> tuple[Way, Schedule, str]:
-    """Where arrays of these strides, in numbers, are copied to, what is done then, and what that is called."""
+    """Where arrays of these strides, in numbers, are copied to, what is done then, and what that is called.
+
+    `room` is how many bytes it should take at most.
+    """
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
 
-    def sizes(way: Way) -> Sizes:
-        correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
-        return Sizes(problem, correlation, tile_sizes(problem), adds, finish)
-
-    way = _way(problem, strides, False)
-    schedule = winograd.schedule(sizes(way), problem.produces is Role.WEIGHT)
-    if schedule is winograd.by_panels:
-        way = _way(problem, strides, True)
-    return way, schedule(sizes(way)), schedule.__name__
+    way = _way(problem, strides)
+    correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
+    sizes = Sizes(problem, correlation, tile_sizes(problem), room, adds, finish)
+    schedule = winograd.schedule(sizes, problem.produces is Role.WEIGHT)
+    return way, schedule(sizes), schedule.__name__
 
 
-def _prepared(problem: Problem, strides: tuple[Strides, ...], adds: bool, finish: Finish | None) -> Prepared:
+def _prepared(problem: Problem, strides: tuple[Strides, ...], room: int, adds: bool, finish: Finish | None) -> Prepared:
     """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, moves
     from ..kernels.ways import ROLES
 
-    way, program, _ = _scheduled(problem, strides, adds, finish)
+    way, program, _ = _scheduled(problem, strides, room, adds, finish)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
@@ -231,7 +230,7 @@ def build(problem: Problem) -> Run:
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
     def ready(number: int, strides: tuple[Strides, ...], finish: Finish | None) -> Prepared:
         own = tuple(tuple(step // problem.itemsize for step in one) for one in strides)
-        return _prepared(every[number].problem, own, summed and number > 0, finish)
+        return _prepared(every[number].problem, own, problem.extra, summed and number > 0, finish)
 
     def fused(given: Array, after: After) -> Finish | None:
         """What is done as tiles are written: of a sum of parts, with the last one's."""
@@ -294,7 +293,7 @@ def _workspace(problem: Problem, _threads: int) -> int:
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        way, program, _ = _scheduled(part, tuple(plain), False)
+        way, program, _ = _scheduled(part, tuple(plain), problem.extra)
         return way.copied + program.scratch * problem.itemsize
 
     every = [part.problem for part in parts(problem)]
@@ -321,12 +320,14 @@ def describe(problem: Problem) -> str:
     if not problem.batch:
         return ""
     every = [part.problem for part in parts(problem)]
-    found = Counter(f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part)}" for part in every)
+    found = Counter(
+        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra)}" for part in every
+    )
     many = f"{len(every)} parts of a stride: " if len(every) > 1 else ""
     return many + "; ".join(f"{count} with {text}" if many else text for text, count in found.items())
 
 
-def _named(problem: Problem) -> str:
+def _named(problem: Problem, room: int) -> str:
     """The way through the transforms, on arrays whose channels lie side by side."""
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
@@ -335,7 +336,7 @@ def _named(problem: Problem) -> str:
     for role in ROLES:
         shape = problem.shape(role)
         strides.append(Buffer(shape, (0,) * len(shape), problem.order(role)).layout.steps)
-    return _scheduled(problem, tuple(strides), False)[2].replace("_", " ")
+    return _scheduled(problem, tuple(strides), room)[2].replace("_", " ")
 
 
 ENGINE = Engine("winograd", why_not, cost, workspace, tables, build, spreads=True, describe=describe)

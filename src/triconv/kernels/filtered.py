@@ -38,6 +38,9 @@ DEPTH = 64
 fit the second-level cache, and sums of sums gather less error than one long sum."""
 
 
+BESIDES = 64
+"""Of what a call may take, one part is for what is not scratch: the words of its calls, and marks."""
+
 UNCHANGED: Matrix = ((1.0,),)
 
 
@@ -66,11 +69,12 @@ class Turning:
     jobs: Table
     transform: Step
 
-    def calls(self, kernel: Array, target: Array, chunk: int) -> list[Call]:
-        """Copy one chunk."""
+    def calls(self, kernel: Array, copy: Array, target: Array, chunk: int) -> list[Call]:
+        """Copy one chunk, and transform that."""
         begin, _, outputs, *_ = self.jobs[chunk, 0].tolist()
-        (call,) = self.moves[outputs].calls(kernel, target, 0, 1)
-        return [call._replace(values=(call.values[0] + begin * kernel.itemsize, *call.values[1:]))]
+        (call,) = self.moves[outputs].calls(kernel, copy, 0, 1)
+        call = call._replace(values=(call.values[0] + begin * kernel.itemsize, *call.values[1:]))
+        return [call, self.transform.call(copy, target, chunk, chunk + 1)]
 
 
 class Sizes:
@@ -81,9 +85,14 @@ class Sizes:
         problem: Problem,
         correlation: Correlation,
         sizes: Sequence[int],
+        room: int,
         adds: bool = False,
         finish: Finish | None = None,
+        panel: int = PANEL,
     ) -> None:
+        """`room` is how many bytes scratch should take at most."""
+        self._given, self.panel = (problem, correlation, sizes, room, adds, finish), panel
+        self.room = (room - room // BESIDES) // problem.itemsize
         self.adds, self.finish = adds, finish or AS_IT_IS
         self.dtype, self.itemsize, self.own, self.sizes = problem.dtype, problem.itemsize, correlation, tuple(sizes)
         self.filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, correlation.axes, strict=True)]
@@ -91,7 +100,7 @@ class Sizes:
         self.counts = [len(one.weight) for one in self.filterings]
         self.points = prod(self.counts)
         own, vectors = correlation, -(-correlation.outputs // self.lanes)
-        self.wide = self.lanes * next(n for n in range(PANEL, 0, -1) if vectors % n == 0)
+        self.wide = self.lanes * next(n for n in range(panel, 0, -1) if vectors % n == 0)
         self.panels = -(-own.outputs // self.wide)
         self.tiles = own.batch * prod(len(axis.tiles(m)) for axis, m in zip(own.axes, sizes, strict=True))
         self.inputs, self.outputs = own.groups * own.inputs, own.groups * own.outputs
@@ -105,6 +114,10 @@ class Sizes:
         self.turned = prod(axis.kernel for axis in own.axes) * self.depth * self.wide
         self.kernels = own.groups * self.panels * self.chunks * self.chunk
         self.flops = 2 * self.points * self.tiles * self.inputs * own.outputs
+
+    def narrower(self) -> Sizes:
+        """The same with panels half as wide."""
+        return Sizes(*self._given, self.panel // 2)
 
     @property
     def known_by(self) -> Hashable:
@@ -127,6 +140,10 @@ class Sizes:
         """How far the tiles of a product are from those of the next; not so that they meet in few places of a cache."""
         return self.whole(tiles * row) + self.line
 
+    def fitting(self, room: int, *rows: int) -> int:
+        """How many tiles, transformed into such rows, there is room for in so many numbers."""
+        return (room // self.points - len(rows) * self.line) // sum(map(self.whole, rows))
+
     def scratch(self, tiles: int, row: int) -> int:
         """The numbers of some tiles, transformed."""
         return self.points * self.apart(tiles, row)
@@ -139,13 +156,15 @@ class Sizes:
         back: bool = False,
         pieces: int = 1,
         array: Sequence[int] | None = None,
+        ends: tuple[bool, bool] = (True, True),
     ) -> Step:
         """The transform of what has a role in a convolution, whose products are so far apart in scratch.
 
         On the way back, several pieces are added that are one behind the other. `array` says how the positions of a
-        tile are apart where it is a copy of what the correlation has.
+        tile are apart where it is a copy of what the correlation has. `ends` are whether it is the first and the last
+        of several that make one result: all others add to what is there, and the last finishes it.
         """
-        own, each = self.own, [getattr(one, role.value) for one in self.filterings]
+        (first, last), own, each = ends, self.own, [getattr(one, role.value) for one in self.filterings]
         strides = {Role.VISIBLE: own.seen, Role.HIDDEN: own.made}.get(role)
         array = array or (own.steps(strides) if strides else own.kernel[2:])
         products = [prod(self.counts[axis + 1 :]) * apart for axis in range(len(self.counts))]
@@ -156,10 +175,10 @@ class Sizes:
             matrices, products, array = [((1.0,) * pieces,), *matrices], [self.kernels, *products], [0, *array]
             jobs = np.insert(jobs, [JOB], (0, 1), axis=-1)
         steps = [*products, *array] if back else [*array, *products]
-        finish = self.finish if back else AS_IT_IS
+        finish = self.finish if back and last else AS_IT_IS
         # What changes nothing is the same kernel for tiles and for kernels, which have no edges.
         edges = all(own == UNCHANGED for own in matrices) or bool((jobs[..., 2] % self.lanes | 1 - jobs[..., 3]).any())
-        kernel = Transform(self.dtype, tuple(matrices), back, back and self.adds, finish, edges)
+        kernel = Transform(self.dtype, tuple(matrices), back, back and (self.adds or not first), finish, edges)
         return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:
@@ -204,8 +223,8 @@ class Sizes:
         made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
         return [Program(made, 0, first=number == 0) for number in range(min(terms, 2))]
 
-    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int) -> list[Program]:
-        """M = S · K for one chunk, and added to M."""
+    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:
+        """M = S · K for one chunk, and added to M, of so many in all."""
         row = groups * panels * self.wide
         results = [
             Index(self.points, self.apart(tiles, seen_row), self.kernel, self.apart(tiles, row)),
@@ -214,7 +233,7 @@ class Sizes:
             Index(tiles, seen_row, 0, row),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], self.chunks)
+        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], terms)
 
     def summed(self, tiles: int, around: int, terms: int, seen_row: int, hidden_row: int) -> list[Program]:
         """One chunk of K = S · M, and added to K, summed over some tiles of so many."""

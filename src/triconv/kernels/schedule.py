@@ -63,7 +63,9 @@ class Schedule:
     def parts(self) -> int:
         """How many parts of a stage to run side by side."""
         worth = self.flops // (2 * MULTIPLICATIONS_A_COPY * NUMBERS_WORTH_A_THREAD)
-        parts = thread_count() * SLICES if worth > 1 < thread_count() else 1
+        # One for each thread where each part has scratch: what a thread has written it then finds in its caches, too.
+        slices = 1 if self.own else SLICES
+        parts = thread_count() * slices if worth > 1 < thread_count() else 1
         return parts if self.most is None else min(parts, self.most)
 
     @property

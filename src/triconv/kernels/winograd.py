@@ -9,6 +9,7 @@ pieces of the tiles, each with sums of its own, which are added on the way back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from math import prod
 
 import numpy as np
@@ -19,8 +20,9 @@ from .correlation import Table
 from .filtered import DEPTH, Sizes, Step
 from .schedule import Arrays, Schedule, Stage
 
-FEW = 28
-"""Tiles of a block at least: so often is a kernel's number multiplied that comes from further away."""
+FEW, LEAST = 28, 14
+"""Tiles of a block at least: so often is a kernel's number multiplied that comes from further away. Fewer only where
+there is no room for as many."""
 
 BLOCK = 1 << 19
 """Bytes of a block of tiles, in what is seen and in what is made."""
@@ -28,19 +30,25 @@ BLOCK = 1 << 19
 PIECES = 8
 """Of the tiles of a weight's gradient, at most."""
 
+THREADS = 2
+"""For which there has to be room: where there are more, they take more. What is cut must not depend on how many there
+are, as sums would come in another order."""
+
 
 def by_blocks(s: Sizes) -> Schedule:
     """Blocks of tiles, all the way, over kernels that are transformed before; some groups after the others."""
     own, groups = s.own, _groups_at_once(s)
     turns, seen_row, made_row = own.groups // groups, s.whole(groups * own.inputs), groups * s.panels * s.wide
-    most = max(FEW, BLOCK // (s.points * (seen_row + made_row) * s.itemsize))
+    most = _most(s, (s.room - s.kernels) // THREADS, seen_row, made_row)
     block = -(-s.tiles // -(-s.tiles // most))
     blocks, tiles = -(-s.tiles // block), s.scratch(block, seen_row)
+    turned = _turned(s)
 
     def make() -> tuple[Stage, ...]:
         kernel_jobs = s.kernel_jobs(False)
         kernel_jobs[..., 1] += np.arange(len(kernel_jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, kernel_jobs.reshape(-1, kernel_jobs.shape[-1]), s.kernel)
+        copies = s.turning() if turned else None
         jobs = _with_none(s.tile_jobs(Role.VISIBLE, False, groups * own.inputs), (blocks, block))
         jobs = _in_turns(_numbered(jobs, 1, seen_row), 0, turns, groups * own.inputs)
         forth = s.transform(Role.VISIBLE, jobs, s.apart(block, seen_row))
@@ -50,10 +58,14 @@ def by_blocks(s: Sizes) -> Schedule:
         jobs[..., 1] += np.arange(groups) * own.outputs
         jobs = _in_turns(jobs, 1, turns, groups * own.outputs)
         back = s.transform(Role.HIDDEN, jobs, s.apart(block, made_row), True)
-        programs = s.multiplied(block, groups, s.panels, seen_row)
+        programs = s.multiplied(block, groups, s.panels, seen_row, s.chunks)
 
-        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            return [kernels.call(arrays[1], arrays[5], first, last)]
+        def before(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+            if copies is None:
+                return [kernels.call(arrays[1], arrays[5], first, last)]
+            _, weight, _, room, _, transformed, *_ = arrays
+            made = (copies.calls(weight, room[place:], transformed[n * s.chunk :], n) for n in range(first, last))
+            return [call for one in made for call in one]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             seen, _, made, room, marks, transformed, *more = arrays
@@ -67,10 +79,16 @@ def by_blocks(s: Sizes) -> Schedule:
                 found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :], *more))
             return found
 
-        return Stage(len(kernels.jobs), before), Stage(len(forth.jobs), calls)
+        return Stage(len((copies.transform if copies else kernels).jobs), before), Stage(len(forth.jobs), calls)
 
-    scratch, marks = tiles + s.scratch(block, made_row), turns * blocks * s.lanes
+    scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * s.lanes
     return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by)
+
+
+def _most(s: Sizes, room: int, *rows: int) -> int:
+    """How many tiles, transformed into such rows, a block should have, of which there is room for so many numbers."""
+    wanted = max(FEW, BLOCK // (s.points * sum(rows) * s.itemsize))
+    return max(min(wanted, s.fitting(room, *rows)), min(wanted, LEAST))
 
 
 def _groups_at_once(s: Sizes) -> int:
@@ -89,80 +107,120 @@ def _in_turns(jobs: Table, field: int, turns: int, step: int) -> Table:
 
 
 def by_panels(s: Sizes) -> Schedule:
-    """Panels of outputs, all the way, over tiles that are transformed before."""
+    """Panels of outputs, all the way, over tiles that are transformed before.
 
-    turned = s.turned if s.own.kernel[0] != 1 else 0
+    Some inputs come after the others where there is no room for all: what they make is added to what is there.
+    """
+    s, rounds = _some_inputs(s)
+    own, turned = s.own, _turned(s)
+    inputs, chunks, row = s.inputs // rounds, s.chunks // rounds, s.whole(s.inputs // rounds)
 
     def make() -> tuple[Stage, ...]:
-        own = s.own
         kernels, copies = s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel), s.turning() if turned else None
-        jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, s.inputs), 1, s.seen_row)
-        forth = s.transform(Role.VISIBLE, jobs, s.apart(s.tiles, s.seen_row))
+        jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, inputs), 1, row)
+        forth = s.transform(Role.VISIBLE, _in_turns(jobs, 0, rounds, inputs), s.apart(s.tiles, row))
         jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, s.wide), 0, s.wide)
         jobs = np.repeat(jobs[None], own.groups * s.panels, axis=0)
         group, panel = np.divmod(np.arange(len(jobs)), s.panels)
         jobs[..., 1] += (group * own.outputs + panel * s.wide)[:, None]
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
-        back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True)
-        programs = s.multiplied(s.tiles, 1, 1, s.seen_row)
+        programs = s.multiplied(s.tiles, 1, 1, row, chunks)
 
-        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            return [forth.call(arrays[0], arrays[3], first, last)]
+        def stages(turn: int) -> tuple[Stage, Stage]:
+            begin, ends = turn * s.tiles, (turn == 0, turn == rounds - 1)
+            back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True, ends=ends)
 
-        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            _, kernel, made, room, marks, _, *more = arrays
-            w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
-            found = []
-            for n in range(first, last):
-                for chunk in range(s.chunks):
-                    number = n * s.chunks + chunk
-                    seen, _ = s.beginning(number)
-                    if copies:
-                        found += copies.calls(kernel, w, number)
-                        found.append(copies.transform.call(w, k, number, number + 1))
-                    else:
-                        found.append(kernels.call(kernel, k, number, number + 1))
-                    found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
-                found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
-            return found
+            def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+                return [forth.call(arrays[0], arrays[3], begin + first, begin + last)]
 
-        return Stage(s.tiles, before), Stage(own.groups * s.panels, calls)
+            def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+                _, kernel, made, room, marks, _, *more = arrays
+                w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
+                found = []
+                for n in range(first, last):
+                    for chunk in range(chunks):
+                        number = n * s.chunks + turn * chunks + chunk
+                        seen = s.beginning(number)[0] - turn * inputs
+                        found += copies.calls(kernel, w, k, number) if copies else []
+                        found += [] if copies else [kernels.call(kernel, k, number, number + 1)]
+                        found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
+                    found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
+                return found
 
-    own = turned + s.chunk + s.scratch(s.tiles, s.wide)
-    return Schedule(s.flops, s.scratch(s.tiles, s.seen_row), own, s.own.groups * s.panels * s.lanes, make)
+            return Stage(s.tiles, before), Stage(len(jobs), calls)
+
+        return tuple(stage for turn in range(rounds) for stage in stages(turn))
+
+    return Schedule(s.flops, s.scratch(s.tiles, row), _of_a_panel(s), own.groups * s.panels * s.lanes, make)
+
+
+def _some_inputs(s: Sizes) -> tuple[Sizes, int]:
+    """Panels, and rounds over so many inputs, for which there is room: wide ones rather, but few rounds before that."""
+    found = s, 1
+    for rounds in (n for n in range(1, s.chunks + 1) if s.chunks % n == 0 and (n == 1 or s.own.groups == 1)):
+        for panels in (s, s.narrower()):
+            found = panels, rounds
+            if s.scratch(s.tiles, s.whole(s.inputs // rounds)) + THREADS * _of_a_panel(panels) <= s.room:
+                return found
+    return found
+
+
+def _of_a_panel(s: Sizes) -> int:
+    """The numbers of a panel: a chunk of its kernels, and what it makes."""
+    return _turned(s) + s.chunk + s.scratch(s.tiles, s.wide)
+
+
+def _turned(s: Sizes) -> int:
+    """The numbers of a chunk's kernels, if they are copied before they are transformed."""
+    return s.turned if s.own.kernel[0] != 1 else 0
 
 
 def gradient_by_chunks(s: Sizes) -> Schedule:
-    """Chunks of kernels, over the transforms of all that is seen and made."""
-    parts = -(-s.tiles // DEPTH)
-    some = -(-s.tiles // parts)
+    """Chunks of kernels, over the transforms of all that is seen and made, or of as many tiles as there is room for.
+
+    What the next ones make is added to what is there.
+    """
+    rounds, parts, some = _in_rounds(s)
     tiles = parts * some
     hidden = s.scratch(tiles, s.seen_row)
 
     def make() -> tuple[Stage, ...]:
-        seen = _filled_up(s, Role.VISIBLE, (tiles,), s.seen_row, s.inputs)
-        made = _filled_up(s, Role.HIDDEN, (tiles,), s.hidden_row, s.outputs)
-        kernels = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True)
+        seen = _filled_up(s, Role.VISIBLE, (rounds, tiles), s.seen_row, s.inputs)
+        made = _filled_up(s, Role.HIDDEN, (rounds, tiles), s.hidden_row, s.outputs)
         programs = s.summed(some, tiles, parts, s.seen_row, s.hidden_row)
 
-        def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            room = arrays[3]
-            return [seen.call(arrays[0], room, first, last), made.call(arrays[2], room[hidden:], first, last)]
+        def stages(turn: int) -> tuple[Stage, Stage]:
+            begin = turn * tiles
+            back = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True, ends=(turn == 0, turn == rounds - 1))
 
-        def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-            room = arrays[3]
-            found = []
-            for n in range(first, last):
-                a, b = s.beginning(n)
-                for part in range(parts):
-                    operands = room[a + part * some * s.seen_row :], room[hidden + b + part * some * s.hidden_row :]
-                    found += programs[part > 0].calls(((*operands, room[place:]),), 0, 1)
-                found.append(kernels.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
-            return found
+            def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+                room, ends = arrays[3], (begin + first, begin + last)
+                return [seen.call(arrays[0], room, *ends), made.call(arrays[2], room[hidden:], *ends)]
 
-        return Stage(tiles, before), Stage(len(kernels.jobs), calls)
+            def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
+                room = arrays[3]
+                found = []
+                for n in range(first, last):
+                    a, b = s.beginning(n)
+                    for part in range(parts):
+                        operands = room[a + part * some * s.seen_row :], room[hidden + b + part * some * s.hidden_row :]
+                        found += programs[part > 0].calls(((*operands, room[place:]),), 0, 1)
+                    found.append(back.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
+                return found
+
+            return Stage(tiles, before), Stage(len(back.jobs), calls)
+
+        return tuple(stage for turn in range(rounds) for stage in stages(turn))
 
     return Schedule(s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, s.kernels // s.chunk * s.lanes, make)
+
+
+def _in_rounds(s: Sizes) -> tuple[int, int, int]:
+    """Rounds, the parts of each, and the tiles of a part: of few rounds, and no part deeper than DEPTH."""
+    most = max(LEAST, s.fitting(s.room - THREADS * s.chunk, s.seen_row, s.hidden_row))
+    parts = ((rounds, -(-s.tiles // (rounds * DEPTH))) for rounds in count(1))
+    sizes = ((rounds, own, -(-s.tiles // (rounds * own))) for rounds, own in parts)
+    return next((rounds, own, some) for rounds, own, some in sizes if own * some <= most)
 
 
 def gradient_by_pieces(s: Sizes) -> Schedule:
@@ -172,8 +230,9 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
     """
     own, groups = s.own, _groups_at_once(s)
     turns, seen_row, hidden_row = own.groups // groups, s.whole(groups * own.inputs), s.hidden_row_of(groups)
-    most = max(FEW, min(DEPTH, BLOCK // (s.points * (seen_row + hidden_row) * s.itemsize)))
-    pieces = max(1, min(PIECES, s.tiles // most))
+    pieces = _pieces(s)
+    most = min(DEPTH, _most(s, (s.room - pieces * s.kernels) // THREADS, seen_row, hidden_row))
+    pieces = max(1, min(pieces, s.tiles // most))
     many = -(-s.tiles // (pieces * most))
     block = -(-s.tiles // (pieces * many))
     hidden, chunks = s.scratch(block, seen_row), s.kernels // s.chunk // turns
@@ -213,16 +272,24 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
     return Schedule(s.flops, pieces * s.kernels, room, s.kernels // s.chunk * s.lanes, make)
 
 
+def _pieces(s: Sizes) -> int:
+    """How many pieces there is room for, and blocks of not too few tiles besides."""
+    groups = _groups_at_once(s)
+    rows = s.whole(groups * s.own.inputs), s.hidden_row_of(groups)
+    able = (n for n in (PIECES, PIECES // 2, 2) if s.fitting((s.room - n * s.kernels) // THREADS, *rows) >= LEAST)
+    return next(able, 1)
+
+
 def _numbered(jobs: Table, field: int, row: int) -> Table:
     """Jobs with their rows of scratch, from the first of a block on."""
     jobs[..., field] = np.arange(jobs.shape[-2]) * row
     return jobs
 
 
-def _filled_up(s: Sizes, role: Role, shape: tuple[int, ...], row: int, channels: int) -> Step:
+def _filled_up(s: Sizes, role: Role, shape: tuple[int, int], row: int, channels: int) -> Step:
     """The transform of all tiles of what has a role in a convolution, and of as many zeros as fill the shape."""
-    jobs = _with_none(s.tile_jobs(role, False, channels), shape)
-    return s.transform(role, _numbered(jobs, 1, row), s.apart(shape[-1], row))
+    jobs = _numbered(_with_none(s.tile_jobs(role, False, channels), shape), 1, row)
+    return s.transform(role, jobs.reshape(prod(shape), -1), s.apart(shape[-1], row))
 
 
 def _with_none(jobs: Table, shape: tuple[int, ...]) -> Table:
@@ -237,5 +304,6 @@ def schedule(s: Sizes, gradient: bool) -> Callable[[Sizes], Schedule]:
     seen = s.scratch(s.tiles, s.seen_row)
     if gradient:
         whole = seen + s.scratch(s.tiles, s.hidden_row)
-        return gradient_by_chunks if PIECES * s.kernels > whole else gradient_by_pieces
+        few = _pieces(s) < min(PIECES // 2, s.kernels // s.chunk)
+        return gradient_by_chunks if few or PIECES * s.kernels > whole else gradient_by_pieces
     return by_panels if s.kernels > seen else by_blocks
