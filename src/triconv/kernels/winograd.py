@@ -36,10 +36,15 @@ are, as sums would come in another order."""
 
 
 def by_blocks(s: Sizes) -> Schedule:
-    """Blocks of tiles, all the way, over kernels that are transformed before; some groups after the others."""
-    own, groups = s.own, _groups_at_once(s)
-    turns, seen_row, made_row = own.groups // groups, s.whole(groups * own.inputs), groups * s.panels * s.wide
-    most = _most(s, (s.room - s.kernels) // THREADS, seen_row, made_row)
+    """Blocks of tiles, all the way, over kernels that are transformed before; some groups after the others.
+
+    Of a block some panels of outputs are made after the others where there is no room for all.
+    """
+    own, groups, spare = s.own, _groups_at_once(s), (s.room - s.kernels) // THREADS
+    turns, seen_row = own.groups // groups, s.whole(groups * own.inputs)
+    panels = _panels_at_once(s, spare, seen_row)
+    slices, outputs, made_row = s.panels // panels, panels * s.wide, groups * panels * s.wide
+    most = _most(s, spare, seen_row, made_row)
     block = -(-s.tiles // -(-s.tiles // most))
     blocks, tiles = -(-s.tiles // block), s.scratch(block, seen_row)
     turned = _turned(s)
@@ -54,11 +59,14 @@ def by_blocks(s: Sizes) -> Schedule:
         forth = s.transform(Role.VISIBLE, jobs, s.apart(block, seen_row))
         jobs = _with_none(s.tile_jobs(Role.HIDDEN, True, own.outputs), (blocks, block))
         jobs = np.repeat(_numbered(jobs, 0, made_row)[..., None, :], groups, axis=-2)
-        jobs[..., 0] += np.arange(groups) * s.panels * s.wide
+        jobs[..., 0] += np.arange(groups) * outputs
         jobs[..., 1] += np.arange(groups) * own.outputs
+        jobs = _in_turns(jobs, 1, slices, outputs)
+        jobs[-blocks:, ..., 2] -= (slices - 1) * outputs
+        jobs[:-blocks, ..., 2] = outputs
         jobs = _in_turns(jobs, 1, turns, groups * own.outputs)
         back = s.transform(Role.HIDDEN, jobs, s.apart(block, made_row), True)
-        programs = s.multiplied(block, groups, s.panels, seen_row, s.chunks)
+        programs = s.multiplied(block, groups, panels, seen_row, s.chunks)
 
         def before(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             if copies is None:
@@ -73,16 +81,24 @@ def by_blocks(s: Sizes) -> Schedule:
             for n in range(first, last):
                 found.append(forth.call(seen, room[place:], n, n + 1))
                 kernel = n // blocks * (s.kernels // turns)
-                for chunk in range(s.chunks):
-                    a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
-                    found += programs[chunk > 0].calls(((a, b, room[place + tiles :]),), 0, 1)
-                found.append(back.call(room[place + tiles :], made, n, n + 1, marks[n * s.lanes :], *more))
+                for unit in range(n, slices * len(forth.jobs), len(forth.jobs)):
+                    for chunk in range(s.chunks):
+                        a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
+                        found += programs[chunk > 0].calls(((a, b, room[place + tiles :]),), 0, 1)
+                    found.append(back.call(room[place + tiles :], made, unit, unit + 1, marks[unit * s.lanes :], *more))
+                    kernel += panels * s.chunks * s.chunk
             return found
 
         return Stage(len((copies.transform if copies else kernels).jobs), before), Stage(len(forth.jobs), calls)
 
-    scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * s.lanes
+    scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * slices * s.lanes
     return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by)
+
+
+def _panels_at_once(s: Sizes, room: int, seen_row: int) -> int:
+    """All of a group; of the only one fewer, of which blocks of not so few tiles have room for in so many numbers."""
+    able = [n for n in range(s.panels, 0, -1) if s.panels % n == 0 and (s.own.groups == 1 or n == s.panels)]
+    return next((n for n in able if s.fitting(room, seen_row, n * s.wide) >= FEW), able[-1])
 
 
 def _most(s: Sizes, room: int, *rows: int) -> int:
