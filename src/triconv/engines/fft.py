@@ -111,6 +111,7 @@ def _of_real(problem: Problem) -> Run:
                 kernels = kept.of(known_by, lambda: transformed(weight, lent, Own()))
             for part in parts:
                 with Scratch() as own_lent:
+                    own_lent.foresee(plan.rooms(plan.examples), out.dtype)
                     x = of_own.forward(own.read(data[part], own_lent), own_lent)
                     shape = (*x.shape[:-1], other.channels)
                     z = own_lent.array(prod(shape), x.dtype).reshape(shape)
@@ -190,13 +191,34 @@ class Planned:
 
     @cached_property
     def examples(self) -> int:
-        """A divisor of their number, of which the frequencies stay near the caches, or are about the weight's."""
+        """A divisor of their number, of which the frequencies stay near the caches, or are about the weight's.
+
+        Fewer where more would not be within what a call should take.
+        """
         channels, itemsize = self.problem.channels, self.problem.itemsize
         each = self.numbers * self.parts * (channels.visible + channels.hidden)
         beside = self.kernels * (2 if self.problem.produces is Role.WEIGHT else 1)
         most = max(CHUNK // itemsize, beside) // each
         batch = max(1, self.problem.batch)
-        return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
+        few = (n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
+        return max(n for n in few if n == 1 or self._held(n) * itemsize <= self.problem.extra)
+
+    def _lengths(self, role: Role, examples: int) -> list[int]:
+        """The numbers of a role's arrays in so many examples: the parts, and what each stage of transforms writes."""
+        each = prod(cut.size(role) for cut in self.cuts), *(written for _, written in self._stages(role))
+        return [self._count(role, examples) * numbers for numbers in each]
+
+    def rooms(self, examples: int) -> tuple[int, int]:
+        """The numbers of two arrays in the place of which all have room that a convolution has, two at a time."""
+        less, more = sorted((self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN)), key=max)
+        return more[-1], max(less[-1], more[-2])
+
+    def _held(self, examples: int) -> int:
+        """The numbers that are there at once, of so many examples."""
+        if self.problem.produces is not Role.WEIGHT:
+            return sum(self._lengths(Role.WEIGHT, examples)) + sum(self.rooms(examples))
+        visible, hidden = (self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN))
+        return 2 * self.kernels + visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
 
     def _stages(self, role: Role) -> Iterator[tuple[int, int]]:
         """The multiplications, and the numbers written, of each stage of a role's transforms, for one channel."""
@@ -247,13 +269,8 @@ class Planned:
     def workspace(self) -> int:
         """Operands and the result as they lie in parts, and what every stage writes."""
         problem, examples = self.problem, self.examples
-        numbers = sum(
-            self._count(role, examples) * (sum(written for _, written in self._stages(role)) + room)
-            for role in Role
-            for room in (prod(cut.size(role) for cut in self.cuts),)
-        )
-        numbers += 2 * self.kernels
-        return numbers * problem.itemsize
+        numbers = sum(sum(self._lengths(role, examples)) for role in Role)
+        return (numbers + 2 * self.kernels) * problem.itemsize
 
     @property
     def tables(self) -> int:

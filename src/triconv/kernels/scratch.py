@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -44,6 +45,14 @@ class Scratch:
         block = take(wanted, soon_left=True)
         self._blocks.append(block)
         return block[:wanted].view(dtype)
+
+    def foresee(self, sizes: Iterable[int], dtype: np.dtype[Any]) -> None:
+        """So many numbers will be wanted at once, each time: what is asked for from now on finds room for them.
+
+        Without it, blocks would be left that are too small for what is wanted next.
+        """
+        for array in [self.array(size, dtype) for size in sizes]:
+            self.leave(array)
 
     def leave(self, array: NDArray[Any]) -> None:
         """Give back at once what an array begins with, if that is lent here: it is in the caches for whoever is next.
