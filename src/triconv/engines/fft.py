@@ -33,7 +33,7 @@ Where it pays, measured on one core of a Zen 5 with 64 channels, is where the su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -162,9 +162,9 @@ class Planned:
         swapped = Channels(channels.hidden, channels.visible, channels.groups)
         return swapped if self.problem.produces is Role.VISIBLE else channels
 
-    @property
+    @cached_property
     def parts(self) -> int:
-        return prod(cut.parts.count for cut in self.cuts)
+        return prod([cut.parts.count for cut in self.cuts])
 
     @cached_property
     def numbers(self) -> int:
@@ -183,11 +183,10 @@ class Planned:
         """What the weight has in the place of each such pair."""
         return 4 if self.problem.produces is Role.WEIGHT else 3
 
-    @property
+    @cached_property
     def kernels(self) -> int:
         """The numbers of the weight's frequencies."""
-        parts = [self.rows] * self.pairs
-        return prod(self.problem.channels.weight) * (self.numbers >> self.pairs) * prod(parts)
+        return prod(self.problem.channels.weight) * (self.numbers >> self.pairs) * self.rows**self.pairs
 
     @cached_property
     def examples(self) -> int:
@@ -200,12 +199,12 @@ class Planned:
         beside = self.kernels * (2 if self.problem.produces is Role.WEIGHT else 1)
         most = max(CHUNK // itemsize, beside) // each
         batch = max(1, self.problem.batch)
-        few = (n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
-        return max(n for n in few if n == 1 or self._held(n) * itemsize <= self.problem.extra)
+        few = (n for n in range(max(1, min(most, batch)), 0, -1) if batch % n == 0)
+        return next(n for n in few if n == 1 or self._held(n) * itemsize <= self.problem.extra)
 
     def _lengths(self, role: Role, examples: int) -> list[int]:
         """The numbers of a role's arrays in so many examples: the parts, and what each stage of transforms writes."""
-        each = prod(cut.size(role) for cut in self.cuts), *(written for _, written in self._stages(role))
+        each = prod(cut.size(role) for cut in self.cuts), *(written for _, written in self.stages[role])
         return [self._count(role, examples) * numbers for numbers in each]
 
     def rooms(self, examples: int) -> tuple[int, int]:
@@ -220,19 +219,21 @@ class Planned:
         visible, hidden = (self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN))
         return 2 * self.kernels + visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
 
-    def _stages(self, role: Role) -> Iterator[tuple[int, int]]:
-        """The multiplications, and the numbers written, of each stage of a role's transforms, for one channel."""
-        sizes = [cut.size(role) for cut in self.cuts]
-        order = [len(sizes) - 1, *range(len(sizes) - 1)]
+    @cached_property
+    def stages(self) -> dict[Role, list[tuple[int, int]]]:
+        """The multiplications, and the numbers written, of each stage of the roles' transforms, for one channel."""
+        return {role: self._stages(role) for role in Role}
+
+    def _stages(self, role: Role) -> list[tuple[int, int]]:
+        sizes = [(cut.length, cut.size(role)) for cut in (self.cuts[-1], *self.cuts[:-1])]
         parts = self.rows if self.apart and role is Role.WEIGHT else 2
-        done, rest = 1, prod(sizes)
-        for number, axis in enumerate(order):
-            length, size = self.cuts[axis].length, sizes[axis]
+        found, done, rest, real = [], 1, prod([size for _, size in sizes]), True
+        for length, size in sizes:
             rest //= size
-            real = self.apart or number == 0
             rows, entries = (parts * (length // 2 + 1), size) if real else (2 * length, 2 * size)
-            yield done * rows * entries * rest, done * rows * rest
-            done *= rows if self.apart else rows // 2
+            found.append((done * rows * entries * rest, done * rows * rest))
+            done, real = done * (rows if self.apart else rows // 2), self.apart
+        return found
 
     def _count(self, role: Role, examples: int) -> int:
         """How many times a role's transforms are made."""
@@ -260,8 +261,8 @@ class Planned:
         moved = passes * self.kernels * problem.itemsize + 2 * problem.bytes
         for role in Role:
             count = self._count(role, batch)
-            for number, written in self._stages(role):
-                multiplied += count * number
+            for products, written in self.stages[role]:
+                multiplied += count * products
                 moved += 2 * count * written * problem.itemsize
         return multiplied, moved, 4 + len(self.cuts) * (1 + 2 * chunks) + 3 * chunks
 
@@ -292,8 +293,11 @@ def planned(problem: Problem) -> Planned:
     choices = []
     for axis in axes:
         most = -(-axis.visible // axis.stride) if transposed else axis.hidden
-        counts = [n for n in COUNTS if n <= most and axis.border == "zero"] or [1]
-        cuts = [Cut.of(axis, n, transposed) for n in counts]
+        sizes = dict[int, int]()  # more parts of the same size are only more to do
+        for count in COUNTS if axis.border == "zero" else (1,):
+            if count <= max(1, most):
+                sizes.setdefault(-(-most // count), count)
+        cuts = [Cut.of(axis, count, transposed) for count in sizes.values()]
         choices.append([cut for cut in cuts if cut.length <= LONGEST] or cuts[-1:])
     able = (False, True) if len(axes) > 1 else (False,)
     return min(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ..form import Role
 from ..geometry import Parts
@@ -18,7 +19,7 @@ from .loops import arrays, over_data
 from .program import Program, tiled
 from .schedule import Arrays, Schedule, Stage
 from .target import cache_bytes, target
-from .ways import ROLES, Strides, Way, filling, folds, way
+from .ways import KEPT, ROLES, Strides, Way, filling, folds, way
 from .words import PAIRS
 
 MANY_BANDS = 64
@@ -122,6 +123,7 @@ class Bands:
         return Move.joined([move.moved(place, first * steps[-1]) for move, place, first in pieces], asked.dtype)
 
 
+@lru_cache(maxsize=KEPT)
 def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
     """The bands to run a problem in that copy the least, if its copies do not fit in the cache; or none.
 
@@ -159,6 +161,8 @@ def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, r
         own = list(problem.geometry.axes)
         own[at] = parts.axis
         inner = replace(problem, geometry=replace(problem.geometry, axes=tuple(own)))
+        if sum(map(inner.bytes_of, COPIED if transposed else (Role.HIDDEN,))) > room:
+            continue  # without what is added around them
         one = way(inner, best.vector, strides, best.exact, count, COPIED)
         if one.copied <= room:
             return Bands(best, one, at % len(own), parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from math import prod
 
@@ -28,7 +28,7 @@ from .nest import Nest, cut
 from .program import Program, Tiled, tiled
 from .schedule import Arrays, Schedule, Stage
 from .target import cache_bytes, target
-from .ways import MANY_PIECES, ROLES, Strides, Way, way
+from .ways import KEPT, MANY_PIECES, ROLES, Strides, Way, way
 from .words import GATHERED, PAIRS
 
 VECTORS = 2
@@ -219,6 +219,7 @@ def _moved(table: Tiled, far: int) -> Tiled:
     return replace(table, tiles=tiles)
 
 
+@lru_cache(maxsize=KEPT)
 def chunks(best: Way) -> Chunks | None:
     """The chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
     problem, geometry = best.asked, best.asked.geometry

@@ -8,7 +8,7 @@ cuts what is left into jobs of three loops, small enough for the first-level cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
@@ -82,15 +82,50 @@ AS_THEY_ARE = Stored()
 
 
 @dataclass(frozen=True, eq=False)
-class Move:
-    """The plan of a copy: its jobs in the order of their targets, and their numbers summed up to each."""
+class Jobs:
+    """A table of jobs in the order of their targets, and the kernel that runs it."""
 
+    table: NDArray[np.int64]
     dtype: str
-    jobs: NDArray[np.int64]
-    done: NDArray[np.int64]
-    """Numbers written before each job, and in all."""
-    stored: Stored = AS_THEY_ARE
+    stored: Stored
     _slices: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def kernel(self) -> Compiled:
+        turned = (self.table[:, :1] == (BESIDE, BELOW)).any(axis=1)
+        return function(Copy(self.dtype, bool(turned.any()), not turned.all(), *self.stored[:2]))
+
+    @cached_property
+    def begin(self) -> int:
+        return address(self.table)
+
+    @cached_property
+    def done(self) -> NDArray[np.int64]:
+        """Numbers written before each job, and in all."""
+        return np.concatenate([[0], np.cumsum(self.table[:, 3::3].prod(axis=1))])
+
+    @cached_property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of a number of the source and of the target."""
+        source, target, _ = self.stored
+        return 2 if source else BYTES[self.dtype], 2 if target else BYTES[self.dtype]
+
+    def slice(self, part: int, parts: int) -> tuple[int, int]:
+        """Where a part's jobs begin, in bytes, and how many there are."""
+        if (found := self._slices.get((part, parts))) is None:
+            shares = [self.done[-1] * part // parts, self.done[-1] * (part + 1) // parts]
+            begin, end = np.searchsorted(self.done[:-1], shares) if parts > 1 else (0, len(self.table))
+            found = self._slices[part, parts] = int(begin) * JOB * 8, int(end - begin)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """The plan of a copy: its jobs, and by how many numbers they are further on in the source and in the target."""
+
+    jobs: Jobs
+    source: int = 0
+    target: int = 0
 
     @classmethod
     def of(cls, dims: Sequence[Dim], dtype: str, stored: Stored = AS_THEY_ARE) -> Move:
@@ -106,19 +141,19 @@ class Move:
     def joined(cls, moves: Iterable[Move], dtype: str) -> Move:
         """The plans of copies between the same arrays as one. No two may have the same target."""
         found = list(moves)
-        return cls._of_jobs([move.jobs for move in found], dtype, found[0].stored if found else AS_THEY_ARE)
+        tables = [move.jobs.table.copy() for move in found]
+        for move, table in zip(found, tables, strict=True):
+            table[:, 1:3] += move.source, move.target
+        return cls._of_jobs(tables, dtype, found[0].jobs.stored if found else AS_THEY_ARE)
 
     @classmethod
     def _of_jobs(cls, tables: Sequence[NDArray[np.int64]], dtype: str, stored: Stored) -> Move:
         jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
-        jobs = np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")])
-        return cls(dtype, jobs, np.concatenate([[0], np.cumsum(jobs[:, 3::3].prod(axis=1))]), stored)
+        return cls(Jobs(np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")]), dtype, stored))
 
     def moved(self, source: int, target: int) -> Move:
         """The plan of the same copy from and to places so much further on."""
-        jobs = self.jobs.copy()
-        jobs[:, 1:3] += source, target
-        return replace(self, jobs=jobs, _slices={})
+        return Move(self.jobs, self.source + source, self.target + target)
 
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""
@@ -127,26 +162,10 @@ class Move:
 
     def calls(self, source: Array, target: Array, part: int, parts: int) -> list[Call]:
         """What copies one part; parts may run at the same time."""
-        first, count = self._slices.get((part, parts)) or self._slice(part, parts)
-        values = address(source), address(target), self._jobs + first, count, self.stored.other
-        return [Call(self._kernel, values, (source, target, self.jobs))]
-
-    @cached_property
-    def _kernel(self) -> Compiled:
-        turned = (self.jobs[:, :1] == (BESIDE, BELOW)).any(axis=1)
-        return function(Copy(self.dtype, bool(turned.any()), not turned.all(), *self.stored[:2]))
-
-    @cached_property
-    def _jobs(self) -> int:
-        return address(self.jobs)
-
-    def _slice(self, part: int, parts: int) -> tuple[int, int]:
-        """Where a part's jobs begin, in bytes, and how many there are."""
-        begin, end = np.searchsorted(
-            self.done[:-1], [self.done[-1] * part // parts, self.done[-1] * (part + 1) // parts]
-        )
-        self._slices[part, parts] = int(begin) * JOB * 8, int(end - begin)
-        return self._slices[part, parts]
+        jobs = self.jobs
+        (first, count), (read, written) = jobs.slice(part, parts), jobs.sizes
+        places = address(source) + self.source * read, address(target) + self.target * written
+        return [Call(jobs.kernel, (*places, jobs.begin + first, count, jobs.stored.other), (source, target, jobs.table))]
 
 
 def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:

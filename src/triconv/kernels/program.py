@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..memory import LINE, PAGE, address
-from .compile import Call, function
+from .compile import Call, Compiled, function
 from .contract import TILE, Column, Contraction
 from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
@@ -130,6 +130,7 @@ class Program:
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.sheets: dict[int, Sheet] = {}
+        self.shares: dict[tuple[int, int], list[tuple[Compiled, tuple[int, ...], tuple[Table, Table]]]] = {}
         self.steps = [
             (function(one.contraction), address(one.tiles), one.pieces, address(one.taps), not (first or one.first))
             for one in tiled
@@ -161,15 +162,23 @@ class Program:
     def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
         """What one part of the work calls, in this order: some pieces, or a share of one."""
         shares = max(1, parts // len(pieces))
-        begin, end = (len(pieces) * n // parts for n in (part, part + 1))
-        found = []
-        for a, b, c, *more in pieces[begin : max(begin + 1, end)]:
-            places, behind = (address(a), address(b), address(c)), tuple(map(address, more))
-            for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
-                first, last = (cuts[(len(cuts) - 1) * (part % shares + n) // shares] for n in (0, 1))
-                values = *places, tiles + first * TILE * 8, last - first, taps, adds, *behind
-                found.append(Call(kernel, values, (a, b, c, *tables, *more)))
+        begin, end = len(pieces) * part // parts, len(pieces) * (part + 1) // parts
+        found, share = [], self._share(part % shares, shares)
+        for operands in pieces[begin : max(begin + 1, end)]:
+            a, b, c, *behind = map(address, operands)
+            for kernel, values, tables in share:
+                arrays = (*operands[:3], *tables, *operands[3:])
+                found.append(Call(kernel, (a, b, c, *values, *behind), arrays))
         return found
+
+    def _share(self, part: int, parts: int) -> list[tuple[Compiled, tuple[int, ...], tuple[Table, Table]]]:
+        """Of each contraction, what one part of the work is told besides where the operands are."""
+        if (part, parts) not in self.shares:
+            found = self.shares[part, parts] = []
+            for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
+                first, last = (cuts[(len(cuts) - 1) * (part + n) // parts] for n in (0, 1))
+                found.append((kernel, (tiles + first * TILE * 8, last - first, taps, adds), tables))
+        return self.shares[part, parts]
 
 
 Starts = list[list[tuple[int, ...]]]

@@ -12,7 +12,6 @@ import atexit
 import ctypes
 import os
 import sys
-from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -107,23 +106,24 @@ class Sheet:
 
         These stand for those to come: no two of them may share memory, or nobody knows which one an address is in.
         """
-        rows, kept = _rows(parts), list[NDArray[Any]]()
+        rows = _rows(parts)
         ends = sorted((*byte_bounds(array), number) for number, array in enumerate(arrays))
-        begins, numbers = [low for low, _, _ in ends], {id(array): number for number, array in enumerate(arrays)}
-        which = np.full(rows.shape, len(arrays), np.int64)
-        for part, own in enumerate(parts):
-            for number, call in enumerate(own):
-                for position, array in zip(call.kernel.pointers, call.arrays, strict=True):
-                    found = numbers.get(id(array))
-                    if found is None:
-                        where = call.values[position]
-                        _, high, inside = ends[bisect(begins, where) - 1]
-                        if not begins[0] <= where < high:
-                            kept.append(array)
-                            continue
-                        found = inside
-                    which[part, number, 1 + position] = found
-        return cls(rows - _begin(arrays)[which], which, tuple(kept))
+        low, high, inside = map(np.array, zip(*ends, strict=True))
+        numbers, none = {id(array): number for number, array in enumerate(arrays)}, len(arrays)
+        _, longest, width = rows.shape
+        calls = [(longest * part + n, call) for part, own in enumerate(parts) for n, call in enumerate(own)]
+        places = [width * line + 1 + pointer for line, call in calls for pointer in call.kernel.pointers]
+        pointed = [array for _, call in calls for array in call.arrays]
+        # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
+        found = np.array([numbers.get(id(array), -1) for array in pointed])
+        where = rows.ravel()[places]
+        slot = np.searchsorted(low, where, "right") - 1
+        found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
+        which = np.full(rows.size, none, np.int64)
+        which[places] = found
+        kept = {id(pointed[number]): pointed[number] for number in np.flatnonzero(found == none)}
+        which = which.reshape(rows.shape)
+        return cls(rows - _begin(arrays)[which], which, tuple(kept.values()))
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
         """Run the parts on these arrays, side by side on this thread and at most so many helpers."""

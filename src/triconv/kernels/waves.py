@@ -38,7 +38,9 @@ class Cut:
     def size(self, role: Role) -> int:
         """How many entries a part has."""
         axis = self.parts.axis
-        return {Role.VISIBLE: axis.visible, Role.HIDDEN: axis.hidden, Role.WEIGHT: axis.kernel}[role]
+        if role is Role.WEIGHT:
+            return axis.kernel
+        return axis.visible if role is Role.VISIBLE else axis.hidden
 
     def matrix(self, role: Role, half: bool, dtype: str) -> Array:
         """(frequency, real and imaginary part, entry) of the role's transform.
