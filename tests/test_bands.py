@@ -27,7 +27,7 @@ def forced(patch: pytest.MonkeyPatch, case: Case, found: list[bands.Bands | None
         return best
 
     def told(*given: Any) -> bands.Bands | None:
-        found.append(bands.bands(*given))
+        found.append(bands.bands.__wrapped__(*given))
         return found[-1]
 
     patch.setattr(prepared, "best_way", chosen)
@@ -75,7 +75,7 @@ def chosen(operation: str, order: str, **options: Any) -> bands.Bands | None:
     problem = triconv.explain(operation, shape, weight, groups=graph, padding=1, engine="direct", **options).problem
     arrays = [ORDERS[order](np.empty(problem.shape(role), np.float32)) for role in ways.ROLES]
     strides = tuple(tuple(step // 4 for step in array.strides) for array in arrays)
-    return bands.bands(ways.best_way(problem, strides, finite=True), strides)
+    return bands.bands.__wrapped__(ways.best_way(problem, strides, finite=True), strides)
 
 
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])

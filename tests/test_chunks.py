@@ -44,7 +44,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
 
     def fitting(best: ways.Way, size: int) -> chunks.Chunks | None:
         monkeypatch.setattr(chunks, "cache_bytes", lambda: (0, size))
-        return chunks.chunks(best)
+        return chunks.chunks.__wrapped__(best)
 
     for name in ("SHORT", "LONG"):
         monkeypatch.setattr(chunks, name, 0)
@@ -154,7 +154,7 @@ def chosen(visible: tuple[int, ...], hidden: int, kernel: int, **options: Any) -
     weight = (hidden, visible[1] // options.get("groups", 1), *(kernel for _ in visible[2:]))
     given = {"padding": kernel // 2, "dtype": "float32", **options}
     problem = triconv.explain("conv_weight", visible, weight, **given).problem
-    return chunks.chunks(direct._expected(problem, True))
+    return chunks.chunks.__wrapped__(direct._expected(problem, True))
 
 
 def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

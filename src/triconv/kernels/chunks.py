@@ -179,7 +179,7 @@ class Chunks:
         channels, found = (asked.channels.hidden, asked.channels.visible), []
         for at in product(*map(range, self.blocks)):
             far = sum(n * many * step for n, many, step in zip(at[::-1], channels, result.steps, strict=False))
-            own = [_moved(table, far) for table in tables]
+            own = [table.at([(0, 0, far)]) for table in tables]
             found.append((Program(own, asked.flops, first=True), Program(own, asked.flops)))
         return found
 
@@ -210,13 +210,6 @@ def _tiled(nest: Nest, problem: Problem) -> list[Tiled]:
     machine = target()
     found = cut(nest, problem.itemsize, machine, cache_bytes()[1] // 2)
     return tiled(found, problem.dtype, machine.lanes(problem.itemsize), False)
-
-
-def _moved(table: Tiled, far: int) -> Tiled:
-    """The same tiles so much further on in the result."""
-    tiles = table.tiles.copy()
-    tiles[:, 2] += far
-    return replace(table, tiles=tiles)
 
 
 @lru_cache(maxsize=KEPT)

@@ -43,6 +43,11 @@ BESIDES = 64
 
 UNCHANGED: Matrix = ((1.0,),)
 
+Corner = tuple[int, int, int]
+"""Of A, B and C, in numbers."""
+
+ORIGIN: Sequence[Corner] = ((0, 0, 0),)
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -216,11 +221,17 @@ class Sizes:
         group, panel = divmod(panel, self.panels)
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
-    def contraction(self, results: Sequence[Index], sums: Sequence[Index], terms: int) -> list[Program]:
-        """The contractions of every product, for the first of some terms of a sum, and for those added to it."""
+    def contraction(
+        self, results: Sequence[Index], sums: Sequence[Index], terms: int, begins: Sequence[Corner] = ORIGIN
+    ) -> list[Program]:
+        """The contractions of every product, for the first of some terms of a sum, and for those added to it.
+
+        They begin in each of some places of A, B and C.
+        """
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
         nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=terms > 1)
         made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
+        made = [one.at(begins) for one in made]
         return [Program(made, 0, first=number == 0) for number in range(min(terms, 2))]
 
     def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:
@@ -235,15 +246,18 @@ class Sizes:
         ]
         return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], terms)
 
-    def summed(self, tiles: int, around: int, terms: int, seen_row: int, hidden_row: int) -> list[Program]:
-        """One chunk of K = S · M, and added to K, summed over some tiles of so many."""
+    def summed(
+        self, tiles: int, around: int, terms: int, seen_row: int, hidden_row: int, chunks: int = 1
+    ) -> list[Program]:
+        """The first chunks of K = S · M, and added to K, summed over some tiles of so many."""
         seen, hidden = self.apart(around, seen_row), self.apart(around, hidden_row)
         results = [
             Index(self.points, seen, hidden, self.kernel),
             Index(self.depth, 1, 0, self.wide),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], terms)
+        begins = [(*self.beginning(chunk), chunk * self.chunk) for chunk in range(chunks)]
+        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], terms, begins)
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:

@@ -55,6 +55,12 @@ class Tiled:
         """How many pieces there are."""
         return len(self.pieces) - 1
 
+    def at(self, corners: Sequence[tuple[int, int, int]]) -> Tiled:
+        """The same tiles from each of some corners (a, b, c) on, one corner after the other."""
+        tiles = outer_sum([(*corner, 0, 0) for corner in corners], self.tiles)
+        begins = [number * len(self.tiles) + piece for number in range(len(corners)) for piece in self.pieces[:-1]]
+        return replace(self, tiles=tiles, pieces=[*begins, len(tiles)])
+
 
 def tiled(
     cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "", finish: Finish | None = None

@@ -264,7 +264,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         jobs = s.kernel_jobs(True)
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
-        programs = s.summed(block, block, many, seen_row, hidden_row)
+        programs = s.summed(block, block, many, seen_row, hidden_row, chunks)
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             room, found = arrays[3], []
@@ -272,11 +272,8 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
                 turn, piece = divmod(n // many, pieces)
                 found.append(seen.call(arrays[0], room[place:], n, n + 1))
                 found.append(made.call(arrays[2], room[place + hidden :], n, n + 1))
-                for chunk in range(chunks):
-                    a, b = s.beginning(chunk)
-                    sums = room[piece * s.kernels + (turn * chunks + chunk) * s.chunk :]
-                    operands = room[place + a :], room[place + hidden + b :], sums
-                    found += programs[n % many > 0].calls((operands,), 0, 1)
+                operands = room[place:], room[place + hidden :], room[piece * s.kernels + turn * chunks * s.chunk :]
+                found += programs[n % many > 0].calls((operands,), 0, 1)
             return found
 
         def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
