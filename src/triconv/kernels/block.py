@@ -119,26 +119,26 @@ def best_block(
             _tiles(rows, tall) * (CROWDED if sets is not None and sets.crowded(results, tall) else 1),
         )
         for tall in _sizes(tuple(rows), registers)
+        if not whole or _divides(rows, tall)
     ]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
     most = min(every, registers // 2)
     for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
+        from_a = vectors * vector_loads[0] if vector.a else 1
         for many in _rectangles(tuple(columns), registers // vectors):
+            if whole and not (_divides(columns, many) and every % vectors == 0):
+                continue
             width = vectors * prod(many)
-            most_high, tiles = (
-                max(1, (registers - 1) // width - 1),
-                alone * _tiles(columns, many) * ceil(every / vectors),
-            )
+            # Several rows need a register for each sum and vector of B, and one for A; a single row none for its vectors.
+            high = max((registers - 1) // width - 1, int(width == 1 or width < registers))
+            tiles = alone * _tiles(columns, many) * ceil(every / vectors)
             sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
             arriving = 0.0 if fresh is None else fresh.cycles(sizes)
             for height, tall, longest, tiles_down in heights:
-                if whole and not (_divides(rows, tall) and _divides(columns, many) and every % vectors == 0):
+                if height > high:
                     continue
-                if height > most_high or ((height + (height > 1)) * width + 1 > registers and height * width > 1):
-                    continue
-                from_a = vectors * vector_loads[0] if vector.a else 1
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
                 if vector.a and not depth.vector:
                     arrived = height // longest * _new(results, tall, depth)

@@ -135,7 +135,7 @@ def nests(
             g = _panels(g[0], target().lanes(problem.itemsize))
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
-        corners = np.pad(corners, ((0, 0), (0, len(edges))))
+        corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)

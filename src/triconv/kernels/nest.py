@@ -272,6 +272,6 @@ def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
 def _vector_loads(loops: Sequence[Index], nest: Nest, lanes: int) -> tuple[int, int]:
     """What a vector of A and of B cost to load: twice as much where most of them lie across two lines of the cache."""
     steps = [loop for loop in loops if loop.count > 1 and not loop.vector]
-    a = [*(loop.a for loop in steps), *nest.taps[:, 0], *nest.corners[:, 0]]
-    b = [*(loop.b for loop in steps), *nest.taps[:, 1], *nest.corners[:, 1]]
-    return (1 + bool((np.array(a) % lanes).any()), 1 + bool((np.array(b) % lanes).any()))
+    tables = (np.array([(loop.a, loop.b) for loop in steps] or [(0, 0)]), nest.taps, nest.corners)
+    a, b = np.any([(table[:, :2] % lanes).any(axis=0) for table in tables], axis=0).tolist()
+    return 1 + a, 1 + b
