@@ -510,17 +510,22 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     compile_ = compiling.object_code
 
-    def counting(kernel: Any, machine: Any) -> bytes:
+    def counting(kernel: Any, *how: Any) -> bytes:
         made.append(kernel.name)
-        return compile_(kernel, machine)
+        return compile_(kernel, *how)
 
     monkeypatch.setattr(compiling, "object_code", counting)
     return made
 
 
+linked: list[Any] = []
+
+
 def forget() -> None:
-    """As in the next process."""
+    """As in the next process, but that code which was linked stays."""
     compiling._functions.clear()
+    linked.append(compiling._linker(runnable()))
+    compiling._linker.cache_clear()
 
 
 def files(folder: Path) -> list[Path]:
@@ -568,7 +573,8 @@ def trojan(folder: Path) -> Path:
     path = stored(folder, 1)
     key = compiling._key(numbered(1), runnable())
     assert key is not None
-    path.write_bytes(compiling._content(key, compiling.object_code(numbered(2), runnable())))
+    code = compiling.object_code(numbered(2), runnable(), compiling._symbol(numbered(1)))
+    path.write_bytes(compiling._content(key, code))
     return path
 
 

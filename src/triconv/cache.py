@@ -31,14 +31,15 @@ def place() -> str | None:
 
 
 @contextmanager
-def _folder() -> Iterator[int | None]:
-    """The opened folder, this user's alone; None when there can be none."""
+def _folder(make: bool = False) -> Iterator[int | None]:
+    """The opened folder, this user's alone, made if it is not there and is to be; None when there can be none."""
     path, opened = place(), None
     if path is None:
         yield None
         return
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        if make:
+            os.makedirs(path, mode=0o700, exist_ok=True)
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         yield opened if _is_ours(os.fstat(opened)) else None
     finally:
@@ -72,7 +73,7 @@ def write(name: str, content: bytes, before: Callable[[int], None] = lambda _: N
     """Put a file in the folder, beside and renamed, after what is to be done to the opened folder; was it put?"""
     import secrets
 
-    with suppress(OSError), _folder() as folder:
+    with suppress(OSError), _folder(make=True) as folder:
         if folder is None:
             return False
         with suppress(OSError):

@@ -40,12 +40,13 @@ DIGEST = 32
 OURS = re.compile(r"\w+-[0-9a-f]{40}\.o|[0-9a-f]{16}\.part")
 """Names in the cache's folder that are the cache's, which may be pruned; whatever else is there stays."""
 
+FOLDER = str(Path(__file__).parent)
+
 MOST = 4096
 """Files that the cache keeps, of 2 to 10 kB each; then the older half goes."""
 
 _lock = threading.RLock()
 _functions: dict[Described, Compiled] = {}
-_kept_alive: list[Any] = []
 
 if hasattr(os, "register_at_fork"):
     # Nobody is in the middle of LLVM when a process forks, so the child's is whole and its lock is free.
@@ -103,21 +104,21 @@ def function(kernel: Described) -> Compiled:
 
 
 def _function(kernel: Described, machine: Target) -> Compiled:
+    symbol = _symbol(kernel)
     key = _key(kernel, machine)
     code = _read(kernel.name, key)
     if code is None:
-        code = object_code(kernel, machine)
+        code = object_code(kernel, machine, symbol)
         _write(kernel.name, key, code)
-    library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-    for symbol in (kernel.name, _entry_name(kernel)):
-        library.export_symbol(symbol)
-    linked = library.link(_jit(machine), f"{kernel.name}.{len(_kept_alive)}")
-    _kept_alive.append(linked)
+    linker = _linker(machine)
+    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
+    linker.finalize_object()
+    place = linker.get_function_address(symbol)
     kinds = [ctypes.c_void_p if kind is POINTER else ctypes.c_int64 for kind in kernel.arguments.values()]
     if CHECKED:
-        return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(linked[kernel.name]))
-    compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(linked[kernel.name])
-    compiled.entry = linked[_entry_name(kernel)]
+        return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(place))
+    compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(place)
+    compiled.entry = linker.get_function_address(_entry_name(symbol))
     compiled.pointers = tuple(number for number, kind in enumerate(kinds) if kind is ctypes.c_void_p)
     return compiled  # type: ignore[no-any-return]
 
@@ -147,13 +148,22 @@ def _checked(kernel: Described, run: Callable[..., None]) -> Compiled:
     return compiled  # type: ignore[no-any-return]
 
 
-def _entry_name(kernel: Described) -> str:
-    return f"{kernel.name}_entry"
+def _symbol(kernel: Described) -> str:
+    """What the kernel's code is called, which no other kernel's is: all code is linked together."""
+    return f"{kernel.name}_{hashlib.sha256(_told_apart(kernel)).hexdigest()[:32]}"
 
 
-def _emit_entry(kernel: Described, module: ir.Module) -> None:
+def _told_apart(kernel: Described) -> bytes:
+    return f"{type(kernel).__module__} {kernel!r}".encode()
+
+
+def _entry_name(symbol: str) -> str:
+    return f"{symbol}_entry"
+
+
+def _emit_entry(module: ir.Module, symbol: str) -> None:
     """Write a function that takes the kernel's arguments from a row of memory."""
-    run, entry = module.functions[kernel.name], ir.Function(module, ir.VOID, [POINTER], _entry_name(kernel))
+    run, entry = module.functions[symbol], ir.Function(module, ir.VOID, [POINTER], _entry_name(symbol))
     build = ir.Builder(entry.append_basic_block("entry"))
     row = build.ptrtoint(entry.args[0], I64)
     places = [build.inttoptr(build.add(row, I64(8 * number)), POINTER) for number in range(len(run.args))]
@@ -162,23 +172,23 @@ def _emit_entry(kernel: Described, module: ir.Module) -> None:
     build.ret_void()
 
 
-def object_code(kernel: Described, machine: Target) -> bytes:
-    """Compile a kernel for a target, which need not be the machine at hand."""
+def object_code(kernel: Described, machine: Target, symbol: str = "") -> bytes:
+    """Compile a kernel for a target, which need not be the machine at hand; `symbol` is what to call the code."""
     with _lock:
-        return bytes(_machine(machine).emit_object(_optimised(kernel, machine)))
+        return bytes(_machine(machine).emit_object(_optimised(kernel, machine, symbol or kernel.name)))
 
 
 def assembly(kernel: Described, machine: Target) -> str:
     """The assembly of a kernel for a target, to look at."""
     with _lock:
-        return str(_machine(machine).emit_assembly(_optimised(kernel, machine)))
+        return str(_machine(machine).emit_assembly(_optimised(kernel, machine, kernel.name)))
 
 
-def _optimised(kernel: Described, machine: Target) -> Any:
+def _optimised(kernel: Described, machine: Target, symbol: str) -> Any:
     module = ir.Module(machine.triple)
-    kernel.emit(module, kernel.name, machine)
-    _emit_entry(kernel, module)
-    for name in (kernel.name, _entry_name(kernel)):
+    kernel.emit(module, symbol, machine)
+    _emit_entry(module, symbol)
+    for name in (symbol, _entry_name(symbol)):
         module.functions[name].attributes.append("nounwind")
     parsed = llvm.parse_assembly(str(module))
     # The kernels say themselves what is a vector and what is unrolled, and whoever emits the code keeps loops short: a
@@ -193,26 +203,38 @@ def _optimised(kernel: Described, machine: Target) -> Any:
 
 @lru_cache(maxsize=8)
 def _machine(machine: Target) -> Any:
+    return _new_machine(machine)
+
+
+def _new_machine(machine: Target) -> Any:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     chosen = llvm.Target.from_triple(machine.triple)
-    return chosen.create_target_machine(cpu=machine.cpu, features=machine.features, opt=2, jit=True, reloc="pic")
+    return chosen.create_target_machine(cpu=machine.cpu, features=machine.features, opt=2, jit=True, reloc="default")
 
 
-@lru_cache(maxsize=1)
-def _jit(machine: Target) -> Any:
-    return llvm.create_lljit_compiler(_machine(machine))
+@lru_cache(maxsize=None)
+def _linker(machine: Target) -> Any:
+    """What puts object code into memory, and keeps it there. LLVM's newer one takes four times as long for each kernel."""
+    nothing = llvm.parse_assembly(f'target triple = "{machine.triple}"')
+    return llvm.create_mcjit_compiler(nothing, _new_machine(machine))  # which is its own then
 
 
 def _key(kernel: Described, machine: Target) -> bytes | None:
     """A digest of all that a kernel's code depends on; None where its source is not there to be read."""
-    kind = type(kernel)
-    written = _source(str(Path(__file__).parent)), _source(getattr(sys.modules.get(kind.__module__), "__file__", None))
+    module = sys.modules.get(type(kernel).__module__)
+    written = _source(FOLDER), _source(getattr(module, "__file__", None))
     if None in written:
         return None
-    versions = (llvmlite.__version__, llvm.llvm_version_info)
-    text = repr((kind.__module__, kernel, machine, versions, CHECKED, written))
-    return hashlib.sha256(text.encode()).digest()
+    versions = llvmlite.__version__, llvm.llvm_version_info
+    beside = _beside(machine, versions, CHECKED, *written)
+    return hashlib.sha256(beside + _told_apart(kernel)).digest()
+
+
+@lru_cache(maxsize=8)
+def _beside(*what: Hashable) -> bytes:
+    """A digest of what all kernels' code depends on."""
+    return hashlib.sha256(repr(what).encode()).digest()
 
 
 @lru_cache(maxsize=64)
