@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ..filtering import Matrix, filtering
 from ..form import Problem, Role
 from ..memory import LINE, address
-from .compile import Call, function
+from .compile import Call, Compiled, function
 from .copy import Dim, Move
 from .correlation import Correlation, Table
 from .finish import AS_IT_IS, Finish
@@ -59,27 +60,33 @@ class Step:
 
     def call(self, source: Array, target: Array, first: int, last: int, *wrong: Array) -> Call:
         """Transform the jobs of some units; on the way back, `wrong` tells what is not finite, and finishes follow."""
-        jobs = self.jobs[first:last]
-        values = address(source), address(target), address(jobs), prod(jobs.shape[:-1]), address(self.steps)
-        arrays = source, target, jobs, self.steps, *wrong
-        return Call(function(self.kernel), (*values, *map(address, wrong)), arrays)
+        compiled, begin, size, each, steps = self._known
+        values = address(source), address(target), begin + first * size, (last - first) * each, steps
+        arrays = source, target, self.jobs, self.steps, *wrong
+        return Call(compiled, (*values, *map(address, wrong)), arrays)
+
+    @cached_property
+    def _known(self) -> tuple[Compiled, int, int, int, int]:
+        """The kernel, where the jobs begin, the bytes of a unit's and how many these are, and where the steps begin."""
+        size = self.jobs.strides[0]
+        return function(self.kernel), address(self.jobs), size, prod(self.jobs.shape[1:-1]), address(self.steps)
 
 
 @dataclass(frozen=True, eq=False)
 class Turning:
     """Copies of chunks of kernels whose outputs are not side by side, and the transform of such a copy."""
 
-    moves: dict[int, Move]
-    """By how many outputs there are."""
-    jobs: Table
+    moves: Sequence[Move]
     transform: Step
+    """Of such a copy; its units are as many as moves: chunks of as many outputs are alike."""
+    chunks: Sequence[tuple[int, int]]
+    """Where each begins, and which of these it is like."""
 
     def calls(self, kernel: Array, copy: Array, target: Array, chunk: int) -> list[Call]:
-        """Copy one chunk, and transform that."""
-        begin, _, outputs, *_ = self.jobs[chunk, 0].tolist()
-        (call,) = self.moves[outputs].calls(kernel, copy, 0, 1)
-        call = call._replace(values=(call.values[0] + begin * kernel.itemsize, *call.values[1:]))
-        return [call, self.transform.call(copy, target, chunk, chunk + 1)]
+        """Copy one chunk, and transform the copy."""
+        begin, like = self.chunks[chunk]
+        moved = self.moves[like].moved(begin, 0).calls(kernel, copy, 0, 1)
+        return [*moved, self.transform.call(copy, target, like, like + 1)]
 
 
 class Sizes:
@@ -210,10 +217,12 @@ class Sizes:
             inner = Dim(((0, 0, self.depth),), own.kernel[1], self.wide), Dim(((0, 0, outputs),), own.kernel[0], 1)
             return Move.of([*dims, *inner], self.dtype)
 
-        moves = {outputs: move(outputs) for outputs in set(jobs[..., 2].ravel().tolist())}
-        local = jobs.copy()
+        outputs, first, like = np.unique(jobs[:, 0, 2], return_index=True, return_inverse=True)
+        local = jobs[first]
         local[..., 0] = np.arange(self.depth) * self.wide
-        return Turning(moves, jobs, self.transform(Role.WEIGHT, local, self.kernel, array=steps))
+        transform = self.transform(Role.WEIGHT, local, self.kernel, array=steps)
+        chunks = list(zip(jobs[:, 0, 0].tolist(), like.tolist(), strict=True))
+        return Turning([move(count) for count in outputs.tolist()], transform, chunks)
 
     def beginning(self, chunk: int) -> tuple[int, int]:
         """Where the channels of a chunk of kernels begin, in a row of what is seen and of what is made."""
@@ -222,17 +231,13 @@ class Sizes:
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
     def contraction(
-        self, results: Sequence[Index], sums: Sequence[Index], terms: int, begins: Sequence[Corner] = ORIGIN
+        self, results: Sequence[Index], sums: Sequence[Index], *begins: Sequence[Corner]
     ) -> list[Program]:
-        """The contractions of every product, for the first of some terms of a sum, and for those added to it.
-
-        They begin in each of some places of A, B and C.
-        """
+        """The contractions of every product, from each of some places of A, B and C on: one that writes, one that adds."""
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=terms > 1)
+        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
         made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
-        made = [one.at(begins) for one in made]
-        return [Program(made, 0, first=number == 0) for number in range(min(terms, 2))]
+        return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
 
     def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:
         """M = S · K for one chunk, and added to M, of so many in all."""
@@ -244,20 +249,19 @@ class Sizes:
             Index(tiles, seen_row, 0, row),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], terms)
+        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], *[ORIGIN] * min(terms, 2))
 
     def summed(
-        self, tiles: int, around: int, terms: int, seen_row: int, hidden_row: int, chunks: int = 1
+        self, tiles: int, around: int, seen_row: int, hidden_row: int, *begins: Sequence[Corner]
     ) -> list[Program]:
-        """The first chunks of K = S · M, and added to K, summed over some tiles of so many."""
+        """Chunks of K = S · M, and added to K, summed over some tiles of so many."""
         seen, hidden = self.apart(around, seen_row), self.apart(around, hidden_row)
         results = [
             Index(self.points, seen, hidden, self.kernel),
             Index(self.depth, 1, 0, self.wide),
             Index(self.wide, 0, 1, 1, True),
         ]
-        begins = [(*self.beginning(chunk), chunk * self.chunk) for chunk in range(chunks)]
-        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], terms, begins)
+        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], *begins)
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:
@@ -266,6 +270,8 @@ def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:
     So transforms along one of several axes are the same. A tile that is not there along an axis left out is not there.
     """
     along = [axis for axis, matrix in enumerate(matrices) if matrix != UNCHANGED] or [0]
+    if len(along) == len(matrices):
+        return along, jobs
     ends = jobs[..., JOB:].reshape(*jobs.shape[:-1], len(matrices), 2)
     there = np.all(ends[..., :1] < ends[..., 1:], axis=-2, keepdims=True)
     left = np.where(there, ends[..., along, :], 0).reshape(*jobs.shape[:-1], -1)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, repeat, starmap
+from itertools import compress, pairwise, repeat, starmap
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
@@ -112,18 +112,17 @@ class Sheet:
         numbers, none = {id(array): number for number, array in enumerate(arrays)}, len(arrays)
         _, longest, width = rows.shape
         calls = [(longest * part + n, call) for part, own in enumerate(parts) for n, call in enumerate(own)]
-        places = [width * line + 1 + pointer for line, call in calls for pointer in call.kernel.pointers]
+        places = np.array([width * line + 1 + at for line, call in calls for at in call.kernel.pointers], np.intp)
         pointed = [array for _, call in calls for array in call.arrays]
         # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
-        found = np.array([numbers.get(id(array), -1) for array in pointed])
+        found = np.array([numbers.get(id(array), -1) for array in pointed], np.intp)
         where = rows.ravel()[places]
         slot = np.searchsorted(low, where, "right") - 1
         found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
         which = np.full(rows.size, none, np.int64)
         which[places] = found
-        kept = {id(pointed[number]): pointed[number] for number in np.flatnonzero(found == none)}
         which = which.reshape(rows.shape)
-        return cls(rows - _begin(arrays)[which], which, tuple(kept.values()))
+        return cls(rows - _begin(arrays)[which], which, tuple(compress(pointed, (found == none).tolist())))
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
         """Run the parts on these arrays, side by side on this thread and at most so many helpers."""

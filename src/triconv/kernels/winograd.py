@@ -17,7 +17,7 @@ import numpy as np
 from ..form import Role
 from .compile import Call
 from .correlation import Table
-from .filtered import DEPTH, Sizes, Step
+from .filtered import DEPTH, ORIGIN, Sizes, Step
 from .schedule import Arrays, Schedule, Stage
 
 FEW, LEAST = 28, 14
@@ -89,7 +89,7 @@ def by_blocks(s: Sizes) -> Schedule:
                     kernel += panels * s.chunks * s.chunk
             return found
 
-        return Stage(len((copies.transform if copies else kernels).jobs), before), Stage(len(forth.jobs), calls)
+        return Stage(len(copies.chunks if copies else kernels.jobs), before), Stage(len(forth.jobs), calls)
 
     scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * slices * s.lanes
     return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by)
@@ -132,7 +132,8 @@ def by_panels(s: Sizes) -> Schedule:
     inputs, chunks, row = s.inputs // rounds, s.chunks // rounds, s.whole(s.inputs // rounds)
 
     def make() -> tuple[Stage, ...]:
-        kernels, copies = s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel), s.turning() if turned else None
+        copies = s.turning() if turned else None
+        kernels = None if turned else s.transform(Role.WEIGHT, s.kernel_jobs(False), s.kernel)
         jobs = _numbered(s.tile_jobs(Role.VISIBLE, False, inputs), 1, row)
         forth = s.transform(Role.VISIBLE, _in_turns(jobs, 0, rounds, inputs), s.apart(s.tiles, row))
         jobs = _numbered(s.tile_jobs(Role.HIDDEN, True, s.wide), 0, s.wide)
@@ -157,8 +158,10 @@ def by_panels(s: Sizes) -> Schedule:
                     for chunk in range(chunks):
                         number = n * s.chunks + turn * chunks + chunk
                         seen = s.beginning(number)[0] - turn * inputs
-                        found += copies.calls(kernel, w, k, number) if copies else []
-                        found += [] if copies else [kernels.call(kernel, k, number, number + 1)]
+                        if copies is not None:
+                            found += copies.calls(kernel, w, k, number)
+                        if kernels is not None:
+                            found.append(kernels.call(kernel, k, number, number + 1))
                         found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
                     found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
                 return found
@@ -203,7 +206,8 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
     def make() -> tuple[Stage, ...]:
         seen = _filled_up(s, Role.VISIBLE, (rounds, tiles), s.seen_row, s.inputs)
         made = _filled_up(s, Role.HIDDEN, (rounds, tiles), s.hidden_row, s.outputs)
-        programs = s.summed(some, tiles, parts, s.seen_row, s.hidden_row)
+        others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
+        programs = s.summed(some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
 
         def stages(turn: int) -> tuple[Stage, Stage]:
             begin = turn * tiles
@@ -218,9 +222,8 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
                 found = []
                 for n in range(first, last):
                     a, b = s.beginning(n)
-                    for part in range(parts):
-                        operands = room[a + part * some * s.seen_row :], room[hidden + b + part * some * s.hidden_row :]
-                        found += programs[part > 0].calls(((*operands, room[place:]),), 0, 1)
+                    operands = room[a:], room[hidden + b :], room[place:]
+                    found += [call for program in programs for call in program.calls((operands,), 0, 1)]
                     found.append(back.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
                 return found
 
@@ -264,7 +267,8 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         jobs = s.kernel_jobs(True)
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
-        programs = s.summed(block, block, many, seen_row, hidden_row, chunks)
+        begins = [(*s.beginning(chunk), chunk * s.chunk) for chunk in range(chunks)]
+        programs = s.summed(block, block, seen_row, hidden_row, *[begins] * min(many, 2))
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             room, found = arrays[3], []
