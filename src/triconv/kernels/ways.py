@@ -30,6 +30,7 @@ from ..coefficients import coefficients, depending, multiplying
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
+from .block import SUM_UP
 from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
 from .nest import Cut, cut
@@ -108,9 +109,15 @@ class Way:
         return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
 
     def least(self) -> float:
-        """Seconds that it takes at least: as if every vector were full and multiplied at once."""
-        lanes = target().lanes(self.problem.itemsize)
-        return multiplying(self.asked.terms, lanes) + 2 * self.copied / coefficients().copied
+        """Seconds that it takes at least: as if every vector were full and multiplied at once.
+
+        Where vectors are summed, so are the lanes of each result.
+        """
+        problem, found = self.asked, coefficients()
+        seconds = multiplying(problem.terms, target().lanes(problem.itemsize))
+        if problem.produces not in WIDE[self.vector] and problem.channels.mask is None:
+            seconds += SUM_UP * prod(problem.shape(problem.produces)) / found.cycles
+        return seconds + 2 * self.copied / found.copied
 
     @property
     def described(self) -> str:
@@ -409,8 +416,8 @@ LEAST_TAP = 1 << 11
 def _fastest(ways: Sequence[Way]) -> Way:
     """The one that takes the least time; what cannot be it is not cut into tiles."""
     best, seconds = ways[0], float("inf")
-    for one in sorted(ways, key=Way.least):
-        if one.least() < seconds and (own := one.seconds()) < seconds:
+    for least, _, one in sorted((one.least(), number, one) for number, one in enumerate(ways)):
+        if least < seconds and (own := one.seconds()) < seconds:
             best, seconds = one, own
     return best
 
