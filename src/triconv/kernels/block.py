@@ -134,8 +134,9 @@ def best_block(
             # Several rows need a register for each sum and vector of B, and one for A; a single row none for its vectors.
             high = max((registers - 1) // width - 1, int(width == 1 or width < registers))
             tiles = alone * _tiles(columns, many) * ceil(every / vectors)
-            sizes = [vectors if loop.vector else m for loop, m in zip(results, many, strict=True)]
-            arriving = 0.0 if fresh is None else fresh.cycles(sizes)
+            arriving = 0.0
+            if fresh is not None:
+                arriving = fresh.cycles([vectors if loop.vector else m for loop, m in zip(results, many, strict=True)])
             for height, tall, longest, tiles_down in heights:
                 if height > high:
                     continue
