@@ -220,3 +220,17 @@ def test_the_kernel_has_what_its_jobs_need(
     Move.of([Dim(segments, step, to) for step, to in zip(source, (64, 1), strict=True)], "float64").run(given, made)
     assert (made == (given.T if source[0] == 1 else given)).all()
     assert {kernel.turns: kernel.others for kernel in kernels} == expected
+
+
+def test_a_copy_moved_shares_its_jobs() -> None:
+    """As every band and chunk has one: its table, and what else is found out about it, are made once."""
+    move = Move.of([Dim(((0, 0, 4), (-1, 4, 1)), 2, 1)], "float32")
+    further = move.moved(3, 5)
+    assert further.jobs is move.jobs
+    source, target = np.arange(20, dtype=np.float32), np.full(20, np.nan, np.float32)
+    further.run(source, target)
+    np.testing.assert_array_equal(target[5:10], [3, 5, 7, 9, 0])
+    assert np.isnan(target).sum() == 15
+    joined = Move.joined([move, further], "float32")
+    joined.run(source, target)
+    np.testing.assert_array_equal(target[:10], [0, 2, 4, 6, 0, 3, 5, 7, 9, 0])

@@ -17,6 +17,7 @@ from triconv.engines import fft
 from triconv.form import Problem, Role
 from triconv.geometry import Axis, Border
 from triconv.kernels.scratch import SMALL, Scratch
+from triconv.kernels.waves import Cut
 
 Array = NDArray[Any]
 
@@ -268,3 +269,19 @@ def test_a_cut_is_timed_once_beside_the_same_others(monkeypatch: pytest.MonkeyPa
     best = fft.planned.__wrapped__(problem)
     assert len(timed) == len(set(timed)) + 1  # and the best of each way to keep axes apart
     assert best.seconds == min(replace(best, cuts=cuts).seconds for cuts in timed)
+
+
+@operations
+def test_no_two_ways_to_cut_an_axis_have_parts_of_one_size(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More parts of the same size are only more to do: to weigh them took half the time of a plan."""
+    problem = problem_of(Row("", (1, 2, 190, 83), (7, 5), 2, stride=(2, 1)), operation)
+    made, tried = Cut.of, list[tuple[Axis, int, int]]()
+
+    def counting(axis: Axis, count: int, transposed: bool) -> Cut:
+        found = made(axis, count, transposed)
+        tried.append((axis, found.parts.axis.visible, found.parts.axis.hidden))
+        return found
+
+    monkeypatch.setattr(Cut, "of", counting)
+    fft.planned.__wrapped__(problem)  # type: ignore[attr-defined]
+    assert len(tried) == len(set(tried)) > 20

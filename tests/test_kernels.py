@@ -518,13 +518,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-linked: list[Any] = []
-
-
 def forget() -> None:
     """As in the next process, but that code which was linked stays."""
     compiling._functions.clear()
-    linked.append(compiling._linker(runnable()))
     compiling._linker.cache_clear()
 
 

@@ -311,3 +311,21 @@ def test_code_for_edges_is_left_out_where_there_are_none(
 def test_tiles_are_made_once() -> None:
     axis = Axis(9, 9, 3, before=1, after=1)
     assert axis.tiles(4) is Axis(9, 9, 3, before=1, after=1).tiles(4)
+
+
+@pytest.mark.parametrize(("way", "size", "channels"), [("pieces", 56, (64, 256)), ("chunks", 14, (256, 512))])
+def test_calls_of_a_gradients_block_do_not_grow_with_the_channels(
+    way: str, size: int, channels: tuple[int, int]
+) -> None:
+    """All chunks of a block are one call, and so are all parts of a sum but the first: calls take Python's time."""
+    several = []
+    for many in channels:
+        shape, weight = (8, many, size, size), (many, many, 3, 3)
+        problem = triconv.explain("conv_weight", shape, weight, dtype="float32", padding=1).problem
+        data, kernel = (size * size * many, 1, size * many, many), (1, many, 3 * many * many, many * many)
+        _, program, name = winograd._scheduled(problem, (data, data, kernel), False)
+        assert name == f"gradient_by_{way}"
+        calls = program.stages[way == "chunks"].calls([np.empty(1, np.float32)] * 6, 0, 0, 1)
+        multiplied = [call for call in calls if len(call.values) == 7]  # others are transforms
+        several.append(len(multiplied) / (len(calls) - len(multiplied)))
+    assert several[0] == several[1] <= 2

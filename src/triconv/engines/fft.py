@@ -186,7 +186,7 @@ class Planned:
     @cached_property
     def kernels(self) -> int:
         """The numbers of the weight's frequencies."""
-        return prod(self.problem.channels.weight) * (self.numbers >> self.pairs) * self.rows**self.pairs
+        return prod([*self.problem.channels.weight, self.numbers >> self.pairs, *[self.rows] * self.pairs])
 
     @cached_property
     def examples(self) -> int:

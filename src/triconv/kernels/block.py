@@ -131,7 +131,7 @@ def best_block(
             if whole and not (_divides(columns, many) and every % vectors == 0):
                 continue
             width = vectors * prod(many)
-            # Several rows need a register for each sum and vector of B, and one for A; a single row none for its vectors.
+            # Several rows need registers for all sums and vectors of B, and one for A; a single row only for its sums.
             high = max((registers - 1) // width - 1, int(width == 1 or width < registers))
             tiles = alone * _tiles(columns, many) * ceil(every / vectors)
             arriving = 0.0

@@ -47,6 +47,7 @@ MOST = 4096
 
 _lock = threading.RLock()
 _functions: dict[Described, Compiled] = {}
+_kept_alive: list[Any] = []
 
 if hasattr(os, "register_at_fork"):
     # Nobody is in the middle of LLVM when a process forks, so the child's is whole and its lock is free.
@@ -213,11 +214,13 @@ def _new_machine(machine: Target) -> Any:
     return chosen.create_target_machine(cpu=machine.cpu, features=machine.features, opt=2, jit=True, reloc="default")
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=8)
 def _linker(machine: Target) -> Any:
-    """What puts object code into memory, and keeps it there. LLVM's newer one takes four times as long for each kernel."""
+    """What puts object code into memory, and keeps it there. LLVM's newer one takes four times as long for a kernel."""
     nothing = llvm.parse_assembly(f'target triple = "{machine.triple}"')
-    return llvm.create_mcjit_compiler(nothing, _new_machine(machine))  # which is its own then
+    linker = llvm.create_mcjit_compiler(nothing, _new_machine(machine))  # which is its own then
+    _kept_alive.append(linker)
+    return linker
 
 
 def _key(kernel: Described, machine: Target) -> bytes | None:

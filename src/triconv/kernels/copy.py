@@ -165,7 +165,9 @@ class Move:
         jobs = self.jobs
         (first, count), (read, written) = jobs.slice(part, parts), jobs.sizes
         places = address(source) + self.source * read, address(target) + self.target * written
-        return [Call(jobs.kernel, (*places, jobs.begin + first, count, jobs.stored.other), (source, target, jobs.table))]
+        return [
+            Call(jobs.kernel, (*places, jobs.begin + first, count, jobs.stored.other), (source, target, jobs.table))
+        ]
 
 
 def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:

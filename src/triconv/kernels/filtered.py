@@ -230,10 +230,8 @@ class Sizes:
         group, panel = divmod(panel, self.panels)
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
-    def contraction(
-        self, results: Sequence[Index], sums: Sequence[Index], *begins: Sequence[Corner]
-    ) -> list[Program]:
-        """The contractions of every product, from each of some places of A, B and C on: one that writes, one that adds."""
+    def contraction(self, results: Sequence[Index], sums: Sequence[Index], *begins: Sequence[Corner]) -> list[Program]:
+        """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
         nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
         made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)

@@ -119,9 +119,8 @@ class Sheet:
         where = rows.ravel()[places]
         slot = np.searchsorted(low, where, "right") - 1
         found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
-        which = np.full(rows.size, none, np.int64)
-        which[places] = found
-        which = which.reshape(rows.shape)
+        which = np.full(rows.shape, none, np.int64)
+        which.flat[places] = found
         return cls(rows - _begin(arrays)[which], which, tuple(compress(pointed, (found == none).tolist())))
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
