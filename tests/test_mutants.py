@@ -364,8 +364,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: every block of channels writes the first": (
         "kernels/chunks.py",
-        "tiles[:, 2] += far",
-        "tiles[:, 2] += 0",
+        "table.at([(0, 0, far)])",
+        "table.at([(0, 0, 0)])",
     ),
     "native: pieces of the sum lie over each other": (
         "kernels/chunks.py",
