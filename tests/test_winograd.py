@@ -19,6 +19,7 @@ from triconv.filtering import POINTS, filtering
 from triconv.form import Role
 from triconv.geometry import Axis
 from triconv.kernels import winograd as ways
+from triconv.kernels.correlation import Correlation
 from triconv.kernels.filtered import Sizes, Step
 from triconv.kernels.schedule import Schedule
 
@@ -313,7 +314,7 @@ def test_tiles_are_made_once() -> None:
     assert axis.tiles(4) is Axis(9, 9, 3, before=1, after=1).tiles(4)
 
 
-@pytest.mark.parametrize(("way", "size", "channels"), [("pieces", 56, (64, 256)), ("chunks", 14, (256, 512))])
+@pytest.mark.parametrize(("way", "size", "channels"), [("pieces", 56, (64, 256)), ("chunks", 28, (64, 128))])
 def test_calls_of_a_gradients_block_do_not_grow_with_the_channels(
     way: str, size: int, channels: tuple[int, int]
 ) -> None:
@@ -323,9 +324,9 @@ def test_calls_of_a_gradients_block_do_not_grow_with_the_channels(
         shape, weight = (8, many, size, size), (many, many, 3, 3)
         problem = triconv.explain("conv_weight", shape, weight, dtype="float32", padding=1).problem
         data, kernel = (size * size * many, 1, size * many, many), (1, many, 3 * many * many, many * many)
-        _, program, name = winograd._scheduled(problem, (data, data, kernel), False)
-        assert name == f"gradient_by_{way}"
+        correlation = Correlation.of(problem, data, data, kernel)
+        program = getattr(ways, f"gradient_by_{way}")(Sizes(problem, correlation, (4, 4), 1 << 40))
         calls = program.stages[way == "chunks"].calls([np.empty(1, np.float32)] * 6, 0, 0, 1)
         multiplied = [call for call in calls if len(call.values) == 7]  # others are transforms
         several.append(len(multiplied) / (len(calls) - len(multiplied)))
-    assert several[0] == several[1] <= 2
+    assert several[0] == several[1] <= 4  # of two kinds of tiles each, at most, for the first and for what is added

@@ -9,6 +9,7 @@ pieces of the tiles, each with sums of its own, which are added on the way back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from math import prod
 
@@ -209,9 +210,11 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
         others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
         programs = s.summed(some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
 
+        kernel_jobs = s.kernel_jobs(True)
+        backs = lru_cache(lambda *ends: s.transform(Role.WEIGHT, kernel_jobs, s.kernel, True, ends=ends))
+
         def stages(turn: int) -> tuple[Stage, Stage]:
-            begin = turn * tiles
-            back = s.transform(Role.WEIGHT, s.kernel_jobs(True), s.kernel, True, ends=(turn == 0, turn == rounds - 1))
+            begin, back = turn * tiles, backs(turn == 0, turn == rounds - 1)
 
             def before(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
                 room, ends = arrays[3], (begin + first, begin + last)
