@@ -150,7 +150,7 @@ def by_panels(s: Sizes) -> Schedule:
                 return [forth.call(arrays[0], arrays[3], begin + first, begin + last)]
 
             def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-                _, kernel, made, room, marks, _, *more = arrays
+                _, kernel, made, room, marks, _, *more = arrays if turn == rounds - 1 else arrays[:6]
                 w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
                 found = []
                 for n in range(first, last):
