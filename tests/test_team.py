@@ -135,9 +135,9 @@ def test_each_thread_has_memory_of_its_own(number: int) -> None:
 
     shared, apart = 64, 640
     room, elsewhere = np.zeros(shared + number * apart, np.uint8), np.zeros(64, np.uint8)
-    one = call(entry, room[8:].ctypes.data, 5, room[shared + 16 :].ctypes.data, elsewhere.ctypes.data)
-    one.kernel.pointers = (0, 2, 3)  # type: ignore[attr-defined]
-    one = one._replace(arrays=(room[8:], room[shared + 16 :], elsewhere))
+    made = call(entry, room[8:].ctypes.data, 5, room[shared + 16 :].ctypes.data, elsewhere.ctypes.data)
+    made.kernel.pointers = (0, 2, 3)  # type: ignore[attr-defined]
+    one = made._replace(arrays=(room[8:], room[shared + 16 :], elsewhere))
     sheet = Sheet.of([[one]] * number, (room,), room[shared : shared + apart])
     for _ in range(2):
         other = np.zeros_like(room)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -163,11 +164,12 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("name", ["many tiles", "deep", "groups", "volume", "strided"])
+@pytest.mark.parametrize("name", ["many tiles", "deep", "groups", "strided"])
 def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer tiles, inputs, outputs at a time, and fewer pieces: right, and the same for any threads."""
     monkeypatch.setattr(Problem, "extra", 1)
-    row = next(row for row in ROWS if row.name == name)
+    # What float32 is allowed, a sum that lacks some terms may be within.
+    row = replace(next(row for row in ROWS if row.name == name), dtype="float64")
     operands = row.operands(2)
     for operation, (first, second) in OPERATIONS.items():
         problem = triconv.explain(
