@@ -123,6 +123,32 @@ def test_a_sheet_moves_to_other_arrays(parts: int) -> None:
         assert np.isnan(target).sum() == 80 - 20 * parts
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_each_thread_has_memory_of_its_own(number: int) -> None:
+    """Parts that are written down for the first thread's meet in as many places as there are threads, again and again;
+    what points elsewhere stays."""
+    barrier, seen = threading.Barrier(number), list[tuple[int, ...]]()
+
+    def entry(*values: int) -> None:
+        barrier.wait(LONG)
+        seen.append(values)
+
+    shared, apart = 64, 640
+    room, elsewhere = np.zeros(shared + number * apart, np.uint8), np.zeros(64, np.uint8)
+    made = call(entry, room[8:].ctypes.data, 5, room[shared + 16 :].ctypes.data, elsewhere.ctypes.data)
+    made.kernel.pointers = (0, 2, 3)  # type: ignore[attr-defined]
+    one = made._replace(arrays=(room[8:], room[shared + 16 :], elsewhere))
+    sheet = Sheet.of([[one]] * number, (room,), room[shared : shared + apart])
+    for _ in range(2):
+        other = np.zeros_like(room)
+        sheet.run((other,), number - 1)
+        begin = other.ctypes.data
+        own = {(begin + 8, 5, begin + shared + 16 + n * apart, elsewhere.ctypes.data) for n in range(number)}
+        assert len(seen) == number
+        assert set(seen) == own
+        seen.clear()
+
+
 def test_one_part_stays_here() -> None:
     seen: list[threading.Thread] = []
     run_all([[call(lambda: seen.append(threading.current_thread()))]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,9 +15,10 @@ from grid import OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
 
 import triconv
+from triconv.after import After
 from triconv.engines import winograd
 from triconv.filtering import POINTS, filtering
-from triconv.form import Role
+from triconv.form import Problem, Role
 from triconv.geometry import Axis
 from triconv.kernels import winograd as ways
 from triconv.kernels.correlation import Correlation
@@ -160,6 +162,72 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
         expected = row.expected(operation, operands)
         oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
         np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", ["many tiles", "deep", "groups", "strided"])
+def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer tiles, inputs, outputs at a time, and fewer pieces: right, and the same for any threads."""
+    monkeypatch.setattr(Problem, "extra", 1)
+    # What float32 is allowed, a sum that lacks some terms may be within.
+    row = replace(next(row for row in ROWS if row.name == name), dtype="float64")
+    operands = row.operands(2)
+    for operation, (first, second) in OPERATIONS.items():
+        problem = triconv.explain(
+            operation, row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options
+        ).problem
+        expected = row.expected(operation, operands)
+        found = []
+        for threads in (1, 2, 3, 8):
+            out = np.full(getattr(row, RESULT[operation]), np.nan, row.dtype)
+            with triconv.threads(threads):
+                winograd.build(problem)(operands[first], operands[second], out)
+            found.append(out)
+        oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
+        for other in found[1:]:
+            np.testing.assert_array_equal(found[0], other)
+
+
+def test_what_is_finished_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of inputs that come after the others: a bias is added, and the positive part taken, of the whole sum."""
+    monkeypatch.setattr(Problem, "extra", 1)
+    monkeypatch.setattr(ways, "schedule", lambda *_: ways.by_panels)
+    row = next(row for row in ROWS if row.name == "deep")
+    plan = triconv.explain("conv", row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options)
+    last = {
+        role: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for role, a in row.operands(3).items()
+    }
+    bias = np.linspace(-9, 9, row.hidden[1], dtype=row.dtype)
+    plain, finished = (np.moveaxis(np.empty((2, 6, 7, 72), row.dtype), -1, 1) for _ in range(2))
+    winograd.build(plan.problem)(last["visible"], last["weight"], plain)
+    winograd.build(plan.problem)(last["visible"], last["weight"], finished, None, After(bias=bias, positive=True))
+    np.testing.assert_array_equal(finished, np.maximum(plain + bias[:, None, None], 0))
+
+
+ROOMS = [Row("many tiles", (8, 128, 28, 28), (3, 3), 128, padding=1, dtype="float32")]
+ROOMS += [Row("few tiles", (8, 256, 14, 14), (3, 3), 256, padding=1, dtype="float32")]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.8])
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("row", ROOMS, ids=lambda row: row.name)
+def test_two_threads_stay_within_the_room(row: Row, operation: str, share: float) -> None:
+    """Of what a call should take at most, or less. What is cut does not depend on how many threads there are."""
+    problem = triconv.explain(operation, row.visible, row.weight, engine="winograd", dtype="float32", padding=1).problem
+    room = int(problem.extra * share)
+    strides = []
+    for role in (Role.VISIBLE, Role.HIDDEN, Role.WEIGHT):
+        shape, order = problem.shape(role), problem.order(role)
+        strides.append(tuple(np.empty([shape[axis] for axis in order]).transpose(np.argsort(order)).strides))
+    own = tuple(tuple(step // 8 for step in one) for one in strides)
+    schedules = []
+    for threads in (1, 2, 8):
+        with triconv.threads(threads):
+            way, schedule, _ = winograd._scheduled(problem, own, room)
+            schedules.append((way.copied, schedule.kernels, schedule.shared, schedule.own))
+            if threads <= 2:
+                assert way.copied + 4 * schedule.scratch <= room
+    assert len(set(schedules)) == 1
 
 
 @pytest.mark.usefixtures("way")

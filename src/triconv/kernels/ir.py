@@ -249,7 +249,7 @@ class Builder:
     add, sub, mul = _two("add"), _two("sub"), _two("mul")
     add_nsw, sub_nsw, mul_nsw = _two("add nsw"), _two("sub nsw"), _two("mul nsw")  # no overflow of signed numbers
     sdiv, udiv, urem = _two("sdiv"), _two("udiv"), _two("urem")
-    shl, and_, or_ = _two("shl"), _two("and"), _two("or")
+    shl, lshr, and_, or_ = _two("shl"), _two("lshr"), _two("and"), _two("or")
     fadd, fsub, fmul = _two("fadd"), _two("fsub"), _two("fmul")
 
     def not_(self, a: Value) -> Value:

@@ -4,10 +4,11 @@ A job is a table of parts, each a row of kernel calls. Each thread has a range o
 then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
 what it wrote before in its own caches. The words, of eight bytes:
 
-    job         calls of a part, words of a call, threads, how many of them joined without a mailbox; the processors to
-                work on and those to be let to afterwards, as addresses of masks or 0; then each helper's mailbox;
-                then for each thread the next part of its range, and its end; then the calls: address of an entry,
-                its arguments
+    job         calls of a part, words of a call, threads, how many of them joined without a mailbox, how many bytes
+                each thread's own memory is behind that of the one before; the processors to work on and those to be
+                let to afterwards, as addresses of masks or 0; then each helper's mailbox; then for each thread the
+                next part of its range, and its end; then the calls: address of an entry, a bit for each argument
+                that points into the first thread's own memory, the arguments
     mailbox     FREE, BUSY or the address of a job that nobody has begun; which range is the helper's
 
 A helper looks into its mailbox for a while before it goes to sleep: to wake a thread takes as long as a small
@@ -26,11 +27,14 @@ from . import ir
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
-CALLS, WIDTH, THREADS, JOINED, WITHIN, AFTER, HEAD = range(7)
+CALLS, WIDTH, THREADS, JOINED, APART, WITHIN, AFTER, HEAD = range(8)
 """Words of a job, the last where the mailboxes begin."""
 
 NOTHING = 0
 """In the place of an entry where a part has fewer calls than others."""
+
+ENTRY, OWN, FIRST = range(3)
+"""Words of a call, the last where the arguments begin."""
 
 RANGE = 2
 """Words of a range."""
@@ -141,6 +145,7 @@ def _work(module: ir.Module) -> ir.Function:
     calls, width, threads = (_get(k, job, word) for word in (CALLS, WIDTH, THREADS))
     ranges = k.add(HEAD, threads, -1)
     first = k.add(ranges, k.mul(RANGE, threads))
+    apart = k.mul(own, _get(k, job, APART))
     with k.loop(threads) as turn:
         number = k.add(own, turn)
         number = k.build.select(k.less(number, threads), number, k.sub(number, threads))
@@ -152,14 +157,24 @@ def _work(module: ir.Module) -> ir.Function:
         with k.when(k.less(part, _get(k, job, k.add(place, 1)))):
             with k.loop(calls) as call:
                 row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
-                entry = _get(k, job, row)
+                entry, arguments = _get(k, job, k.add(row, ENTRY)), k.add(row, FIRST)
                 with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
-                    k.build.call(called_at(k.build.inttoptr(entry, POINTER)), [_at(k, job, k.add(row, 1))])
+                    _move(k, job, arguments, (_get(k, job, k.add(row, OWN)), k.sub(width, FIRST)), apart)
+                    k.build.call(called_at(k.build.inttoptr(entry, POINTER)), [_at(k, job, arguments)])
             k.build.branch(again)
         k.build.branch(done)
         k.build.position_at_end(done)
     k.build.ret_void()
     return work
+
+
+def _move(k: Kernel, job: Value, arguments: Value, own: tuple[Value, Value], apart: Value) -> None:
+    """Let those arguments point into this thread's own memory that a bit is set for, of so many."""
+    bits, count = own
+    with k.when(k.build.icmp_signed("!=", bits, I64(0))), k.loop(count) as number:
+        place = _at(k, job, k.add(arguments, number))
+        bit = k.build.and_(k.build.lshr(bits, number), I64(1))
+        k.build.store(k.add(k.build.load(place, I64), k.mul(bit, apart)), place)
 
 
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {

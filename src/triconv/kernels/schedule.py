@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kept import Kept
-from ..memory import empty
+from ..memory import LINE, empty
 from .compile import Call
 from .program import MULTIPLICATIONS_A_COPY
 from .scratch import Scratch
@@ -36,7 +37,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Stages, and the numbers of scratch that all share and that everybody needs besides."""
+    """Stages, and the numbers of scratch that all share and that each thread needs besides."""
 
     flops: int
     shared: int
@@ -52,6 +53,8 @@ class Schedule:
     """What these are known by."""
     dtype: str = ""
     """Of scratch, if not the arrays'."""
+    room: int | None = None
+    """Within how many numbers scratch should be, for two threads, if it matters."""
     sheets: dict[int, list[Sheet]] = field(default_factory=dict)
 
     @cached_property
@@ -59,19 +62,30 @@ class Schedule:
         """Their tables are made when they are first needed."""
         return self.make()
 
-    @property
-    def parts(self) -> int:
+    def _parts(self, threads: int) -> int:
         """How many parts of a stage to run side by side."""
         worth = self.flops // (2 * MULTIPLICATIONS_A_COPY * NUMBERS_WORTH_A_THREAD)
-        # One for each thread where each part has scratch: what a thread has written it then finds in its caches, too.
-        slices = 1 if self.own else SLICES
-        parts = thread_count() * slices if worth > 1 < thread_count() else 1
+        parts = threads * SLICES if worth > 1 < threads else 1
         return parts if self.most is None else min(parts, self.most)
+
+    def _room(self, threads: int) -> int:
+        """The numbers that all of some threads share, and those that each has."""
+        return self.shared + min(self._parts(threads), threads) * (self.own + self._gap) - self._gap
+
+    @property
+    def _gap(self) -> int:
+        """How many numbers nobody uses between the scratch of two threads, if there is room for that.
+
+        Where it is side by side, threads are in each other's way: they took up to 1.6 times as long, in a gradient's
+        chunks of 400 KB, and less with every page between, up to about as much.
+        """
+        left = self.own if self.room is None else self.room - self.kernels - self.shared - 2 * self.own
+        return max(0, min(self.own, left)) // LINE * LINE
 
     @property
     def scratch(self) -> int:
         """The numbers of scratch in all."""
-        return self.kernels + self.shared + self.parts * self.own
+        return self.kernels + self._room(thread_count())
 
     def run(self, *pieces: Sequence[Array], kept: Kept | None = None) -> bool | None:
         """Run the stages on each three arrays and write over the one that is the result; is all of that finite?
@@ -84,42 +98,44 @@ class Schedule:
         return all(finite) if self.marks else None
 
     def _run(self, given: Sequence[Array], kept: Kept | None) -> bool:
-        parts, (operands, more) = self.parts, (given[:3], given[3:])
+        threads, (operands, more) = thread_count(), (given[:3], given[3:])  # asked once: there is room for so many
         dtype = np.dtype(self.dtype) if self.dtype else given[0].dtype
         with Scratch() as lent:
-            scratch = lent.array(self.shared + parts * self.own, dtype), np.zeros(self.marks, dtype)
+            scratch = lent.array(self._room(threads), dtype), np.zeros(self.marks, dtype)
             if kept is None or not self.kernels:
                 arrays = *operands, *scratch, lent.array(self.kernels, dtype), *more
-                self._go(arrays, parts)
+                self._go(arrays, threads)
             else:
 
                 def kernels() -> Array:
                     made = empty((self.kernels,), dtype)
-                    self._go((*operands, *scratch, made, *more), parts, slice(1))
+                    self._go((*operands, *scratch, made, *more), threads, slice(1))
                     return made
 
                 arrays = *operands, *scratch, kept.of(self.keeps, kernels), *more
-                self._go(arrays, parts, slice(1, None))
+                self._go(arrays, threads, slice(1, None))
             return not arrays[4].any()
 
-    def _go(self, arrays: Arrays, parts: int, which: slice = slice(None)) -> None:
+    def _go(self, arrays: Arrays, threads: int, which: slice = slice(None)) -> None:
         """Run some of the stages."""
+        parts = self._parts(threads)
         if CHECKED:
             for stage in self.stages[which]:
-                run_all(self._parts(stage, arrays, parts))
+                run_all(self._calls(stage, arrays, parts))
         else:
             for sheet in (self.sheets.get(parts) or self._written_down(parts, arrays))[which]:
-                sheet.run(arrays, thread_count() - 1)
+                sheet.run(arrays, threads - 1)
 
     def _written_down(self, parts: int, given: Arrays) -> list[Sheet]:
         """The sheets of the stages. For arrays that are given others stand in, as their own memory may overlap."""
         stand_ins = [np.empty(1, given[0].dtype) for _ in given]
         arrays = *stand_ins[:3], *given[3:6], *stand_ins[6:]
-        self.sheets[parts] = [Sheet.of(self._parts(stage, arrays, parts), arrays) for stage in self.stages]
+        own = arrays[3][self.shared : self.shared + self.own + self._gap]
+        self.sheets[parts] = [Sheet.of(self._calls(stage, arrays, parts), arrays, own) for stage in self.stages]
         return self.sheets[parts]
 
-    def _parts(self, stage: Stage, arrays: Arrays, parts: int) -> list[list[Call]]:
-        """The calls of each part."""
+    def _calls(self, stage: Stage, arrays: Arrays, parts: int) -> list[list[Call]]:
+        """The calls of each part, with the scratch of the first thread."""
         many = min(parts, stage.units)
         cuts = [stage.units * part // many for part in range(many + 1)]
-        return [stage.calls(arrays, self.shared + n * self.own, cuts[n], cuts[n + 1]) for n in range(many)]
+        return [stage.calls(arrays, self.shared, *ends) for ends in pairwise(cuts)]

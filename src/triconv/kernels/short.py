@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..memory import address
 from . import ir
 from .compile import Compiled, function
-from .relay import called_at
+from .relay import OWN, called_at
 from .scratch import SMALL, Scratch
 from .target import Target
 from .team import Part, Sheet
@@ -93,7 +93,7 @@ class Short:
         """What runs calls that are not shared: the kernel, where its table is, how many they are; and the table."""
         if len(self.sheets) > 1 or len(self.sheets[0].rows) > 1:
             return None
-        (rows,), (which,) = self.sheets[0].rows, self.sheets[0].which
+        (rows,), (which,) = (np.delete(words, OWN, -1) for words in (self.sheets[0].rows, self.sheets[0].which))
         table = np.full((len(rows), WORDS + 1, 2), (0, BASES), np.int64)
         table[:, : rows.shape[1]] = np.stack((rows, which), -1)
         return function(Repeat()), address(table), len(table), table

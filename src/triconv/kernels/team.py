@@ -29,7 +29,25 @@ from numpy.typing import NDArray
 from ..memory import LINE, address
 from . import threads
 from .compile import Call, function
-from .relay import AFTER, ENDS, FREE, HEAD, HELPS, JOINED, JOINS, LEADS, MAIL, MASK, NOTHING, POSTS, WITHIN, WORD, Relay
+from .relay import (
+    AFTER,
+    APART,
+    ENDS,
+    FIRST,
+    FREE,
+    HEAD,
+    HELPS,
+    JOINS,
+    LEADS,
+    MAIL,
+    MASK,
+    NOTHING,
+    OWN,
+    POSTS,
+    WITHIN,
+    WORD,
+    Relay,
+)
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -86,7 +104,7 @@ def run_all(parts: Sequence[Part], helpers: int | None = None) -> None:
 
 
 Rows = NDArray[np.int64]
-"""The words of calls: an entry and its arguments, by part and call."""
+"""The words of calls as relay.py reads them: an entry, what is each thread's own, its arguments; by part and call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,29 +117,38 @@ class Sheet:
     """The number of that array; behind the last for all other words."""
     kept: tuple[NDArray[Any], ...]
     """The arrays that stay the same."""
+    apart: int = 0
+    """How many bytes each thread's own memory is behind that of the one before."""
 
     @classmethod
-    def of(cls, parts: Sequence[Part], arrays: Sequence[NDArray[Any]]) -> Sheet:
+    def of(cls, parts: Sequence[Part], arrays: Sequence[NDArray[Any]], each: NDArray[Any] | None = None) -> Sheet:
         """Write down parts that are made for some arrays, of which others are to come in the same order.
 
         These stand for those to come: no two of them may share memory, or nobody knows which one an address is in.
+        In one of them is what `each` thread has, if any: that of the first, and behind it that of the next, and so on.
         """
-        rows = _rows(parts)
+        rows, (low_own, high_own) = _rows(parts), (0, 0) if each is None else byte_bounds(each)
         ends = sorted((*byte_bounds(array), number) for number, array in enumerate(arrays))
         low, high, inside = map(np.array, zip(*ends, strict=True))
         numbers, none = {id(array): number for number, array in enumerate(arrays)}, len(arrays)
         _, longest, width = rows.shape
-        calls = [(longest * part + n, call) for part, own in enumerate(parts) for n, call in enumerate(own)]
-        places = np.array([width * line + 1 + at for line, call in calls for at in call.kernel.pointers], np.intp)
+        calls = [(width * (longest * part + n), call) for part, own in enumerate(parts) for n, call in enumerate(own)]
+        lines, position = (
+            np.array([(at, n) for at, call in calls for n in call.kernel.pointers], np.intp).reshape(-1, 2).T
+        )
         pointed = [array for _, call in calls for array in call.arrays]
         # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
         found = np.array([numbers.get(id(array), -1) for array in pointed], np.intp)
-        where = rows.ravel()[places]
+        where = rows.ravel()[lines + FIRST + position]
         slot = np.searchsorted(low, where, "right") - 1
         found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
         which = np.full(rows.shape, none, np.int64)
-        which.flat[places] = found
-        return cls(rows - _begin(arrays)[which], which, tuple(compress(pointed, (found == none).tolist())))
+        which.flat[lines + FIRST + position] = found
+        np.bitwise_or.at(
+            rows.reshape(-1), lines + OWN, ((low_own <= where) & (where < high_own)).astype(np.int64) << position
+        )
+        kept = tuple(compress(pointed, (found == none).tolist()))
+        return cls(rows - _begin(arrays)[which], which, kept, high_own - low_own)
 
     def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
         """Run the parts on these arrays, side by side on this thread and at most so many helpers."""
@@ -129,7 +156,7 @@ class Sheet:
 
     def run_from(self, begins: Rows, helpers: int) -> None:
         """The same on arrays that begin at these addresses, of which the last is 0: whence other words count."""
-        _team.run(self.rows + begins[self.which], min(helpers, len(self.rows) - 1))
+        _team.run(self.rows + begins[self.which], min(helpers, len(self.rows) - 1), self.apart)
 
 
 def _begin(arrays: Sequence[NDArray[Any]]) -> Rows:
@@ -172,15 +199,15 @@ class _Team:
         self.size = 0
         self.growing = Lock()
 
-    def run(self, rows: Rows, most: int) -> None:
-        """Run parts on this thread and at most so many helpers."""
+    def run(self, rows: Rows, most: int, apart: int = 0) -> None:
+        """Run parts on this thread and at most so many helpers, whose own memory is so many bytes apart."""
         if self.size < most:
             self.grow(most)
         run, helpers = function(Relay()), list[_Helper]()
         try:
             with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
                 helpers.extend(starmap(self.idle.pop, repeat((), most)))
-            job, *masks = _job(rows, [helper.address for helper in helpers]), *_apart(helpers)
+            job, *masks = _job(rows, [helper.address for helper in helpers], apart), *_apart(helpers)
             if masks:
                 job[WITHIN : AFTER + 1] = [address(mask) for mask in masks]
             place = address(job)
@@ -225,18 +252,19 @@ class _Team:
 
 def _rows(parts: Sequence[Part]) -> Rows:
     """The words of calls; of parts that have fewer than others, the last are nothing."""
-    width = 1 + max(len(call.values) for part in parts for call in part)
+    width = FIRST + max(len(call.values) for part in parts for call in part)
     longest, words = max(map(len, parts)), list[int]()
     for part in parts:
         for call in part:
-            words += (call.kernel.entry, *call.values, *(0,) * (width - 1 - len(call.values)))
+            words += (call.kernel.entry, 0, *call.values, *(0,) * (width - FIRST - len(call.values)))
         words += (NOTHING,) * (width * (longest - len(part)))
     return np.array(words, np.int64).reshape(len(parts), longest, width)
 
 
-def _job(rows: Rows, mailboxes: Sequence[int]) -> Rows:
+def _job(rows: Rows, mailboxes: Sequence[int], apart: int) -> Rows:
     """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
     job = np.concatenate([_head(rows.shape, len(mailboxes) + 1), rows.ravel()])
+    job[APART] = apart
     job[HEAD : HEAD + len(mailboxes)] = mailboxes
     return job
 
@@ -245,7 +273,8 @@ def _job(rows: Rows, mailboxes: Sequence[int]) -> Rows:
 def _head(shape: tuple[int, int, int], threads: int) -> Rows:
     """What a table begins with that many tables share: all but the mailboxes and the masks."""
     parts, calls, width = shape
-    words = [calls, width, threads, *(0,) * (HEAD - JOINED + threads - 1)]
+    words = [calls, width, threads]
+    words += (0,) * (HEAD - len(words) + threads - 1)
     for cut in pairwise(parts * number // threads for number in range(threads + 1)):
         words += cut
     return np.array(words, np.int64)
@@ -260,9 +289,9 @@ class _OpenMP:
     def __init__(self, parallel: Callable[[int, int, int, int], None]) -> None:
         self.parallel = parallel
 
-    def run(self, rows: Rows, most: int) -> None:
-        """Run parts on this thread and at most so many others of the team."""
-        job = _job(rows, [0] * most)
+    def run(self, rows: Rows, most: int, apart: int = 0) -> None:
+        """Run parts on this thread and at most so many others of the team, whose own memory is so many bytes apart."""
+        job = _job(rows, [0] * most, apart)
         row = np.array([JOINS, address(job), 0], np.int64)
         self.parallel(function(Relay()).entry, address(row), most + 1, 0)
 

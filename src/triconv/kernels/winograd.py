@@ -93,7 +93,7 @@ def by_blocks(s: Sizes) -> Schedule:
         return Stage(len(copies.chunks if copies else kernels.jobs), before), Stage(len(forth.jobs), calls)
 
     scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * slices * s.lanes
-    return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by)
+    return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by, room=s.room)
 
 
 def _panels_at_once(s: Sizes, room: int, seen_row: int) -> int:
@@ -152,7 +152,7 @@ def by_panels(s: Sizes) -> Schedule:
                 return [forth.call(arrays[0], arrays[3], begin + first, begin + last)]
 
             def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-                _, kernel, made, room, marks, _, *more = arrays
+                _, kernel, made, room, marks, _, *more = arrays if turn == rounds - 1 else arrays[:6]
                 w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
                 found = []
                 for n in range(first, last):
@@ -171,7 +171,9 @@ def by_panels(s: Sizes) -> Schedule:
 
         return tuple(stage for turn in range(rounds) for stage in stages(turn))
 
-    return Schedule(s.flops, s.scratch(s.tiles, row), _of_a_panel(s), own.groups * s.panels * s.lanes, make)
+    return Schedule(
+        s.flops, s.scratch(s.tiles, row), _of_a_panel(s), own.groups * s.panels * s.lanes, make, room=s.room
+    )
 
 
 def _some_inputs(s: Sizes) -> tuple[Sizes, int]:
@@ -234,7 +236,9 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
 
         return tuple(stage for turn in range(rounds) for stage in stages(turn))
 
-    return Schedule(s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, s.kernels // s.chunk * s.lanes, make)
+    return Schedule(
+        s.flops, hidden + s.scratch(tiles, s.hidden_row), s.chunk, s.kernels // s.chunk * s.lanes, make, room=s.room
+    )
 
 
 def _in_rounds(s: Sizes) -> tuple[int, int, int]:
@@ -289,7 +293,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         return Stage(turns * pieces, calls), Stage(len(kernels.jobs), after)
 
     room = hidden + s.scratch(block, hidden_row)
-    return Schedule(s.flops, pieces * s.kernels, room, s.kernels // s.chunk * s.lanes, make)
+    return Schedule(s.flops, pieces * s.kernels, room, s.kernels // s.chunk * s.lanes, make, room=s.room)
 
 
 def _pieces(s: Sizes) -> int:
