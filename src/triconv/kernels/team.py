@@ -144,9 +144,10 @@ class Sheet:
         found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
         which = np.full(rows.shape, none, np.int64)
         which.flat[lines + FIRST + position] = found
-        np.bitwise_or.at(
-            rows.reshape(-1), lines + OWN, ((low_own <= where) & (where < high_own)).astype(np.int64) << position
-        )
+        # Where a copy begins further on in an array that another stands for, is no address in any.
+        home = inside[np.searchsorted(low, low_own, "right") - 1]
+        own = (low_own <= where) & (where < high_own) & (found == home)
+        np.bitwise_or.at(rows.reshape(-1), lines + OWN, own.astype(np.int64) << position)
         kept = tuple(compress(pointed, (found == none).tolist()))
         return cls(rows - _begin(arrays)[which], which, kept, high_own - low_own)
 
