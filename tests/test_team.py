@@ -126,7 +126,7 @@ def test_a_sheet_moves_to_other_arrays(parts: int) -> None:
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_each_thread_has_memory_of_its_own(number: int) -> None:
     """Parts that are written down for the first thread's meet in as many places as there are threads, again and again;
-    what points elsewhere stays."""
+    what points elsewhere stays, also if what stands for a larger array is so near that this seems to be in there."""
     barrier, seen = threading.Barrier(number), list[tuple[int, ...]]()
 
     def entry(*values: int) -> None:
@@ -135,15 +135,17 @@ def test_each_thread_has_memory_of_its_own(number: int) -> None:
 
     shared, apart = 64, 640
     room, elsewhere = np.zeros(shared + number * apart, np.uint8), np.zeros(64, np.uint8)
-    made = call(entry, room[8:].ctypes.data, 5, room[shared + 16 :].ctypes.data, elsewhere.ctypes.data)
-    made.kernel.pointers = (0, 2, 3)  # type: ignore[attr-defined]
-    one = made._replace(arrays=(room[8:], room[shared + 16 :], elsewhere))
-    sheet = Sheet.of([[one]] * number, (room,), room[shared : shared + apart])
+    mine, stands = room[shared + 16 :].ctypes.data, np.zeros(1, np.uint8)
+    made = call(entry, room[8:].ctypes.data, 5, mine, elsewhere.ctypes.data, mine)
+    made.kernel.pointers = (0, 2, 3, 4)  # type: ignore[attr-defined]
+    one = made._replace(arrays=(room[8:], room[shared + 16 :], elsewhere, stands))
+    sheet = Sheet.of([[one]] * number, (room, stands), room[shared : shared + apart])
     for _ in range(2):
         other = np.zeros_like(room)
-        sheet.run((other,), number - 1)
+        sheet.run((other, stands), number - 1)
         begin = other.ctypes.data
-        own = {(begin + 8, 5, begin + shared + 16 + n * apart, elsewhere.ctypes.data) for n in range(number)}
+        places = [begin + shared + 16 + n * apart for n in range(number)]
+        own = {(begin + 8, 5, place, elsewhere.ctypes.data, mine) for place in places}
         assert len(seen) == number
         assert set(seen) == own
         seen.clear()
