@@ -30,7 +30,7 @@ def forced(patch: pytest.MonkeyPatch, vector: str) -> None:
 
     patch.setattr(prepared, "best_way", chosen)
     patch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
-    patch.setattr(prepared.Prepared, "short", property(lambda _: None))
+    patch.setattr(prepared.Prepared, "_written_down", lambda *_: None)
 
 
 def results(row: Row, *operands: Any) -> list[np.ndarray]:
