@@ -346,6 +346,24 @@ def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None
         assert threads == 1 or shared[threads] > 100
 
 
+def test_threads_change_no_bit_of_what_is_written_down(built: list[Built], monkeypatch: pytest.MonkeyPatch) -> None:
+    split: Counter[int] = Counter()
+    run_from = team.Sheet.run_from
+
+    def counted(self: team.Sheet, begins: Any, helpers: int) -> None:
+        split[min(helpers + 1, len(self.rows))] += 1
+        run_from(self, begins, helpers)
+
+    monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(team.Sheet, "run_from", counted)
+    monkeypatch.setattr(prepared.Prepared, "alone", property(lambda _: False))
+    for threads in (2, 3, 8):
+        with triconv.threads(threads):
+            for one in built:
+                assert one.again() == one.bits, f"{one.name}, {threads} threads"
+        assert split[threads] > len(built) / 4
+
+
 def forced_pieces(best: ways.Way) -> int:
     """As many as there could be."""
     able = best.asked.produces is Role.WEIGHT and best.parts == 1 and best.vector != "example"
