@@ -370,11 +370,22 @@ def forced_pieces(best: ways.Way) -> int:
     return next(n for n in (8, 4, 2, 1) if best.asked.batch % n == 0) if able else 1
 
 
-@pytest.mark.usefixtures("shared")
-def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_gradients_summed_in_pieces(
+    written: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Every way to run the grid's gradients, in as many pieces as it has examples to share; the same bits always."""
+    if written:
+        monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(prepared.Prepared, "alone", property(lambda _: False))
+    else:
+        request.getfixturevalue("shared")
     monkeypatch.setattr(prepared, "pieces", forced_pieces)
-    tried = Counter[tuple[int, str]]()
+    tried, summed = Counter[tuple[int, str]](), Counter[bool]()
+    adder = prepared._adder
+    monkeypatch.setattr(
+        prepared, "_adder", lambda *given: (found := adder(*given), summed.update([found is not None]))[0]
+    )
     for case in cases():
         problem = problem_of(case.row, case.operation)
         if case.operation != "conv_weight" or problem.complex or problem.channels.mask is not None:
@@ -387,15 +398,18 @@ def test_gradients_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(prepared, "best_way", chosen)
         a, b, expected, allowed = known(case.row, case.operation)
-        run, bits = direct.build(problem), set()
-        for number in (1, 2, 3, 8):
-            with triconv.threads(number):
-                out = channels_last(np.full(expected.shape, np.nan, case.row.dtype))
-                run(a, b, out)
-                bits.add(out.tobytes())
-                oracle.assert_close(out, expected, allowed, f"{case.row.name}, {case.vector}, {number} threads")
-        assert len(bits) == 1, case
+        for lead in range(2):  # of the channels, those that are side by side in the result
+            run, bits = direct.build(problem), set()
+            for number in (1, 2, 3, 8):
+                with triconv.threads(number):
+                    out = channels_last(np.full(np.swapaxes(expected, lead, 1).shape, np.nan, case.row.dtype))
+                    out = np.swapaxes(out, lead, 1)
+                    run(a, b, out)
+                    bits.add(out.tobytes())
+                    oracle.assert_close(out, expected, allowed, f"{case.row.name}, {case.vector}, {number} threads")
+            assert len(bits) == 1, case
     assert {(2, vector) for vector in VECTORS[:-1]} <= set(tried)
+    assert min(summed.values()) > 10 or not written
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(8, 8), (4, 4), (6, 2), (1, 1), (3, 1)])

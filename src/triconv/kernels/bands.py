@@ -11,13 +11,13 @@ from functools import lru_cache
 
 from ..form import Role
 from ..geometry import Parts
-from ..memory import LINE
 from .compile import Call
 from .copy import Move, Stored
 from .layout import Buffer
 from .loops import arrays, over_data
 from .program import Program, tiled
 from .schedule import Arrays, Schedule, Stage
+from .scratch import whole_lines
 from .target import cache_bytes, target
 from .ways import KEPT, ROLES, Strides, Way, filling, folds, way
 from .words import PAIRS
@@ -62,8 +62,7 @@ class Bands:
     @property
     def places(self) -> tuple[int, int, int]:
         """Where the copies of a band begin, those of the visible and of the hidden, and where they end; in numbers."""
-        line = LINE // self.whole.asked.itemsize
-        visible, hidden = (-(-buffer.size // line) * line for buffer in self._buffers)
+        visible, hidden = (whole_lines(buffer.size, self.whole.asked.itemsize) for buffer in self._buffers)
         return 0, visible, visible + hidden
 
     @property

@@ -18,15 +18,16 @@ import numpy as np
 from ..channels import Channels
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
+from .adding import adding
 from .bands import COPIED, Bands
 from .compile import Call
 from .copy import Move, Stored
-from .index import Index
 from .layout import Buffer, Layout
 from .loops import Lying, nests
 from .nest import Nest, cut
 from .program import Program, Tiled, tiled
 from .schedule import Arrays, Schedule, Stage
+from .scratch import whole_lines
 from .target import cache_bytes, target
 from .ways import KEPT, MANY_PIECES, ROLES, Strides, Way, way
 from .words import GATHERED, PAIRS
@@ -77,8 +78,7 @@ class Chunks:
     @property
     def size(self) -> int:
         """The numbers of a piece's result, if it has one of its own."""
-        line = LINE // self._asked.itemsize
-        return -(-self._own.size // line) * line if self.pieces > 1 else 0
+        return whole_lines(self._own.size, self._asked.itemsize) if self.pieces > 1 else 0
 
     @property
     def described(self) -> str:
@@ -184,15 +184,9 @@ class Chunks:
         return found
 
     def _sum(self, result: Layout) -> Stage:
-        """The sum of the pieces' results, as a contraction with one."""
-        own, shape = self._own, self._asked.shape(Role.WEIGHT)
-        rows = [Index(shape[axis], 0, own.layout.steps[axis], result.steps[axis]) for axis in own.order[:-1]]
-        results = (*rows, Index(shape[self._wide], 0, 1, 1, True))
-        corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-        pieces = Index(self.pieces, 0, self.size, 0)
-        problem = _plain(self._asked)
-        program = Program(_tiled(Nest((), results, (pieces,), corners, taps), problem), 0)
-        one, units = np.ones(1, problem.dtype), 2 * MANY_PIECES
+        """The sum of the pieces' results."""
+        kind, units = np.dtype(_plain(self._asked).dtype), 2 * MANY_PIECES
+        program, one = adding(self._own, self.pieces, self.size, result, kind), np.ones(1, kind)
 
         def calls(given: Arrays, _: int, first: int, last: int) -> list[Call]:
             operands = [(one, given[3], given[2])]

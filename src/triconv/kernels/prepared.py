@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from ..after import pitch
 from ..form import Problem, Role
 from ..kept import Kept
-from ..memory import LINE, address, empty
+from ..memory import address, empty
+from .adding import adding
 from .bands import bands
 from .chunks import Chunks, chunks
 from .compile import Call
 from .copy import ZERO, Dim, Move, Stored
 from .finish import Finish
 from .finite import all_finite, test
+from .layout import Layout
 from .loops import arrays
 from .program import Program, tiled
-from .scratch import Scratch
+from .scratch import Scratch, whole_lines
 from .short import Short, stand_in
 from .target import cache_bytes, target
 from .team import SLICES, in_parts, parts_of, worth_sharing
@@ -64,6 +66,8 @@ class Prepared:
     """Of the arrays, if the work may be written down where it is short."""
     finishes: bool = False
     """Whether the program finishes the result."""
+    adder: Program | None = None
+    """What adds up the results of pieces, if kernels do: pieces have nothing else in buffers then."""
     shorts: dict[int, Short | None] = field(default_factory=dict, repr=False)
     """The work written down, by the number of threads."""
 
@@ -194,23 +198,28 @@ class Prepared:
         """Whether the work is so little that one thread does it, however many there are."""
         problem = self.way.asked
         numbers = problem.bytes // problem.itemsize
-        return isinstance(self.program, Program) and not worth_sharing(max(self.program.work, numbers) // MORE)
+        if not isinstance(self.program, Program):
+            return False
+        return not worth_sharing(max(self.program.work, numbers) * self.pieces // MORE)
 
     def _short(self, threads: int) -> Short | None:
         """The whole of the work written down for so many threads, if kernels do all of it."""
-        if CHECKED or not isinstance(self.program, Program):
+        if CHECKED or not isinstance(self.program, Program) or (self.pieces > 1 and self.adder is None):
             return None
         # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
-        shapes, line = [shape_of(self.way.asked, role) for role in ROLES], LINE // self.kind.itemsize
-        starts = list(accumulate([-(-size // line) * line for _, size in self.copies], initial=0))
-        given = [stand_in(*lying, self.kind) for lying in zip(shapes, self.strides, strict=True)]
+        asked = replace(self.way.asked, batch=self.pieces * self.examples)
+        lying = zip(ROLES, self.strides, strict=True)
+        given = [stand_in(shape_of(asked, role), steps, self.kind) for role, steps in lying]
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
+        each = [whole_lines(size, self.kind.itemsize) for _, size in self.copies]
+        starts = list(accumulate([self.pieces * size for size in each], initial=0))
         room = stand_in((starts[-1] + 1,), (1,), self.kind)
-        seen = list(given)
-        for (number, size), start in zip(self.copies, starts, strict=False):
-            seen[number] = room[start : start + size]
+        seen = self._pieces(given) if self.pieces > 1 else [list(given)]
+        for (number, size), whole, start in zip(self.copies, each, starts, strict=False):
+            for own, begin in zip(seen, range(start, start + self.pieces * whole, whole), strict=True):
+                own[number] = room[begin : begin + size]
         tests = [] if self.supposes is None else test(given[self.supposes], room[-1:])
         if self.supposes is not None and not tests:
             return None
@@ -219,23 +228,32 @@ class Prepared:
         return Short.of(stages, [*given, room, *more], starts[-1] if tests else None, threads)
 
     def _stages(
-        self, program: Program, threads: int, given: Sequence[Array], seen: Sequence[Array], more: Sequence[Array]
+        self, program: Program, threads: int, given: Sequence[Array], seen: Sequence[list[Array]], more: Sequence[Array]
     ) -> list[list[list[Call]]]:
         """What fills, multiplies and empties, each in parts for so many threads; and what is done at the end."""
 
-        def shares(calls: Callable[[int, int], list[Call]], numbers: int, slices: int = SLICES) -> list[list[Call]]:
-            parts = 1 if threads == 1 else parts_of(numbers, slices)
-            return [calls(part, parts) for part in range(parts)]
+        def parts(numbers: int, *how: int) -> int:
+            return 1 if threads == 1 else parts_of(numbers, *how)
 
         def moved(moves: Sequence[tuple[Move, Array, Array]]) -> list[list[Call]]:
-            return [part for move, a, b in moves for part in shares(partial(move.calls, a, b), b.size)]
+            each = [(move, a, b, parts(b.size)) for move, a, b in moves]
+            return [move.calls(a, b, part, many) for move, a, b, many in each for part in range(many)]
 
-        a, b, c = (seen[number] for number in self.operands)
-        fills = [(move, given[number], seen[number]) for number, move in self.fills]
-        fills += [(_zeros(c), c, c)] if program.adds else []
-        drains = [(move, *ends) for move, ends in self._ends(seen[self.produced], given[self.produced])]
-        multiplied = shares(partial(program.calls, [(a, b, c, *more)]), program.work, program.slices)
-        return [moved(fills), multiplied, moved(drains), []]
+        first, (a, b, c), result = seen[0], self.operands, given[self.produced]
+        fills = [(move, given[number], first[number]) for number, move in self.fills]
+        zeros = [(_zeros(own[c]), own[c], own[c]) for own in seen if program.adds]
+        many = parts(program.work * len(seen), program.slices, len(seen))
+        operands = [(own[a], own[b], own[c], *more) for own in seen]
+        multiplied = [program.calls(operands, part, many) for part in range(many)]
+        if len(zeros) % many == 0:  # who adds up whole pieces puts zeros there
+            each = len(zeros) // many
+            for part, calls in enumerate(multiplied):
+                calls[:0] = [call for move, at, _ in zeros[part * each :][:each] for call in move.calls(at, at, 0, 1)]
+            zeros = []
+        stages = [moved([*fills, *zeros]), multiplied]
+        if self.adder is not None:
+            return [*stages, [self.adder.calls([(np.ones(1, self.kind), first[c], result)], 0, 1)], []]
+        return [*stages, moved([(move, *ends) for move, ends in self._ends(first[self.produced], result)]), []]
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -327,9 +345,19 @@ def prepared(
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,
-        strides if examples == problem.batch and _may_be_short(part, strides) else (),
+        strides if examples * count == problem.batch and _may_be_short(problem, strides) else (),
         finish is not None,
+        _adder(best, count, strides[produced]) if count > 1 else None,
     )
+
+
+def _adder(best: Way, pieces: int, strides: Strides) -> Program | None:
+    """What adds up the results of pieces where they belong, if vectors can, and nothing else is in a buffer."""
+    *others, own = best.buffers
+    if own is None or any(others) or own.panel or own.gap or strides[own.order[-1]] != 1 or best.asked.dtype == PAIRS:
+        return None
+    kind = np.dtype(best.asked.dtype)
+    return adding(own, pieces, whole_lines(own.size, kind.itemsize), Layout(strides), kind)
 
 
 def _in_chunks(found: Chunks, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...]) -> Prepared:

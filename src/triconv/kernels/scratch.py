@@ -15,6 +15,12 @@ SMALL = 1 << 16
 """Bytes that are there as quickly when they are asked for anew."""
 
 
+def whole_lines(size: int, itemsize: int) -> int:
+    """How many numbers the cache lines have that so many take: what comes behind them begins on a line."""
+    line = LINE // itemsize
+    return -(-size // line) * line
+
+
 class Scratch:
     """Memory that is lent until the end of a with statement.
 
