@@ -40,7 +40,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["team"],
         ["copy", "finite", "short"],
         ["correlation", "layout", "program"],
-        ["filtered", "loops", "schedule"],
+        ["adding", "filtered", "loops", "schedule"],
         ["ways", "winograd"],
         ["bands"],
         ["chunks"],
