@@ -135,6 +135,22 @@ def test_tables_are_the_sums_of_the_loops(number: int, summed: bool, spread: boo
     assert corners[:, 4].max() <= len(taps)
 
 
+def test_who_asks_for_calls_while_they_are_found_gets_all() -> None:
+    """Another thread may ask at any moment, and writes down what it gets."""
+    nest = drawn(np.random.default_rng(0), False, False)
+    program = Program(tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False), 1)
+    steps, operands = program.steps, [(np.empty(1, "float32"),) * 3]
+    asked = []
+
+    def interrupted() -> Any:
+        program.steps = steps
+        asked.append(len(program.calls(operands, 0, 1)))
+        yield from steps
+
+    program.steps = interrupted()  # type: ignore[assignment]
+    assert [len(program.calls(operands, 0, 1)), *asked] == [len(steps)] * 2 != [0, 0]
+
+
 @pytest.mark.parametrize(("summed", "spread"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("number", range(4))
 def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool, spread: bool) -> None:

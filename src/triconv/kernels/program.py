@@ -180,10 +180,11 @@ class Program:
     def _share(self, part: int, parts: int) -> list[tuple[Compiled, tuple[int, ...], tuple[Table, Table]]]:
         """Of each contraction, what one part of the work is told besides where the operands are."""
         if (part, parts) not in self.shares:
-            found = self.shares[part, parts] = []
+            found = []
             for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (cuts[(len(cuts) - 1) * (part + n) // parts] for n in (0, 1))
                 found.append((kernel, (tiles + first * TILE * 8, last - first, taps, adds), tables))
+            self.shares[part, parts] = found  # not before it is whole: other threads take it as it is
         return self.shares[part, parts]
 
 
