@@ -117,7 +117,6 @@ class Sizes:
         self.tiles = own.batch * prod(len(axis.tiles(m)) for axis, m in zip(own.axes, sizes, strict=True))
         self.inputs, self.outputs = own.groups * own.inputs, own.groups * own.outputs
         self.seen_row = self.whole(self.inputs)
-        self.made_row = own.groups * self.panels * self.wide
         self.hidden_row = self.hidden_row_of(own.groups)
         self.depth = _evenly(own.inputs, DEPTH)
         self.chunks = own.inputs // self.depth
