@@ -204,6 +204,26 @@ def test_what_is_finished_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(finished, np.maximum(plain + bias[:, None, None], 0))
 
 
+@pytest.mark.parametrize(
+    ("operation", "row"),
+    [
+        ("conv", Row("some taps", (1, 2, 3, 1), (4, 4), 3, stride=(1, 4), padding=((3, 3), (3, 0)))),
+        ("conv", Row("all taps", (1, 2, 2, 1), (6, 1), 3, stride=(2, 3), padding=((7, 2), (2, 2)))),
+        ("conv_weight", Row("all taps", (1, 2, 2, 1), (6, 1), 3, stride=(2, 3), padding=((7, 2), (2, 2)))),
+    ],
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_what_only_meets_padding_is_looked_at(operation: str, row: Row) -> None:
+    """A stride's part without a visible position is left out: 0 · inf, which it would have, is no zero."""
+    operands = row.operands()
+    operands["weight" if operation == "conv" else "hidden"][..., 0, 0] = np.inf
+    found, expected = (
+        row.call(getattr(triconv, operation), operation, operands, engine=e) for e in ("winograd", "reference")
+    )
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
 ROOMS = [Row("many tiles", (8, 128, 28, 28), (3, 3), 128, padding=1, dtype="float32")]
 ROOMS += [Row("few tiles", (8, 256, 14, 14), (3, 3), 256, padding=1, dtype="float32")]
 

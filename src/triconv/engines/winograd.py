@@ -220,11 +220,13 @@ def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
     from ..kernels.finish import Finish
+    from ..kernels.finite import all_finite
     from ..kernels.prepared import aligned
     from ..kernels.ways import ROLES, arguments
 
     given_at, produced = arguments(problem), ROLES.index(problem.produces)
     every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
+    unread = _unread(problem)
     known_by = problem.produces, tuple((cut.start, cut.step) for part in every for cut in part.weight)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
@@ -254,6 +256,8 @@ def build(problem: Problem) -> Run:
             more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
             best = ready(number, tuple(array.strides for array in own), finish)
             finite.append(best.run(own, of_parts[number], more))
+        if unread is not None:
+            finite.append(all_finite(given[ROLES.index(unread)]))
         if given[produced] is not out:
             out[...] = given[produced]
         found = None if None in finite else all(finite)
@@ -270,6 +274,16 @@ def _covers(problem: Problem) -> bool:
     made = [prod(getattr(part.problem.geometry, sizes[problem.produces])) for part in parts(problem)]
     whole = prod(getattr(problem.geometry, sizes[problem.produces]))
     return bool((max if problem.produces is Role.HIDDEN else sum)([0, *made]) == whole)
+
+
+def _unread(problem: Problem) -> Role | None:
+    """Whose numbers meet zeros of the padding that no part has, as the taps there meet nothing else; if there are any.
+
+    With what is not finite these make NaN.
+    """
+    taps = sum(prod(part.problem.geometry.kernel) for part in parts(problem))
+    beside = {Role.HIDDEN: Role.WEIGHT, Role.WEIGHT: Role.HIDDEN}.get(problem.produces)
+    return beside if taps < prod(problem.geometry.kernel) else None
 
 
 def _channels_last(like: Array) -> Array:
