@@ -245,6 +245,12 @@ def written_out(
     return best
 
 
+def least_written(results: Sequence[Index], steps: float, lanes: int) -> float:
+    """No fewer cycles than those of `written_out` for so many products, as if all tiles were full."""
+    vectors = prod(ceil(loop.count / lanes) if loop.vector else loop.count for loop in results)
+    return vectors * (steps / MULTIPLICATIONS + 1 + OVERHEAD / SUMS)
+
+
 WRITTEN, WRITTEN_IN_ALL = 64, 256
 """Products of a sum, and of a tile, that are few enough to be written out."""
 

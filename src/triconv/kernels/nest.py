@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..memory import LINE, PAGE
-from .block import WRITTEN, Block, Sets, best_block, fresh, together, written_out
+from .block import WRITTEN, Block, Sets, best_block, fresh, least_written, together, written_out
 from .edges import BITS, Edge, Edges, Position, positions
 from .index import Index, Table, merged, outer_sum
 from .target import cache_bytes
@@ -159,7 +159,8 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     made = Cut(nest, results, len(outer), depth, others, block, parts)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
-    if made.parts == 1 and not nest.spread and (written := _steps(nest)):
+    least = least_written(results, steps, lanes) * len(corners)
+    if made.parts == 1 and not nest.spread and least < block.cycles and (written := _steps(nest)):
         other = _written(nest, results, len(outer), written, machine, lanes)
         if other.block.cycles < block.cycles:
             return other

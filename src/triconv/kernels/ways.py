@@ -109,15 +109,8 @@ class Way:
         return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
 
     def least(self) -> float:
-        """Seconds that it takes at least: as if every vector were full and multiplied at once.
-
-        Where vectors are summed, so are the lanes of each result.
-        """
-        problem, found = self.asked, coefficients()
-        seconds = multiplying(problem.terms, target().lanes(problem.itemsize))
-        if problem.produces not in WIDE[self.vector] and problem.channels.mask is None:
-            seconds += SUM_UP * prod(problem.shape(problem.produces)) / found.cycles
-        return seconds + 2 * self.copied / found.copied
+        """Seconds that it takes at least."""
+        return _least_seconds(self.asked, self.vector, self.copied)
 
     @property
     def described(self) -> str:
@@ -227,7 +220,7 @@ def way(
             _gap(problem, role, vector, shape),
             None if parts is None or role is Role.WEIGHT else _apart(parts, role),
         )
-        lies_well = role not in WIDE[vector] or shape[unit] == 1 or steps[unit] == 1
+        lies_well = _along(problem, role, vector, steps)
         if role not in (Role.WEIGHT, produces) and vector in ("hidden", "visible"):
             lies_well = lies_well and _near(problem, role, steps)
         changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
@@ -339,11 +332,24 @@ def with_borders_written_out(problem: Problem) -> Problem:
     return replace(problem, geometry=replace(problem.geometry, axes=axes))
 
 
+def _unit(problem: Problem, role: Role, vector: str) -> int:
+    """The axis of an array along which vectors run, if they run over anything in it."""
+    if role is Role.WEIGHT:
+        return problem.geometry.rank * problem.geometry.banked + (vector == "visible")
+    return {"position": problem.geometry.rank + 1, "example": 0}.get(vector, 1)
+
+
+def _along(problem: Problem, role: Role, vector: str, steps: Strides) -> bool:
+    """Whether an array steps by one along what vectors run over, if that is in it."""
+    unit = _unit(problem, role, vector)
+    return role not in WIDE[vector] or steps[unit] == 1 or problem.shape(role)[unit] == 1
+
+
 def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[int, ...]:
     """The order of the axes of a copy, the last one that along which it steps by one."""
     axes = range(len(steps))
     if role is Role.WEIGHT:
-        channel = problem.geometry.rank * problem.geometry.banked + (vector == "visible")
+        channel = _unit(problem, role, vector)
         others = sorted((axis for axis in axes if axis != channel), key=lambda axis: -abs(steps[axis]))
         return (*others, channel)
     match vector:
@@ -366,7 +372,10 @@ def _local(problem: Problem) -> bool:
 
 @depending(KEPT)
 def best_way(
-    problem: Problem, strides: tuple[Strides, ...], finite: bool, copied: frozenset[Role] = frozenset()
+    problem: Problem,
+    strides: tuple[Strides, ...],
+    finite: bool,
+    copied: frozenset[Role] = frozenset(),
 ) -> Way:
     """The way that should take the least time, with some arrays copied in any case.
 
@@ -375,8 +384,7 @@ def best_way(
     """
     rank = problem.geometry.rank
     always = (problem.produces is Role.VISIBLE and not finite,) * rank
-    found = [way(problem, vector, strides, always, 1, copied) for vector in vectors(problem)]
-    best = _fastest(found)
+    best = _fastest(problem, strides, always, copied)
     if scatters(problem, best.vector):
         return way(problem, best.vector, strides, (False,) * rank, 1, copied, scattered=True)
     others = [exact for exact in _exact_choices(problem, best.vector) if finite and any(exact)]
@@ -384,9 +392,12 @@ def best_way(
     if may_know(problem, best.vector) and (finite or problem.produces is not Role.VISIBLE):
         ways.append(way(problem, best.vector, strides, (False,) * rank, 1, copied, known=True))
     if finite and over_data(best.vector) and (count := filling(problem)) > 1:
-        cut_up = way(problem, "example", strides, always, count, copied)
-        whole = next(one for one in found if one.vector == "example")
-        ways += [cut_up] if cut_up.copied <= OVERLAP * whole.copied else []
+        # A transpose never multiplies what falls on padding, so it may take less than the least.
+        able = problem.produces is Role.VISIBLE
+        if able or _least(problem, "example", strides) < best.seconds():
+            whole, cut_up = (way(problem, "example", strides, always, n, copied) for n in (1, count))
+            near = cut_up.copied <= OVERLAP * whole.copied
+            ways += [cut_up] if near and (able or cut_up.least() < best.seconds()) else []
     return min(ways, key=Way.seconds)
 
 
@@ -413,13 +424,43 @@ LEAST_TAP = 1 << 11
 """Bytes of a tap of one kernel."""
 
 
-def _fastest(ways: Sequence[Way]) -> Way:
-    """The one that takes the least time; what cannot be it is not cut into tiles."""
-    best, seconds = ways[0], float("inf")
-    for least, _, one in sorted((one.least(), number, one) for number, one in enumerate(ways)):
-        if least < seconds and (own := one.seconds()) < seconds:
-            best, seconds = one, own
+def _fastest(problem: Problem, strides: tuple[Strides, ...], exact: tuple[bool, ...], copied: frozenset[Role]) -> Way:
+    """The one that takes the least time, of those over each vector; what cannot be it is not cut into tiles."""
+    best, seconds = None, float("inf")
+    for least, _, vector in sorted((_least(problem, one, strides), n, one) for n, one in enumerate(vectors(problem))):
+        if least < seconds:
+            one = way(problem, vector, strides, exact, 1, copied)
+            if one.least() < seconds and (own := one.seconds()) < seconds:
+                best, seconds = one, own
+    assert best is not None
     return best
+
+
+def _least(problem: Problem, vector: str, strides: tuple[Strides, ...]) -> float:
+    """Seconds that no way over a vector is below, whatever else it copies: what does not step by one along it."""
+    copied = 0
+    for role, steps in zip(ROLES, strides, strict=True):
+        if not _along(problem, role, vector, steps):
+            copied += _read(problem) if role is Role.VISIBLE else problem.bytes_of(role)
+    return _least_seconds(problem, vector, copied)
+
+
+def _read(problem: Problem) -> int:
+    """The bytes of the visible that windows reach."""
+    positions = prod(min(axis.visible, axis.padded[1]) for axis in problem.geometry.axes)
+    return problem.batch * problem.channels.visible * positions * problem.itemsize
+
+
+def _least_seconds(problem: Problem, vector: str, copied: int) -> float:
+    """Seconds for so many bytes of copies, and all products as if every vector were full and multiplied at once.
+
+    Where vectors are summed, so are the lanes of each result.
+    """
+    found = coefficients()
+    seconds = multiplying(problem.terms, target().lanes(problem.itemsize))
+    if problem.produces not in WIDE[vector] and problem.channels.mask is None:
+        seconds += SUM_UP * prod(problem.shape(problem.produces)) / found.cycles
+    return seconds + 2 * copied / found.copied
 
 
 OVERLAP = 1.2
