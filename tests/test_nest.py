@@ -259,8 +259,8 @@ def test_lines_of_rows_are_counted_by_their_place() -> None:
     sets = Sets(page=1024, line=16, ways=12)
     loops = Index(20, 7 * 1024, 0, 1), Index(20, 512, 0, 1), Index(20, 1, 0, 1), Index(32, 0, 1, 1, True)
     full = [(12, 1, 1, 1), (1, 20, 1, 1), (6, 4, 1, 1), (12, 2, 16, 1)]
-    assert not any(sets.crowded(loops, sizes) for sizes in full)
-    assert all(sets.crowded(loops, sizes) for sizes in [(13, 1, 1, 1), (7, 4, 1, 1), (6, 5, 1, 1)])
+    assert not any(sets.crowded(sets.apart(loops), sizes) for sizes in full)
+    assert all(sets.crowded(sets.apart(loops), sizes) for sizes in [(13, 1, 1, 1), (7, 4, 1, 1), (6, 5, 1, 1)])
 
 
 def test_zeros_are_written_in_the_order_of_memory() -> None:

@@ -56,10 +56,13 @@ class Sets:
     line: int
     ways: int
 
-    def crowded(self, results: Sequence[Index], sizes: Sequence[int]) -> bool:
-        """Whether a block of rows reads more lines of one place at a time than it has."""
-        apart = [max(gcd(loop.a, self.page), self.line) for loop in results]
-        return prod(ceil(size * step / self.page) for size, step in zip(sizes, apart, strict=True)) > self.ways
+    def apart(self, results: Sequence[Index]) -> list[int]:
+        """How many numbers apart the turns of each loop take places of their own."""
+        return [max(gcd(loop.a, self.page), self.line) for loop in results]
+
+    def crowded(self, apart: Sequence[int], sizes: Sequence[int]) -> bool:
+        """Whether a block of rows so far apart reads more lines of one place at a time than it has."""
+        return prod([-(-size * step // self.page) for size, step in zip(sizes, apart, strict=True)]) > self.ways
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,13 @@ def best_block(
     rows = [loop.count if loop.row else 1 for loop in results]
     columns = [loop.count if loop.column else 1 for loop in results]
     alone = prod(loop.count for loop in results if loop.alone)
+    apart = sets.apart(results) if sets is not None else []
     heights = [
         (
             prod(tall),
             tall,
             max(tall, default=1),
-            _tiles(rows, tall) * (CROWDED if sets is not None and sets.crowded(results, tall) else 1),
+            _tiles(rows, tall) * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1),
         )
         for tall in _sizes(tuple(rows), registers)
         if not whole or _divides(rows, tall)
@@ -124,21 +128,31 @@ def best_block(
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
-    most = min(every, registers // 2)
+    most, each_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1
+    across = [
+        (prod(many), many, alone * _tiles(columns, many))
+        for many in _rectangles(tuple(columns), registers)
+        if not whole or _divides(columns, many)
+    ]
+    fitting: dict[int, list[tuple[int, tuple[int, ...], int, float]]] = {}
     for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
-        from_a = vectors * vector_loads[0] if vector.a else 1
-        for many in _rectangles(tuple(columns), registers // vectors):
-            if whole and not (_divides(columns, many) and every % vectors == 0):
+        if whole and every % vectors:
+            continue
+        from_a, rounds = vectors * vector_loads[0] if vector.a else 1, ceil(every / vectors)
+        for size, many, tiles_across in across:
+            if (width := vectors * size) > registers:
                 continue
-            width = vectors * prod(many)
             # Several rows need registers for all sums and vectors of B, and one for A; a single row only for its sums.
             high = max((registers - 1) // width - 1, int(width == 1 or width < registers))
-            tiles = alone * _tiles(columns, many) * ceil(every / vectors)
+            if high not in fitting:
+                fitting[high] = [one for one in heights if one[0] <= high]
+            tiles = tiles_across * rounds
             arriving = 0.0
             if fresh is not None:
                 arriving = fresh.cycles([vectors if loop.vector else m for loop, m in zip(results, many, strict=True)])
-            for height, tall, longest, tiles_down in heights:
-                if height > high:
+            for height, tall, longest, tiles_down in fitting[high]:
+                # No tile takes less than its products and their sums.
+                if each_least * height * width * tiles * tiles_down >= best.cycles:
                     continue
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
                 if vector.a and not depth.vector:

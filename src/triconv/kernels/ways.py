@@ -21,7 +21,6 @@ own and all of them come from memory, it scatters: kernels are read once, as the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd, prod
