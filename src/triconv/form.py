@@ -110,7 +110,7 @@ class Problem:
         """What the operands and the result occupy: the least that must move."""
         return sum(self.bytes_of(role) for role in Role)
 
-    @property
+    @cached_property
     def extra(self) -> int:
         """The bytes of one padded copy of the operands, and of the weight: the most to take besides the result."""
         axes = self.geometry.axes

@@ -197,10 +197,11 @@ class Planned:
         channels, itemsize = self.problem.channels, self.problem.itemsize
         each = self.numbers * self.parts * (channels.visible + channels.hidden)
         beside = self.kernels * (2 if self.problem.produces is Role.WEIGHT else 1)
-        most = max(CHUNK // itemsize, beside) // each
-        batch = max(1, self.problem.batch)
-        few = (n for n in range(max(1, min(most, batch)), 0, -1) if batch % n == 0)
-        return next(n for n in few if n == 1 or self._held(n) * itemsize <= self.problem.extra)
+        most = min(max(CHUNK // itemsize, beside) // each, self.problem.batch)
+        if most > 1:
+            fixed, more = self._held
+            most = min(most, (self.problem.extra // itemsize - fixed) // more)
+        return next((n for n in range(most, 1, -1) if self.problem.batch % n == 0), 1)
 
     def _lengths(self, role: Role, examples: int) -> list[int]:
         """The numbers of a role's arrays in so many examples: the parts, and what each stage of transforms writes."""
@@ -212,12 +213,13 @@ class Planned:
         less, more = sorted((self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN)), key=max)
         return more[-1], max(less[-1], more[-2])
 
-    def _held(self, examples: int) -> int:
-        """The numbers that are there at once, of so many examples."""
+    @property
+    def _held(self) -> tuple[int, int]:
+        """The numbers that are there at once: of however many examples, and of each example."""
         if self.problem.produces is not Role.WEIGHT:
-            return sum(self._lengths(Role.WEIGHT, examples)) + sum(self.rooms(examples))
-        visible, hidden = (self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN))
-        return 2 * self.kernels + visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
+            return sum(self._lengths(Role.WEIGHT, 1)), sum(self.rooms(1))
+        visible, hidden = (self._lengths(role, 1) for role in (Role.VISIBLE, Role.HIDDEN))
+        return 2 * self.kernels, visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
 
     @cached_property
     def stages(self) -> dict[Role, list[tuple[int, int]]]:
