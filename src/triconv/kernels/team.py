@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress, pairwise, repeat, starmap
+from itertools import chain, compress, pairwise, repeat, starmap
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
@@ -132,11 +132,12 @@ class Sheet:
         low, high, inside = map(np.array, zip(*ends, strict=True))
         numbers, none = {id(array): number for number, array in enumerate(arrays)}, len(arrays)
         _, longest, width = rows.shape
-        calls = [(width * (longest * part + n), call) for part, own in enumerate(parts) for n, call in enumerate(own)]
-        lines, position = (
-            np.array([(at, n) for at, call in calls for n in call.kernel.pointers], np.intp).reshape(-1, 2).T
-        )
-        pointed = [array for _, call in calls for array in call.arrays]
+        calls = [call for own in parts for call in own]
+        begins = [width * (longest * part + n) for part, own in enumerate(parts) for n in range(len(own))]
+        pointers = [call.kernel.pointers for call in calls]
+        lines = np.repeat(np.array(begins, np.intp), np.array([*map(len, pointers)], np.intp))
+        position = np.array([*chain.from_iterable(pointers)], np.intp)
+        pointed = [*chain.from_iterable(call.arrays for call in calls)]
         # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
         found = np.array([numbers.get(id(array), -1) for array in pointed], np.intp)
         where = rows.ravel()[lines + FIRST + position]
