@@ -128,7 +128,7 @@ def best_block(
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
-    most, each_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1
+    most, each_least, beside_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1, 0 if whole else OVERHEAD
     across = [
         (prod(many), many, alone * _tiles(columns, many))
         for many in _rectangles(tuple(columns), registers)
@@ -152,7 +152,7 @@ def best_block(
                 arriving = fresh.cycles([vectors if loop.vector else m for loop, m in zip(results, many, strict=True)])
             for height, tall, longest, tiles_down in fitting[high]:
                 # No tile takes less than its products and their sums.
-                if each_least * height * width * tiles * tiles_down >= best.cycles:
+                if (each_least * height * width + beside_least) * tiles * tiles_down >= best.cycles:
                     continue
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
                 if vector.a and not depth.vector:

@@ -188,7 +188,7 @@ class Program:
         return self.shares[part, parts]
 
 
-Starts = list[list[tuple[int, ...]]]
+Starts = list[Table]
 
 
 def _variants(cut: Cut, sizes: Sequence[int], apart: bool) -> Iterator[tuple[tuple[int, ...], Starts]]:
@@ -208,9 +208,8 @@ def _variants(cut: Cut, sizes: Sequence[int], apart: bool) -> Iterator[tuple[tup
         else:
             choices.append([(size, [*whole, loop.count - size])])
     for choice in product(*choices):
-        starts = [
-            [cut.nest.turn(loop, i) for i in places] for loop, (_, places) in zip(cut.results, choice, strict=True)
-        ]
+        turns = zip(cut.results, choice, strict=True)
+        starts = [np.multiply.outer(places, cut.nest.turn(loop, 1)) for loop, (_, places) in turns]
         yield tuple(size for size, _ in choice), starts
 
 

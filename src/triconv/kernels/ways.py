@@ -100,11 +100,11 @@ class Way:
         return None
 
     def seconds(self) -> float:
-        found = coefficients()
+        found, cuts = coefficients(), self.cuts()
         far = FAR if over_data(self.vector) else 1.0
-        cycles = sum(one.block.cycles * (1.0 if one.depth.vector else far) for one in self.cuts())
+        cycles = sum(one.block.cycles * (1.0 if one.depth.vector else far) for one in cuts)
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
-        starts = len(self.cuts()) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
+        starts = len(cuts) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
         return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
 
     def least(self) -> float:
