@@ -118,6 +118,11 @@ def _full_and_empty(tiles: Table) -> list[Table]:
     return [full, zeros] if len(full) else [zeros]
 
 
+Share = tuple[Compiled, tuple[int, ...], tuple[Table, Table]]
+"""Of a contraction, what one part of the work calls: the kernel, what it is told besides where the operands are, and
+the tables that it reads."""
+
+
 class Program:
     """The compiled contractions of one operation at one memory order.
 
@@ -136,7 +141,7 @@ class Program:
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.sheets: dict[int, Sheet] = {}
-        self.shares: dict[tuple[int, int], list[tuple[Compiled, tuple[int, ...], tuple[Table, Table]]]] = {}
+        self.shares: dict[tuple[int, int], list[Share]] = {}
         self.steps = [
             (function(one.contraction), address(one.tiles), one.pieces, address(one.taps), not (first or one.first))
             for one in tiled
@@ -177,10 +182,10 @@ class Program:
                 found.append(Call(kernel, (a, b, c, *values, *behind), arrays))
         return found
 
-    def _share(self, part: int, parts: int) -> list[tuple[Compiled, tuple[int, ...], tuple[Table, Table]]]:
-        """Of each contraction, what one part of the work is told besides where the operands are."""
+    def _share(self, part: int, parts: int) -> list[Share]:
+        """What one part of the work calls of each contraction."""
         if (part, parts) not in self.shares:
-            found = []
+            found = list[Share]()
             for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (cuts[(len(cuts) - 1) * (part + n) // parts] for n in (0, 1))
                 found.append((kernel, (tiles + first * TILE * 8, last - first, taps, adds), tables))
