@@ -148,6 +148,21 @@ def test_a_plan_says_what_a_weight_is_not(weight, error, says):
         _case("winograd, by blocks")[0].with_weight(weight)
 
 
+def test_a_plan_with_a_weight_says_what_arrays_are_not():
+    plan, data, weight = _case("winograd, by blocks")
+    run, out = plan.with_weight(weight), np.empty(plan.shape(Role.HIDDEN), np.float32)
+    with pytest.raises(ValueError, match=r"visible of shape .* expected"):
+        run(data[..., 1:], out)
+    with pytest.raises(ValueError, match=r"hidden of shape .* expected"):
+        run(data, out[..., 1:])
+    memory = np.zeros(max(data.nbytes, out.nbytes), np.uint8)
+    with pytest.raises(ValueError, match="out shares memory with visible: expected an array of its own"):
+        run(*(np.ndarray(one.shape, one.dtype, memory) for one in (data, out)))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        run(data, out)
+
+
 def test_a_plan_that_makes_a_weight_takes_none():
     plan = triconv.explain("conv_weight", (1, 1, 4), (1, 1, 2))
     with pytest.raises(ValueError, match="a plan for conv_weight: expected one for conv or conv_transpose"):
