@@ -412,6 +412,29 @@ def test_gradients_summed_in_pieces(
     assert min(summed.values()) > 10 or not written
 
 
+def test_there_may_be_more_threads_when_somebody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that take pieces in turn would copy them to the same place if there were more of them than rooms."""
+    monkeypatch.setattr(prepared, "chunks", lambda _: None)
+    monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
+    shapes = (8, 16, 40, 40), (8, 16, 40, 40), (16, 16, 3, 3)
+    problem = triconv.explain("conv_weight", shapes[0], shapes[2], padding=1, dtype="float64").problem
+    arrays = [np.zeros(shape) for shape in shapes]
+    best = prepared.prepared(problem, tuple(tuple(s // 8 for s in one.strides) for one in arrays), True, False)
+    assert best.pieces == 8
+    assert best.fills
+    found, in_turn = set[int](), prepared.Prepared._in_turn
+
+    def noted(self: prepared.Prepared, *given: Any) -> Any:
+        found.add(given[-1])
+        return in_turn(self, *given)
+
+    monkeypatch.setattr(prepared.Prepared, "_in_turn", noted)
+    monkeypatch.setattr(prepared, "thread_count", lambda: 2)
+    with triconv.threads(8):
+        best.run(arrays)
+    assert found == {2}
+
+
 @pytest.mark.parametrize(("batch", "expected"), [(8, 8), (4, 4), (6, 2), (1, 1), (3, 1)])
 def test_a_small_gradient_of_much_is_summed_in_pieces(
     batch: int, expected: int, monkeypatch: pytest.MonkeyPatch

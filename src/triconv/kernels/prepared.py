@@ -121,7 +121,7 @@ class Prepared:
             if in_turn and isinstance(self.program, Program):
                 self.program.clear(operands)
                 turn = partial(self._in_turn, self.program, pieces, seen)
-                in_parts(turn, self.program.work * self.pieces, 1, self.pieces)
+                in_parts(turn, self.program.work * self.pieces, 1, self.pieces, threads)
                 finite = None
             else:
                 for number, move in self.fills:
@@ -232,8 +232,7 @@ class Prepared:
     ) -> list[list[list[Call]]]:
         """What fills, multiplies and empties, each in parts for so many threads; and what is done at the end."""
 
-        def parts(numbers: int, *how: int) -> int:
-            return 1 if threads == 1 else parts_of(numbers, *how)
+        parts = partial(parts_of, threads=threads)
 
         def moved(moves: Sequence[tuple[Move, Array, Array]]) -> list[list[Call]]:
             each = [(move, a, b, parts(b.size)) for move, a, b in moves]

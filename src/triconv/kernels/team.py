@@ -63,19 +63,26 @@ TURNS = 10_000
 Part = Sequence[Call]
 
 
-def in_parts(calls: Callable[[int, int], Part], numbers: int, slices: int = SLICES, pieces: int = 1) -> None:
+def in_parts(
+    calls: Callable[[int, int], Part],
+    numbers: int,
+    slices: int = SLICES,
+    pieces: int = 1,
+    threads: int | None = None,
+) -> None:
     """Run calls(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    parts = parts_of(numbers, slices, pieces)
+    parts = parts_of(numbers, slices, pieces, threads)
     run_all([calls(part, parts) for part in range(parts)], thread_count() - 1)
 
 
-def parts_of(numbers: int, slices: int = SLICES, pieces: int = 1) -> int:
+def parts_of(numbers: int, slices: int = SLICES, pieces: int = 1, threads: int | None = None) -> int:
     """How many parts to make of the work: one unless there are numbers enough to be worth it.
 
     There are as many parts as threads, times slices; somewhat more where they or the pieces, of which there are a power
-    of two, would not be a multiple of the other.
+    of two, would not be a multiple of the other. Who has asked how many threads there are gives them, as there may be
+    more the next time.
     """
-    most = thread_count()
+    most = thread_count() if threads is None else threads
     if most == 1 or not worth_sharing(numbers):
         return 1
     parts = min(most * slices, numbers // NUMBERS_WORTH_A_THREAD)
