@@ -48,6 +48,8 @@ from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.waves import Cut
 
+ROLES = tuple(Role)
+
 CHUNK = 8 << 20
 """Bytes of frequencies at a time, if there are several examples."""
 
@@ -205,8 +207,8 @@ class Planned:
 
     def _lengths(self, role: Role, examples: int) -> list[int]:
         """The numbers of a role's arrays in so many examples: the parts, and what each stage of transforms writes."""
-        each = prod(cut.size(role) for cut in self.cuts), *(written for _, written in self.stages[role])
-        return [self._count(role, examples) * numbers for numbers in each]
+        each, count = prod([cut.size(role) for cut in self.cuts]), self._count(role, examples)
+        return [count * each, *[count * written for _, written in self.stages[role]]]
 
     def rooms(self, examples: int) -> tuple[int, int]:
         """The numbers of two arrays in the place of which all have room that a convolution has, two at a time."""
@@ -224,7 +226,7 @@ class Planned:
     @cached_property
     def stages(self) -> dict[Role, list[tuple[int, int]]]:
         """The multiplications, and the numbers written, of each stage of the roles' transforms, for one channel."""
-        return {role: self._stages(role) for role in Role}
+        return {role: self._stages(role) for role in ROLES}
 
     def _stages(self, role: Role) -> list[tuple[int, int]]:
         sizes = [(cut.length, cut.size(role)) for cut in (self.cuts[-1], *self.cuts[:-1])]
@@ -261,7 +263,7 @@ class Planned:
         # A gradient's four sums are written and read, and added to those of the chunk before.
         passes = 3 * chunks if problem.produces is Role.WEIGHT else chunks
         moved = passes * self.kernels * problem.itemsize + 2 * problem.bytes
-        for role in Role:
+        for role in ROLES:
             count = self._count(role, batch)
             for products, written in self.stages[role]:
                 multiplied += count * products
@@ -316,7 +318,8 @@ def _cut(best: Planned, choices: Sequence[Sequence[Cut]]) -> Planned:
             if beside.get(number) == others:
                 continue
             beside[number] = others
-            found = (replace(best, cuts=(*best.cuts[:number], cut, *best.cuts[number + 1 :])) for cut in cuts)
+            before, after = best.cuts[:number], best.cuts[number + 1 :]
+            found = (Planned(best.problem, (*before, cut, *after), best.apart) for cut in cuts)
             best = min(found, key=_time)
     return best
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -92,8 +92,17 @@ class Transform:
         if rows > 2:
             matrices[-len(frequencies) :] = [_again(matrix, rows) for matrix in matrices[-len(frequencies) :]]
         self.matrices = [matrix.reshape(prod(matrix.shape[:2]), -1) for matrix in matrices]
-        self.stages = [Stage(matrix, like) for matrix in self.matrices]
-        self.inverse = [Stage(matrix.T, like) for matrix in self.matrices]
+        self.like = like
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """From entries to frequencies."""
+        return [Stage(matrix, self.like) for matrix in self.matrices]
+
+    @cached_property
+    def inverse(self) -> list[Stage]:
+        """Transposed, from frequencies to entries."""
+        return [Stage(matrix.T, self.like) for matrix in self.matrices]
 
     def forward(self, entries: Array, lent: Scratch) -> Array:
         """The frequencies of what lies anyhow, which is left if it was lent, as is what lies between the stages."""
