@@ -247,6 +247,32 @@ def test_the_best_way_is_one_of_them() -> None:
                 )
 
 
+def lying(problem: Problem, lie: Order) -> tuple[ways.Strides, ...]:
+    """The strides, in numbers, of arrays that lie so."""
+    arrays = [lie(np.empty(problem.shape(role), np.int8)) for role in ways.ROLES]
+    return tuple(array.strides for array in arrays)
+
+
+def test_no_way_takes_less_than_is_told_before_it_is_made() -> None:
+    """Else the fastest might be passed over."""
+    for row in GRID:
+        for operation, lie in ((one, lie) for one in OPERATIONS for lie in (np.ascontiguousarray, channels_last)):
+            problem = direct._some(problem_of(row, operation))
+            strides, inexact = lying(problem, lie), (False,) * problem.geometry.rank
+            for vector in ways.vectors(problem) if 0 not in row.visible else ():
+                least = ways.way(problem, vector, strides, inexact).least()
+                assert ways._least(problem, vector, strides) <= least, (row.name, operation, vector)
+
+
+def test_ways_that_copy_are_not_made_where_all_lies_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices times arrays, as the transforms of FFT want them, of which a first call makes many ready."""
+    made, way = list[str](), ways.way
+    problem = problem_of(Row("", (6, 56, 512), (1,), 72), "conv")
+    monkeypatch.setattr(ways, "way", lambda problem, vector, *how: made.append(vector) or way(problem, vector, *how))
+    assert ways.best_way.__wrapped__(problem, lying(problem, np.ascontiguousarray), True).vector == "position"
+    assert made == ["position"]
+
+
 def run_grid(names: list[str] | None = None) -> int:
     """The engine as it chooses, on the grid, against the oracle; to be called in a process with another target."""
     for row in GRID if names is None else [BY_NAME[name] for name in names]:

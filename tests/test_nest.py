@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from triconv.kernels import nest as nests
-from triconv.kernels.block import Sets
+from triconv.kernels.block import Sets, least_written, written_out
 from triconv.kernels.index import Index, merged, outer_sum
 from triconv.kernels.nest import Cut, Nest, cut
 from triconv.kernels.program import Program, tiled
@@ -253,6 +253,26 @@ def test_no_more_rows_meet_in_one_place_of_the_cache_than_it_holds(
     assert tall > 2 * ways - 1
     assert height(page, 1) == height(3 * page, 1) == ways
     assert height(page, 840 * page) == height(page // 8, 1) == tall
+
+
+@pytest.mark.parametrize("depth", [2, 9, 31, 64])
+@pytest.mark.parametrize("rows", [1, 5, 16, 112])
+def test_no_products_written_out_take_less_than_is_told_before(depth: int, rows: int) -> None:
+    """Else they might not be looked at where they are the fastest."""
+    lanes, registers = target().lanes(4), target().registers
+    loops = Index(3, 0, 4096, 512), Index(4 * lanes, 0, 1, 1, True), Index(rows, 1, 0, 4 * lanes)
+    found = written_out(loops, [(rows * n, 64 * n) for n in range(depth)], lanes, registers, (1, 1))
+    assert least_written(loops, depth, lanes) <= found.cycles
+
+
+def test_products_are_not_written_out_where_a_loop_is_faster_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows share all vectors of a deep sum; a first call has no time to look at what is written out."""
+    monkeypatch.setattr(nests, "written_out", None)
+    loops = Index(840, 1, 0, 64), Index(64, 0, 1, 1, True)
+    one = np.array([[0, 0, 0, 0, 1]]), np.array([[0, 0]])
+    found = cut(Nest((), loops, (Index(56, 840, 64, 0),), *one), 4, target(), ROOM)
+    assert not found.steps
+    assert found.depth.count == 56
 
 
 def test_lines_of_rows_are_counted_by_their_place() -> None:
