@@ -114,11 +114,19 @@ def test_arguments_that_differ_are_calls_of_their_own() -> None:
     assert len(ops._ready) == len(every)
 
 
-def test_channel_graphs_are_read_every_time() -> None:
+def test_channel_graphs_are_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones are known by their entries; of large ones every call makes the problem anew."""
     graph = np.ones((3, 2), np.bool_)
     whole = conv(groups=graph)
     graph[0, 1] = False
     assert not np.array_equal(conv(groups=graph), whole)
+    assert len(ops._ready) == 2
+    graph[0, 1] = True
+    np.testing.assert_array_equal(conv(groups=graph), whole)
+    assert len(ops._ready) == 2
+    ops._ready.clear()
+    monkeypatch.setattr(ops, "SMALL_GRAPH", graph.size - 1)
+    np.testing.assert_array_equal(conv(groups=graph), whole)
     assert not ops._ready
 
 

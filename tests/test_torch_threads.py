@@ -58,9 +58,9 @@ def test_the_parts_run_on_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> N
     ran: list[int] = []
     whole = team._OpenMP.run
 
-    def run(self: team._OpenMP, parts: list[team.Part], most: int) -> None:
+    def run(self: team._OpenMP, parts: team.Rows, most: int, apart: int = 0) -> None:
         ran.append(most + 1)
-        whole(self, parts, most)
+        whole(self, parts, most, apart)
 
     monkeypatch.setattr(team._OpenMP, "run", run)
     monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)

@@ -74,7 +74,8 @@ class Bands:
 
     def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
         """The bands, which threads share, on arrays of these strides, in the order of ROLES."""
-        return Schedule(self.whole.asked.flops, 0, self.places[-1], 0, lambda: (self._stage(strides),), self.units)
+        asked, room = self.whole.asked, self.whole.asked.extra // self.whole.asked.itemsize
+        return Schedule(asked.flops, 0, self.places[-1], 0, lambda: (self._stage(strides),), self.units, room=room)
 
     def _stage(self, strides: tuple[Strides, ...]) -> Stage:
         asked, lanes = self.way.asked, target().lanes(self.way.asked.itemsize)

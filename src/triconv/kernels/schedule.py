@@ -26,6 +26,11 @@ Arrays = Sequence[Array]
 the result is finished with."""
 
 
+THREADS = 2
+"""For which there has to be room: where there are more, they take more. What is cut must not depend on how many there
+are, as sums would come in another order."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """What is done before the next begins: units of work that threads share."""
@@ -79,7 +84,7 @@ class Schedule:
         Where it is side by side, threads are in each other's way: they took up to 1.6 times as long, in a gradient's
         chunks of 400 KB, and less with every page between, up to about as much.
         """
-        left = self.own if self.room is None else self.room - self.kernels - self.shared - 2 * self.own
+        left = self.own if self.room is None else self.room - self.kernels - self.shared - THREADS * self.own
         return max(0, min(self.own, left)) // LINE * LINE
 
     @property

@@ -19,7 +19,7 @@ from ..form import Role
 from .compile import Call
 from .correlation import Table
 from .filtered import DEPTH, ORIGIN, Sizes, Step
-from .schedule import Arrays, Schedule, Stage
+from .schedule import THREADS, Arrays, Schedule, Stage
 
 FEW, LEAST = 28, 14
 """Tiles of a block at least: so often is a kernel's number multiplied that comes from further away. Fewer only where
@@ -30,10 +30,6 @@ BLOCK = 1 << 19
 
 PIECES = 8
 """Of the tiles of a weight's gradient, at most."""
-
-THREADS = 2
-"""For which there has to be room: where there are more, they take more. What is cut must not depend on how many there
-are, as sums would come in another order."""
 
 
 def by_blocks(s: Sizes) -> Schedule:
