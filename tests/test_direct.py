@@ -435,7 +435,7 @@ def test_gradients_summed_in_pieces(
                     oracle.assert_close(out, expected, allowed, f"{case.row.name}, {case.vector}, {number} threads")
             assert len(bits) == 1, case
     assert {(2, vector) for vector in VECTORS[:-1]} <= set(tried)
-    assert min(summed.values()) > 10 or not written
+    assert min(summed[True], summed[False]) >= 5 or not written
 
 
 def test_there_may_be_more_threads_when_somebody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
