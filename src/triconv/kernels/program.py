@@ -20,6 +20,7 @@ from .index import Index, Table, outer_sum
 from .nest import Cut
 from .team import SLICES, Sheet, parts_of, run_all
 from .threads import thread_count
+from .turns import in_turn
 from .words import BYTES, CHECKED
 
 AHEAD, NEARER = 2048, 256
@@ -77,7 +78,7 @@ def tiled(
         share[:, 3] = corners[:, 3] + many * number // cut.parts
         share[:, 4] = corners[:, 3] + many * (number + 1) // cut.parts
         for sizes, starts in _variants(cut, cut.block.sizes, apart=cut.adds):
-            tiles = outer_sum(*starts[: cut.outer], share, *starts[cut.outer :])
+            tiles = outer_sum(*starts[: cut.outer], share, in_turn(cut, sizes, starts, BYTES[dtype]))
             contraction = _contraction(cut, sizes, lanes, dtype, in_line, stored)
             contraction = contraction if finish is None else replace(contraction, finish=finish)
             if cut.nest.edges:
