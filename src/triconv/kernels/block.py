@@ -120,9 +120,9 @@ def best_block(
             prod(tall),
             tall,
             max(tall, default=1),
-            _tiles(rows, tall) * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1),
+            covering(rows, tall) * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1),
         )
-        for tall in _sizes(tuple(rows), registers)
+        for tall in extents(tuple(rows), registers)
         if not whole or _divides(rows, tall)
     ]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
@@ -130,7 +130,7 @@ def best_block(
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
     most, each_least, beside_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1, 0 if whole else OVERHEAD
     across = [
-        (prod(many), many, alone * _tiles(columns, many))
+        (prod(many), many, alone * covering(columns, many))
         for many in _rectangles(tuple(columns), registers)
         if not whole or _divides(columns, many)
     ]
@@ -167,7 +167,7 @@ def best_block(
                 each = steps * cycles + (height * width * ADDED if whole else beside)
                 total = each * tiles * tiles_down
                 if total < best.cycles * (1 - 1e-9):
-                    best = Block(_taken(results, tall, many, vectors * lanes), total)
+                    best = Block(sizes_of(results, tall, many, vectors * lanes), total)
     return best
 
 
@@ -181,18 +181,18 @@ def _new(results: Sequence[Index], tall: Sequence[int], depth: Index) -> int:
     return min(longest, max(1, abs(depth.a) // max(1, -step)))
 
 
-def _taken(results: Sequence[Index], tall: Sequence[int], many: Sequence[int], numbers: int) -> tuple[int, ...]:
+def sizes_of(results: Sequence[Index], tall: Sequence[int], many: Sequence[int], numbers: int) -> tuple[int, ...]:
     """What a tile takes of each index: so many rows and columns, and at most so many numbers of the vector."""
     each = zip(results, tall, many, strict=True)
     return tuple(min(numbers, loop.count) if loop.vector else m * c for loop, m, c in each)
 
 
-def _tiles(counts: Sequence[int], sizes: Sequence[int]) -> int:
+def covering(counts: Sequence[int], sizes: Sequence[int]) -> int:
     """How many blocks of these sizes cover so many."""
     return prod([-(-count // size) for count, size in zip(counts, sizes, strict=True)])
 
 
-def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
+def extents(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
     """Part of one dimension, with all or one of each of the others, while they are few enough together."""
     choices = [(1,) if count == 1 else (1, count) for count in counts]
     for whole in product(*choices):
@@ -207,7 +207,7 @@ def _sizes(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
 
 def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
     """The same, and parts of two dimensions."""
-    yield from _sizes(counts, limit)
+    yield from extents(counts, limit)
     some = [axis for axis, count in enumerate(counts) if count > 1]
     for first, second in combinations(some, 2):
         for high in range(2, min(counts[first] - 1, limit // 2) + 1):
@@ -253,9 +253,9 @@ def written_out(
             if products > WRITTEN_IN_ALL or height * width * vectors > SUMS or live + shared + 2 > registers:
                 continue
             cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
-            cycles *= alone * _tiles(rows, tall) * _tiles(columns, many) * ceil(every / vectors)
+            cycles *= alone * covering(rows, tall) * covering(columns, many) * ceil(every / vectors)
             if cycles < best.cycles * (1 - 1e-9):
-                best = Block(_taken(results, tall, many, vectors * lanes), cycles)
+                best = Block(sizes_of(results, tall, many, vectors * lanes), cycles)
     return best
 
 

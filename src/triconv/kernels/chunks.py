@@ -215,7 +215,7 @@ def chunks(best: Way) -> Chunks | None:
     able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
     if not able or not geometry.axes or geometry.axes[0].border != "zero":
         return None
-    if not _far(problem):
+    if not _far(problem) or any(one.pairs for one in best.cuts()):
         return None
     room = cache_bytes()[1] * 3 // 4
     found = [one for shape in _shapes(problem) for one in _plans(best, shape, room)]

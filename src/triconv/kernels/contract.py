@@ -20,6 +20,7 @@ from typing import ClassVar
 from ..memory import LINE
 from . import ir
 from .finish import AS_IT_IS, Corner, Finish
+from .matrices import Matrices, runs
 from .target import Target
 from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 
@@ -83,6 +84,8 @@ class Contraction:
     are loaded once. Empty where depth and taps say it."""
     together: int = 1
     """How many steps of a longer depth are written out so."""
+    pairs: int = 0
+    """How many pairs of the depth are multiplied at a time, as matrices; 0 where they are vectors."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
     stored: str = ""
@@ -105,6 +108,9 @@ class Contraction:
         lanes = machine.lanes(BYTES[self.dtype])
         if self.steps:
             self._written_out(k, lanes)
+            return
+        if self.pairs:
+            self._by_matrices(k, lanes)
             return
         kind = k.vector(lanes)
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
@@ -154,6 +160,23 @@ class Contraction:
 
             sums = dict.fromkeys(places, k.zeros(lanes))
             self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish, inside)
+        k.build.ret_void()
+
+    def _by_matrices(self, k: Kernel, lanes: int) -> None:
+        """Tiles that the processor holds as matrices."""
+        held = Matrices(runs([a_m for a_m, _ in self.rows]), [column.used for column in self.columns], self.pairs)
+        room, columns = held.begin(k), [column.b for column in self.columns]
+        with k.loop(k["count"]) as i:
+            a0, b0, c0, t0, t1 = k.row("tiles", i, TILE)
+            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
+            held.zero(k)
+            with k.loop(t1, t0) as t:
+                a_t, b_t = k.row("taps", t, 2)
+                a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
+                with k.loop(self.depth, step=self.pairs, stepped=True) as at:
+                    held.multiply(k, k.at(a, at), k.at(b, k.mul(at, self.bk)), columns, self.bk)
+            self._finish(k, held.sums(k, room, lanes), corner, ends)
+        held.end(k)
         k.build.ret_void()
 
     def _multiply(

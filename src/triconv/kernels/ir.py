@@ -49,7 +49,7 @@ class Value:
         self.type, self.ref, self.typed = kind, ref, f"{kind.text} {ref}"
 
 
-I1, I16, I32, I64 = (Type(f"i{bits}", f"i{bits}", bits // 8) for bits in (1, 16, 32, 64))
+I1, I8, I16, I32, I64 = (Type(f"i{bits}", f"i{bits}", bits // 8) for bits in (1, 8, 16, 32, 64))
 HALF, BFLOAT = Type("half", "f16", 2), Type("bfloat", "bf16", 2)
 FLOAT, DOUBLE = Type("float", "f32", 4), Type("double", "f64", 8)
 POINTER, VOID = Type("ptr", "p0", 8), Type("void", "", 0)

@@ -20,6 +20,7 @@ from .index import Index, outer_sum
 from .layout import Layout
 from .nest import Nest
 from .target import target
+from .words import PAIRS
 
 WIDE = {
     "hidden": (Role.HIDDEN, Role.WEIGHT),
@@ -140,7 +141,9 @@ def nests(
         inside = over_data(vector) and problem.channels.mask is None and not once
         loops = tuple(outer), tuple(results), tuple(sums)
         leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
-        found.append(Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps))
+        pairs = problem.dtype == PAIRS
+        nest = Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps, pairs=pairs)
+        found.append(nest)
     return found
 
 

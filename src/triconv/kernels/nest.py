@@ -21,6 +21,7 @@ from ..memory import LINE, PAGE
 from .block import WRITTEN, Block, Sets, best_block, fresh, least_written, together, written_out
 from .edges import BITS, Edge, Edges, Position, positions
 from .index import Index, Table, merged, outer_sum
+from .matrices import at_a_time, best_matrices
 from .target import cache_bytes
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Nest:
 
     adds: bool = False
     """Whether C may hold something already, to which all is added."""
+    pairs: bool = False
+    """Whether numbers are pairs of bfloat16, which a processor may multiply as matrices."""
     pieces: tuple[int, ...] = ()
     """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
 
@@ -94,6 +97,8 @@ class Cut:
     """Where these are along the axes with edges."""
     together: int = 1
     """How many steps of the depth are written out, so that what they share is loaded once."""
+    pairs: int = 0
+    """How many pairs of the depth are multiplied at a time, as matrices; 0 where they are vectors."""
 
     @property
     def tiles(self) -> int:
@@ -155,8 +160,12 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
         parts = max(1, min(ceil(nest.reread / room), longest, int(steps) // LONG))
         results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
-    block = _block(nest, results, depth, others, steps, machine, loads, lanes)
-    made = Cut(nest, results, len(outer), depth, others, block, parts)
+    block, pairs = _block(nest, results, depth, others, steps, machine, loads, lanes), 0
+    if nest.pairs and machine.matrices and not nest.once:
+        matrices = best_matrices(results, depth, steps, lanes)
+        if matrices is not None and matrices.cycles * len(corners) < block.cycles:
+            block, pairs = replace(matrices, cycles=matrices.cycles * len(corners)), at_a_time(depth.count)
+    made = Cut(nest, results, len(outer), depth, others, block, parts, pairs=pairs)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
     least = least_written(results, steps, lanes) * len(corners)
@@ -164,7 +173,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
         other = _written(nest, results, len(outer), written, machine, lanes)
         if other.block.cycles < block.cycles:
             return other
-    return replace(made, together=together(results, depth, block, lanes, machine.registers))
+    return made if pairs else replace(made, together=together(results, depth, block, lanes, machine.registers))
 
 
 def _written(

@@ -17,6 +17,7 @@ from .contract import TILE, Column, Contraction
 from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
+from .matrices import fits, runs
 from .nest import Cut
 from .team import SLICES, Sheet, parts_of, run_all
 from .threads import thread_count
@@ -252,14 +253,15 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     rows, columns = _rows(cut, sizes), [loop for loop in taken if loop.column]
     places = range(0, vector.count, lanes)
     ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
+    each = tuple(
+        Column(place * vector.a, b + place, c + place * vector.c, min(lanes, vector.count - place))
+        for b, c in zip(_offsets(columns, "b"), _offsets(columns, "c"), strict=True)
+        for place in places
+    )
     return Contraction(
         dtype,
         tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
-        tuple(
-            Column(place * vector.a, b + place, c + place * vector.c, min(lanes, vector.count - place))
-            for b, c in zip(_offsets(columns, "b"), _offsets(columns, "c"), strict=True)
-            for place in places
-        ),
+        each,
         depth.count,
         depth.a,
         depth.b,
@@ -273,6 +275,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         turns=prod(loop.count for loop in cut.others),
         steps=cut.steps,
         together=cut.together,
+        pairs=cut.pairs if fits(runs(_offsets(rows, "a")), len(each)) else 0,
         past=in_line and _past(cut, sizes, lanes),
         stored=stored,
     )

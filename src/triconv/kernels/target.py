@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +37,11 @@ class Target:
     def pairs(self) -> bool:
         """Whether it adds products of pairs of bfloat16 to float32 in one instruction."""
         return "+avx512bf16" in self.features.split(",")
+
+    @property
+    def matrices(self) -> bool:
+        """Whether it multiplies small matrices of such pairs, and the system lets it."""
+        return self.pairs and "+amx-bf16" in self.features.split(",") and matrices_allowed()
 
 
 X86, ARM = "x86_64", "aarch64"
@@ -85,6 +92,19 @@ def lacking(name: str) -> list[str]:
         return [family]
     features = llvm.get_host_cpu_features()
     return [feature for feature in needed if not features.get(feature)]
+
+
+REQUEST, MATRICES, SYSTEM_CALL = 0x1023, 18, 158
+"""What asks Linux on x86 for room to keep the registers of matrices; without it their instructions are errors."""
+
+
+@lru_cache(maxsize=1)
+def matrices_allowed() -> bool:
+    """Whether the system lets this process use these registers."""
+    try:
+        return sys.platform == "linux" and not int(ctypes.CDLL(None).syscall(SYSTEM_CALL, REQUEST, MATRICES))
+    except (OSError, AttributeError):
+        return False
 
 
 def _family() -> str:

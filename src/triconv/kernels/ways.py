@@ -32,9 +32,11 @@ from ..memory import CLASH, LINE
 from .block import SUM_UP
 from .layout import Apart, Buffer, Layout
 from .loops import LARGE, WIDE, Lying, nests, over_data
+from .matrices import LEAST, at_a_time
 from .nest import Cut, cut
 from .patches import in_patches
 from .target import cache_bytes, target
+from .words import PAIRS
 
 FAR = 1.25
 """How much longer multiplications take whose vectors are data, which come from further away than weights do; where both
@@ -361,7 +363,17 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
             return (*axes[2:], 1, 0) if _local(problem) else (*axes[1:], 0)
     if _local(problem):  # examples are what shares a kernel
         return (*axes[2:], 0, 1)
+    if _transposed(problem, role, vector):
+        return tuple(axes)
     return (0, *axes[2:], 1)
+
+
+def _transposed(problem: Problem, role: Role, vector: str) -> bool:
+    """Whether positions are innermost in a copy of what a gradient's vectors do not run over: rows of matrices."""
+    if problem.dtype != PAIRS or problem.produces is not Role.WEIGHT or not problem.geometry.axes:
+        return False
+    rows = role not in WIDE[vector] and vector in ("hidden", "visible")
+    return rows and target().matrices and at_a_time(problem.geometry.hidden[-1]) >= LEAST
 
 
 def _local(problem: Problem) -> bool:
