@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import product
 from typing import Any
@@ -279,6 +279,28 @@ def test_a_first_input_that_is_too_small_leaves_the_layer_waiting() -> None:
 def test_a_wrong_period_is_called_so(period: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^period="):
         nn.Tiled(3, 4, (3, 3), period)
+
+
+@pytest.mark.parametrize("make", [nn.ConvTranspose2d, nn.LocallyConnectedTranspose])
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((11, 10), r"\(11, 10\): visible size 11: hidden size 4 comes from visible size 9 to 10 on axis 0"),
+        ((2, 4, 9, 8), r"\(9, 8\): visible size 8: hidden size 4 comes from visible size 9 to 10 on axis 1"),
+        ((9, 0), r"\(9, 0\): expected an int of at least 1, or 2 of them, got 0 on axis 1"),
+        ((9.0, 9), r"\(9\.0, 9\): expected an int of at least 1, or 2 of them, got float on axis 0"),
+    ],
+)
+@pytest.mark.parametrize("gradient", [True, False])
+def test_an_output_size_out_of_range_is_called_so(
+    make: Callable[..., nn.ConvTranspose], size: Any, message: str, gradient: bool
+) -> None:
+    """And a visible_size is called by its own name."""
+    x = torch.ones(2, 6, 4, 4)
+    with torch.set_grad_enabled(gradient), pytest.raises((ValueError, TypeError), match=f"^output_size={message}$"):
+        make(6, 4, (3, 3), 2)(x, output_size=size)
+    with torch.set_grad_enabled(gradient), pytest.raises(ValueError, match=r"^visible_size=\(12, 9\): .*on axis 0$"):
+        nn.ConvTranspose2d(6, 4, (3, 3), 2, visible_size=(12, 9))(x)
 
 
 @pytest.mark.parametrize("size", [(10,), (1, 2, 3, 10, 10)])

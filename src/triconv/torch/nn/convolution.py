@@ -257,8 +257,18 @@ def transposed(
     """`ConvTranspose` of an input; `steps` are kernel_size, output_padding and visible_size."""
     hidden, single = examples(given, len(options["stride"]))
     size, padding = visible_sizes(hidden.shape[2:], output_size, steps, options)
-    produced = _call("conv_transpose", hidden, weight, (size,), {**options, "padding": padding}, kept, bias)
+    try:
+        produced = _call("conv_transpose", hidden, weight, (size,), {**options, "padding": padding}, kept, bias)
+    except (TypeError, ValueError) as error:
+        raise as_given(error, output_size) from None
     return produced.squeeze(0) if single else produced
+
+
+def as_given(error: TypeError | ValueError, output_size: Sequence[int] | None) -> TypeError | ValueError:
+    """An error about a visible size under the name that it was given by."""
+    if output_size is None:
+        return error
+    return type(error)(str(error).replace("visible_size=", "output_size=", 1))
 
 
 def _call(

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from ...arguments import LOCAL, Groups, Padding, PerAxis, axes_in, per_axis
 from ...problem import Options, problem_visible
 from .base import Bias, Convolving, empty_weight, examples
-from .convolution import Conv, ConvTranspose, visible_sizes
+from .convolution import Conv, ConvTranspose, as_given, visible_sizes
 
 
 class Waiting(LazyModuleMixin, Convolving):
@@ -232,7 +232,10 @@ class LocallyConnectedTranspose(Waiting, ConvTranspose):
         size, padding = visible_sizes(hidden[2:], output_size, steps, self.options)
         spec = self.convolution()
         options = Options(**{**spec.options, "padding": padding})
-        problem = problem_visible(hidden, spec.shared_shape, size, np.dtype("float32"), options)
+        try:
+            problem = problem_visible(hidden, spec.shared_shape, size, np.dtype("float32"), options)
+        except (TypeError, ValueError) as error:
+            raise as_given(error, output_size) from None
         self._materialize(problem.geometry.visible)
         self.output_padding = (0,) * len(self.kernel_size)  # which the size says now
 
