@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 import triconv
 from triconv.dispatch import ENGINES
 from triconv.engines import winograd
-from triconv.filtering import filtering
-from triconv.form import Problem
+from triconv.filtering import Filtering, filtering
+from triconv.form import Problem, Role
 
 Array = NDArray[Any]
 
@@ -39,17 +39,57 @@ def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -
     """By the sum as written; or of what goes through transforms, by the most that these reach on the way."""
     if engine != "winograd":
         return row.allowed(operation, operands, engine not in TOTAL)
-    (a, b), problem = OPERATIONS[operation], problem_of(operation, row)
-    channels = problem.channels
-    sums = max(channels.weight[1], channels.hidden // channels.groups)
-    if operation == "conv_weight":
-        sums = problem.batch * prod(problem.geometry.hidden)
+    a, b = OPERATIONS[operation]
     largest = prod(float(np.abs(one[np.isfinite(one)]).max(initial=0)) for one in (operands[a], operands[b]))
-    total = 0.0
-    for part in winograd.parts(problem):
-        sizes, axes = winograd.tile_sizes(part.problem), part.problem.geometry.axes
-        filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, axes, strict=True)]
+    total, every = 0.0, winograd.parts(problem_of(operation, row))
+    for part in every:
+        filterings, sums = filterings_of(part.problem), sums_of(part.problem)
         growth = prod(one.growth(ROLE[operation]) for one in filterings)
-        roundings = sums + 3 * sum(len(one.weight) for one in filterings) + len(winograd.parts(problem))
+        roundings = sums + 3 * sum(len(one.weight) for one in filterings) + len(every)
         total += oracle.bound(roundings, sums * growth * largest, row.dtype)
     return np.asarray(total)
+
+
+def filterings_of(problem: Problem) -> list[Filtering]:
+    """Of the axes of a problem of stride 1, in the tiles that are chosen."""
+    return [filtering(m, k) for m, k in zip(winograd.tile_sizes(problem), problem.geometry.kernel, strict=True)]
+
+
+def sums_of(problem: Problem) -> int:
+    """How many products are summed up at each point of a problem of stride 1: of channels, or of tiles."""
+    channels, sizes = problem.channels, winograd.tile_sizes(problem)
+    if problem.produces is Role.WEIGHT:
+        return problem.batch * prod(len(axis.tiles(m)) for axis, m in zip(problem.geometry.axes, sizes, strict=True))
+    return channels.weight[1] if problem.produces is Role.HIDDEN else channels.hidden // channels.groups
+
+
+LIKELY = 10
+"""How many times what its root mean square is at most an error of random sign may be. It is more once in e⁵⁰/2 times
+(Hoeffding), as in the benchmark (Higham and Mary 2019)."""
+
+
+def likely(operation: str, row: Row, operands: dict[str, Array]) -> float:
+    """How far Winograd's results of operands that are independent random numbers may lie from the sum as written.
+
+    What may happen at worst (`allowed`) says nothing in single precision where sums have many terms. Of roundings of
+    random sign, each at most u = eps / 2 of the number that is rounded, squares add up instead. Let a and b be the root
+    mean squares of the operands, A and B the matrices that transform them, R that of the result, and n how many
+    products are summed at a point p. A product's square is then a²b²|A_p|²|B_p|² on average, and that of the sum of the
+    first k is k times that: rounding every sum counts n(n + 1)/2 times the square, if products are added one after the
+    other, and less in any other order. Rounding what transforms make, entry by entry, counts 3 Σ P times for each of
+    the n products: on every axis, of three transforms that have at most P entries in a row or a column.
+    """
+    made, every, total = ROLE[operation], winograd.parts(problem_of(operation, row)), 0.0
+    squares = [float(np.mean(np.square(operands[role], dtype=float))) for role in OPERATIONS[operation]]
+    for part in every:
+        filterings, sums = filterings_of(part.problem), sums_of(part.problem)
+        roundings = (sums + 1) / 2 + 3 * sum(len(one.weight) for one in filterings) + len(every)
+        total += roundings * sums * prod(squares) * prod(squared_growth(one, made) for one in filterings)
+    return float(LIKELY * np.finfo(row.dtype).eps / 2 * np.sqrt(total))
+
+
+def squared_growth(one: Filtering, made: str) -> float:
+    """The most that Σ_p R[p, c]² |A_p|² |B_p|² is for any entry c of what is made."""
+    rows = {role: np.square(getattr(one, role)) for role in ("visible", "weight", "hidden")}
+    own = rows.pop(made)
+    return float((own * np.prod([matrix.sum(axis=1) for matrix in rows.values()], axis=0)[:, None]).sum(axis=0).max())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from bounds import allowed
+from bounds import allowed, likely
 from grid import OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
 
@@ -160,7 +160,7 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
                 run(operands[first].copy(), operands[second], out)  # what was written down moves with the arrays
             found.append(out)
         expected = row.expected(operation, operands)
-        oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
+        oracle.assert_close(found[0], expected, likely(operation, row, operands), operation)
         np.testing.assert_array_equal(*found)
 
 
@@ -169,7 +169,7 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
 def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer tiles, inputs, outputs at a time, and fewer pieces: right, and the same for any threads."""
     monkeypatch.setattr(Problem, "extra", 1)
-    # What float32 is allowed, a sum that lacks some terms may be within.
+    # In double precision no term can be so small that a sum may lack it.
     row = replace(next(row for row in ROWS if row.name == name), dtype="float64")
     operands = row.operands(2)
     for operation, (first, second) in OPERATIONS.items():
@@ -183,7 +183,7 @@ def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             with triconv.threads(threads):
                 winograd.build(problem)(operands[first], operands[second], out)
             found.append(out)
-        oracle.assert_close(found[0], expected, allowed(operation, row, operands, "winograd"), operation)
+        oracle.assert_close(found[0], expected, likely(operation, row, operands), operation)
         for other in found[1:]:
             np.testing.assert_array_equal(found[0], other)
 
@@ -273,11 +273,12 @@ def test_groups_in_another_order_have_the_same_bits_in_that_order(operation: str
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_arrays_may_share_memory_in_one_call_and_not_in_the_next(operation: str) -> None:
     """The same array as both operands, lines of one array in turn, and then arrays of their own."""
-    row = Row("square", (8, 8, 3, 3), (3, 3), 8, padding=1, dtype="float32")
+    # Operands that are the same are not independent; what may happen at worst tells nothing in single precision.
+    row = Row("square", (8, 8, 3, 3), (3, 3), 8, padding=1, dtype="float64")
     own = {role: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for role, a in row.operands(0).items()}
     first, second = OPERATIONS[operation]
     lines = np.moveaxis(np.stack([np.moveaxis(own[role], 1, -1) for role in (first, second)], axis=1), -1, 2)
-    plan = triconv.explain(operation, row.visible, row.weight, engine="winograd", **row.options)
+    plan = triconv.explain(operation, row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options)
     plan = triconv.Plan(plan.problem, plan.engine, plan.why_not)  # one that nobody has built yet
     for a, b in ((own[first], own[first]), (lines[:, 0], lines[:, 1]), (own[first], own[second])):
         operands = {**own, first: a, second: b}
