@@ -88,6 +88,18 @@ def test_bands_fit_the_cache(operation: str, monkeypatch: pytest.MonkeyPatch) ->
     assert found.units == len(list(found.moves(0, (1, 1, 1, 1)))) > 1
 
 
+def test_bands_of_two_threads_have_a_gap_between_them_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes them faster, but is no reason to take more than a call should."""
+    monkeypatch.setattr(bands, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    gaps = []
+    for extra in (1, 1 << 40):
+        monkeypatch.setattr(Problem, "extra", extra)
+        found = chosen("conv", "channels last")
+        assert found is not None
+        gaps.append(found.schedule(((), (), ()))._gap)
+    assert gaps[0] == 0 < gaps[1]
+
+
 def test_no_bands_where_copies_fit_or_lines_would_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "cache_bytes", lambda: (32 << 10, 512 << 10))
     assert chosen("conv", "C order") is None

@@ -169,6 +169,18 @@ def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.bands.units == len(list(one.bands.moves(0, (1, 1, 1, 1)))) > 1
 
 
+def test_chunks_of_two_threads_have_a_gap_between_them_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes them faster, but is no reason to take more than a call should."""
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    gaps = []
+    for extra in (1, 1 << 40):
+        monkeypatch.setattr(Problem, "extra", extra)
+        one = chosen((8, 64, 56, 56), 64, 3)
+        assert one is not None
+        gaps.append(one.schedule(((), (), ()))._gap)
+    assert gaps[0] == 0 < gaps[1]
+
+
 def test_no_chunks_where_they_do_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
     assert chosen((8, 256, 28, 28), 512, 1) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from bounds import problem_of
 from grid import GRID
 from numpy.typing import NDArray
+from program import LONG
 
 import triconv
 from triconv.engines import direct
@@ -19,6 +21,7 @@ from triconv.kernels.copy import Dim, Move
 from triconv.kernels.finite import test as finite
 from triconv.kernels.program import Program
 from triconv.kernels.short import Short, stand_in
+from triconv.kernels.ways import folds
 from triconv.kernels.words import CHECKED
 from triconv.memory import LINE, address
 
@@ -94,15 +97,26 @@ def test_its_room_begins_on_a_line() -> None:
 
 
 def test_many_threads_may_run_it_at_once() -> None:
-    short = copied_twice()
+    """Each in room of its own: they meet when all have it, before they begin."""
+    short, number, rooms = copied_twice(), 8, list[int]()
+    assert short._alone
+    (kernel, *others), barrier = short._alone, Barrier(number)
+
+    def met(*values: int) -> None:
+        rooms.append(values[5])
+        barrier.wait(LONG)
+        kernel(*values)
+
+    short.__dict__["_alone"] = met, *others
 
     def run(seed: int) -> bool:
         source, tested, target = np.random.default_rng(seed).random(10), np.ones(5), np.zeros(20)
         tested[0] = np.nan if seed % 2 else 0.0
         return short.run(*map(address, (source, tested, target))) != seed % 2 and (target[::2] == source).all()
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(run, range(500)))
+    with ThreadPoolExecutor(number) as pool:
+        assert all(pool.map(run, range(60 * number)))
+    assert {len(set(rooms[n : n + number])) for n in range(0, len(rooms), number)} == {number}
 
 
 def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +128,7 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
         short = self._written_down(None)
         ran.append(short is not None)
         assert short is None or short._alone is not None, "one thread runs more than one table"
+        assert short is None or not folds(self.way.asked), "kernels do not add up what a border takes back"
         return tried(self, *given)
 
     monkeypatch.setattr(prepared.Prepared, "tried", noted)
@@ -140,14 +155,22 @@ def test_what_is_not_finite_is_computed_as_written(operation: str) -> None:
     np.testing.assert_array_equal(run(data, weight, padding=1, engine="direct"), before)
 
 
-def test_a_result_in_any_order_of_memory() -> None:
-    """Also one that lies backwards, whose numbers are not where a small array's are."""
-    problem = triconv.explain("conv_transpose", (2, 3, 9, 9), (4, 3, 3, 3), stride=2, engine="direct").problem
+def test_a_result_in_any_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that lies backwards, whose numbers are not where a small array's are, is not written down."""
+    ran, tried = list[bool](), prepared.Prepared.tried
+
+    def noted(self: prepared.Prepared, *given: Any) -> bool:
+        ran.append(self._written_down(None) is not None)
+        return tried(self, *given)
+
+    monkeypatch.setattr(prepared.Prepared, "tried", noted)
+    problem = triconv.explain("conv_transpose", (1, 3, 9, 9), (4, 3, 3, 3), stride=2, engine="direct").problem
     random = np.random.default_rng(0)
     h, w = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
     expected, run = triconv.conv_transpose(h, w, visible_size=9, stride=2, engine="im2row"), direct.build(problem)
-    whole = np.empty((2, 3, 9, 9), np.float32)
+    whole = np.empty((1, 3, 9, 9), np.float32)
     for out in (whole, whole.transpose(0, 1, 3, 2), whole[:, :, ::-1], whole[..., ::-1], whole[::-1, ::-1]):
         out[...] = np.nan
         run(h, w, out)
         np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    assert ran == [True, True, False, False, False]
