@@ -226,6 +226,7 @@ def test_what_only_meets_padding_is_looked_at(operation: str, row: Row) -> None:
 
 ROOMS = [Row("many tiles", (8, 128, 28, 28), (3, 3), 128, padding=1, dtype="float32")]
 ROOMS += [Row("few tiles", (8, 256, 14, 14), (3, 3), 256, padding=1, dtype="float32")]
+ROOMS += [Row("half as many pieces", (16, 128, 28, 28), (3, 3), 128, padding=1, dtype="float32")]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.8])
