@@ -27,27 +27,8 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from ..memory import LINE, address
-from . import threads
+from . import relay, threads
 from .compile import Call, function
-from .relay import (
-    AFTER,
-    APART,
-    ENDS,
-    FIRST,
-    FREE,
-    HEAD,
-    HELPS,
-    JOINS,
-    LEADS,
-    MAIL,
-    MASK,
-    NOTHING,
-    OWN,
-    POSTS,
-    WITHIN,
-    WORD,
-    Relay,
-)
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -147,15 +128,15 @@ class Sheet:
         pointed = [*chain.from_iterable(call.arrays for call in calls)]
         # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
         found = np.array([numbers.get(id(array), -1) for array in pointed], np.intp)
-        where = rows.ravel()[lines + FIRST + position]
+        where = rows.ravel()[lines + relay.FIRST + position]
         slot = np.searchsorted(low, where, "right") - 1
         found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
         which = np.full(rows.shape, none, np.int64)
-        which.flat[lines + FIRST + position] = found
+        which.flat[lines + relay.FIRST + position] = found
         # Where a copy begins further on in an array that another stands for, is no address in any.
         home = inside[np.searchsorted(low, low_own, "right") - 1]
         own = (low_own <= where) & (where < high_own) & (found == home)
-        np.bitwise_or.at(rows.reshape(-1), lines + OWN, own.astype(np.int64) << position)
+        np.bitwise_or.at(rows.reshape(-1), lines + relay.OWN, own.astype(np.int64) << position)
         kept = tuple(compress(pointed, (found == none).tolist()))
         return cls(rows - _begin(arrays)[which], which, kept, high_own - low_own)
 
@@ -177,9 +158,9 @@ class _Helper:
     """A thread with a mailbox."""
 
     def __init__(self, turns: int) -> None:
-        room = np.zeros(3 * LINE // WORD, np.int64)
-        first = -address(room) % LINE // WORD
-        self.mailbox = room[first : first + LINE // WORD]
+        room = np.zeros(3 * LINE // relay.WORD, np.int64)
+        first = -address(room) % LINE // relay.WORD
+        self.mailbox = room[first : first + LINE // relay.WORD]
         self.address = address(self.mailbox)
         self.turns = turns
         self.asleep, self.dismissed = False, False
@@ -190,12 +171,12 @@ class _Helper:
 
     def serve(self) -> None:
         """Work on what comes into the mailbox, for ever."""
-        run = function(Relay())
+        run = function(relay.Relay())
         while not self.dismissed:
-            run(HELPS, self.address, self.turns)
+            run(relay.HELPS, self.address, self.turns)
             # A caller posts, then looks whether to ring: one of the two sees what the other has done.
             self.asleep = True
-            if self.mailbox[MAIL] == FREE and not self.dismissed:
+            if self.mailbox[relay.MAIL] == relay.FREE and not self.dismissed:
                 self.bell.get()
             self.asleep = False
 
@@ -212,22 +193,22 @@ class _Team:
         """Run parts on this thread and at most so many helpers, whose own memory is so many bytes apart."""
         if self.size < most:
             self.grow(most)
-        run, helpers = function(Relay()), list[_Helper]()
+        run, helpers = function(relay.Relay()), list[_Helper]()
         try:
             with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
                 helpers.extend(starmap(self.idle.pop, repeat((), most)))
             job, *masks = _job(rows, [helper.address for helper in helpers], apart), *_apart(helpers)
             if masks:
-                job[WITHIN : AFTER + 1] = [address(mask) for mask in masks]
+                job[relay.WITHIN : relay.AFTER + 1] = [address(mask) for mask in masks]
             place = address(job)
             try:
-                run(POSTS, place, TURNS)
+                run(relay.POSTS, place, TURNS)
                 for helper in helpers:
                     if helper.asleep:
                         helper.bell.put(None)
-                run(LEADS, place, TURNS)
+                run(relay.LEADS, place, TURNS)
             except BaseException:  # from a signal
-                run(ENDS, place, TURNS)
+                run(relay.ENDS, place, TURNS)
                 raise
         finally:
             self.idle.extend(helpers)
@@ -261,20 +242,20 @@ class _Team:
 
 def _rows(parts: Sequence[Part]) -> Rows:
     """The words of calls; of parts that have fewer than others, the last are nothing."""
-    width = FIRST + max(len(call.values) for part in parts for call in part)
+    width = relay.FIRST + max(len(call.values) for part in parts for call in part)
     longest, words = max(map(len, parts)), list[int]()
     for part in parts:
         for call in part:
-            words += (call.kernel.entry, 0, *call.values, *(0,) * (width - FIRST - len(call.values)))
-        words += (NOTHING,) * (width * (longest - len(part)))
+            words += (call.kernel.entry, 0, *call.values, *(0,) * (width - relay.FIRST - len(call.values)))
+        words += (relay.NOTHING,) * (width * (longest - len(part)))
     return np.array(words, np.int64).reshape(len(parts), longest, width)
 
 
 def _job(rows: Rows, mailboxes: Sequence[int], apart: int) -> Rows:
     """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
     job = np.concatenate([_head(rows.shape, len(mailboxes) + 1), rows.ravel()])
-    job[APART] = apart
-    job[HEAD : HEAD + len(mailboxes)] = mailboxes
+    job[relay.APART] = apart
+    job[relay.HEAD : relay.HEAD + len(mailboxes)] = mailboxes
     return job
 
 
@@ -283,7 +264,7 @@ def _head(shape: tuple[int, int, int], threads: int) -> Rows:
     """What a table begins with that many tables share: all but the mailboxes and the masks."""
     parts, calls, width = shape
     words = [calls, width, threads]
-    words += (0,) * (HEAD - len(words) + threads - 1)
+    words += (0,) * (relay.HEAD - len(words) + threads - 1)
     for cut in pairwise(parts * number // threads for number in range(threads + 1)):
         words += cut
     return np.array(words, np.int64)
@@ -301,8 +282,8 @@ class _OpenMP:
     def run(self, rows: Rows, most: int, apart: int = 0) -> None:
         """Run parts on this thread and at most so many others of the team, whose own memory is so many bytes apart."""
         job = _job(rows, [0] * most, apart)
-        row = np.array([JOINS, address(job), 0], np.int64)
-        self.parallel(function(Relay()).entry, address(row), most + 1, 0)
+        row = np.array([relay.JOINS, address(job), 0], np.int64)
+        self.parallel(function(relay.Relay()).entry, address(row), most + 1, 0)
 
     def dismiss(self) -> None:
         """They are not ours to send home."""
@@ -343,7 +324,7 @@ def _apart(helpers: Sequence[_Helper]) -> list[NDArray[np.uint8]]:
         return []
     may_use = os.sched_getaffinity(0)
     elsewhere = may_use - {here}
-    if here not in may_use or not elsewhere or max(may_use) >= 8 * MASK:
+    if here not in may_use or not elsewhere or max(may_use) >= 8 * relay.MASK:
         return []
     for helper in helpers:
         if helper.kept_on != elsewhere and helper.thread.native_id is not None:
@@ -356,7 +337,7 @@ def _apart(helpers: Sequence[_Helper]) -> list[NDArray[np.uint8]]:
 @lru_cache(maxsize=64)
 def _mask(processors: frozenset[int]) -> NDArray[np.uint8]:
     """A set of processors as the system wants it."""
-    bits = np.zeros(8 * MASK, np.uint8)
+    bits = np.zeros(8 * relay.MASK, np.uint8)
     bits[list(processors)] = 1
     return np.packbits(bits, bitorder="little")
 
