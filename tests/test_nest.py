@@ -138,7 +138,7 @@ def test_tables_are_the_sums_of_the_loops(number: int, summed: bool, spread: boo
 def test_who_asks_for_calls_while_they_are_found_gets_all() -> None:
     """Another thread may ask at any moment, and writes down what it gets."""
     nest = drawn(np.random.default_rng(0), False, False)
-    program = Program(tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False), 1)
+    program = Program(tiled(cut(nest, 4, target(), ROOM), "float32", False), 1)
     steps, operands = program.steps, [(np.empty(1, "float32"),) * 3]
     asked = []
 
@@ -161,7 +161,7 @@ def test_programs_compute_the_sums_of_the_loops(number: int, summed: bool, sprea
     most_a, most_b = (max(pair[side] for met in expected.values() for pair in met) + 1 for side in range(2))
     a, b = (random.integers(-4, 5, size).astype("float32") for size in (most_a, most_b))
     c = np.full(max(expected) + 1, np.nan, "float32")
-    tables = tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False)
+    tables = tiled(cut(nest, 4, target(), ROOM), "float32", False)
     Program(tables, 1).run((a, b, c))
     sums = [sum(float(a[i]) * float(b[j]) for i, j in expected[place]) for place in range(len(c))]
     np.testing.assert_array_equal(c, sums)
@@ -190,7 +190,7 @@ def test_what_taps_leap_to_is_asked_for_in_time() -> None:
     many = np.array([(9 * n, 60 * lanes * n) for n in range(100)])
     nest = Nest((), loops, sums, np.array([[0, 0, 0, 0, len(many)]]), many, leaps=True)
     made = cut(nest, 4, target(), ROOM)
-    (one,) = tiled(made, "float32", lanes, False)[:1]
+    (one,) = tiled(made, "float32", False)[:1]
     (other,) = made.others
     size = {loop.b: taken for loop, taken in zip(made.results, made.block.sizes, strict=True) if not loop.vector}
     read = {
@@ -200,7 +200,7 @@ def test_what_taps_leap_to_is_asked_for_in_time() -> None:
     asked = {place + turn * other.b for place in one.contraction.coming for turn in range(one.contraction.turns)}
     assert (other.count, one.contraction.turns, asked) == (3, 3, read)
     steady = cut(replace(nest, leaps=False), 4, target(), ROOM)
-    assert not tiled(steady, "float32", lanes, False)[0].contraction.coming
+    assert not tiled(steady, "float32", False)[0].contraction.coming
 
 
 def channels_of(lines: int, steps: tuple[int, int], spread: bool) -> Nest:
@@ -221,7 +221,7 @@ def test_few_products_are_written_out_and_share_what_they_read(lines: int) -> No
     random = np.random.default_rng(0)
     a, b = (random.integers(-4, 5, size).astype("float32") for size in (3000, 420))
     c = np.full(2 * 1400, np.nan, "float32")
-    Program(tiled(made, "float32", target().lanes(4), False), 1).run((a, b, c))
+    Program(tiled(made, "float32", False), 1).run((a, b, c))
     for place, met in by_loops(nest).items():
         assert c[place] == sum(float(a[i]) * float(b[j]) for i, j in met)
 
@@ -229,7 +229,7 @@ def test_few_products_are_written_out_and_share_what_they_read(lines: int) -> No
 def test_pieces_of_a_spread_table_write_nothing_in_common() -> None:
     """Other tiles add to the same numbers, and threads that did it at once would lose some."""
     nest = channels_of(2, (70, 70), spread=True)
-    for one in tiled(cut(nest, 4, target(), ROOM), "float32", target().lanes(4), False):
+    for one in tiled(cut(nest, 4, target(), ROOM), "float32", False):
         assert one.contraction.add
         assert one.apart == 2
         pieces = np.split(one.tiles[:, 2], one.apart)
@@ -290,7 +290,7 @@ def test_zeros_are_written_in_the_order_of_memory() -> None:
     corners = np.array([[0, 0, 0, 0, 1], [0, 0, 6 * lanes, 1, 1]], np.int64)
     line = Index(40, 9, 0, 12 * lanes)
     nest = Nest((columns, vectors), (line,), (Index(9, 1, 2 * lanes, 0),), corners, np.zeros((1, 2), np.int64))
-    made = tiled(cut(nest, 4, target(), ROOM), "float32", lanes, False)
+    made = tiled(cut(nest, 4, target(), ROOM), "float32", False)
     full = [one.tiles for one in made if (one.tiles[:, 3] < one.tiles[:, 4]).all()]
     empty = [one.tiles for one in made if (one.tiles[:, 3] == one.tiles[:, 4]).all()]
     assert len(full) == len(empty) == len(made) // 2

@@ -6,9 +6,8 @@ import numpy as np
 
 from .index import Index
 from .layout import Buffer, Layout
-from .nest import Nest, cut
-from .program import Program, tiled
-from .target import cache_bytes, target
+from .nest import Nest
+from .program import Program, contractions
 
 
 def adding(own: Buffer, pieces: int, apart: int, result: Layout, dtype: np.dtype[np.generic]) -> Program:
@@ -20,6 +19,4 @@ def adding(own: Buffer, pieces: int, apart: int, result: Layout, dtype: np.dtype
     rows = [Index(own.shape[axis], 0, own.layout.steps[axis], result.steps[axis]) for axis in others]
     results = (*rows, Index(own.shape[unit], 0, 1, 1, True))
     corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-    nest, machine = Nest((), results, (Index(pieces, 0, apart, 0),), corners, taps), target()
-    found = cut(nest, dtype.itemsize, machine, cache_bytes()[1] // 2)
-    return Program(tiled(found, dtype.name, machine.lanes(dtype.itemsize), False), 0)
+    return Program(contractions(Nest((), results, (Index(pieces, 0, apart, 0),), corners, taps), dtype.name), 0)

@@ -78,8 +78,8 @@ class Bands:
         return Schedule(asked.flops, 0, self.places[-1], 0, lambda: (self._stage(strides),), self.units, room=room)
 
     def _stage(self, strides: tuple[Strides, ...]) -> Stage:
-        asked, lanes = self.way.asked, target().lanes(self.way.asked.itemsize)
-        tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, lanes, True)]
+        asked = self.way.asked
+        tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, True)]
         program = Program(tables, asked.flops)
         moves = list(zip(*(self.moves(number, strides[number]) for number in (0, 1)), strict=True))
         made = ROLES.index(asked.produces)

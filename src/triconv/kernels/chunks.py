@@ -24,8 +24,7 @@ from .compile import Call
 from .copy import Move, Stored
 from .layout import Buffer, Layout
 from .loops import Lying, nests
-from .nest import Nest, cut
-from .program import Program, Tiled, tiled
+from .program import Program, contractions
 from .schedule import Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
@@ -175,7 +174,7 @@ class Chunks:
         tables = [
             table
             for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
-            for table in _tiled(replace(nest, reread=0, adds=True), asked)
+            for table in contractions(replace(nest, reread=0, adds=True), asked.dtype)
         ]
         channels, found = (asked.channels.hidden, asked.channels.visible), []
         for at in product(*map(range, self.blocks)):
@@ -199,12 +198,6 @@ class Chunks:
 def _plain(problem: Problem) -> Problem:
     """The problem on what is summed."""
     return replace(problem, dtype="float32") if problem.dtype == PAIRS else problem
-
-
-def _tiled(nest: Nest, problem: Problem) -> list[Tiled]:
-    machine = target()
-    found = cut(nest, problem.itemsize, machine, cache_bytes()[1] // 2)
-    return tiled(found, problem.dtype, machine.lanes(problem.itemsize), False)
 
 
 @lru_cache(maxsize=KEPT)

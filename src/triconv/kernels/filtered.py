@@ -24,9 +24,9 @@ from .copy import Dim, Move
 from .correlation import Correlation, Table
 from .finish import AS_IT_IS, Finish
 from .index import Index
-from .nest import Nest, cut
-from .program import Program, tiled
-from .target import cache_bytes, target
+from .nest import Nest
+from .program import Program, contractions
+from .target import target
 from .transform import JOB, Transform
 
 Array = NDArray[Any]
@@ -233,7 +233,7 @@ class Sizes:
         """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
         nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
-        made = tiled(cut(nest, self.itemsize, target(), cache_bytes()[1] // 2), self.dtype, self.lanes, True)
+        made = contractions(nest, self.dtype, in_line=True)
         return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
 
     def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:

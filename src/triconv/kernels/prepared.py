@@ -27,7 +27,7 @@ from .loops import arrays
 from .program import Program, tiled
 from .scratch import Scratch, whole_lines
 from .short import Short, stand_in
-from .target import cache_bytes, target
+from .target import cache_bytes
 from .team import SLICES, in_parts, parts_of, worth_sharing
 from .threads import MOST, thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, shape_of, way
@@ -328,10 +328,9 @@ def prepared(
         parts = best.problem.batch // part.batch
         best = way(part, best.vector, strides, best.exact, parts, copied | {produces}, *best.how)
     in_line |= best.buffers[produced] is not None
-    lanes = target().lanes(problem.itemsize)
     stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""
     finish = None if steps is None else finishing(best, strides[produced], *steps)
-    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, lanes, in_line, stored, finish)]
+    tables = [one for cut in best.cuts() for one in tiled(cut, problem.dtype, in_line, stored, finish)]
     fills, drains = moves(best, strides, produced, others)
     return Prepared(
         best,

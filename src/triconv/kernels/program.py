@@ -18,7 +18,8 @@ from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .matrices import fits, runs
-from .nest import Cut
+from .nest import Cut, Nest, cut
+from .target import cache_bytes, target
 from .team import SLICES, Sheet, parts_of, run_all
 from .threads import thread_count
 from .turns import in_turn
@@ -64,14 +65,17 @@ class Tiled:
         return replace(self, tiles=tiles, pieces=[*begins, len(tiles)])
 
 
-def tiled(
-    cut: Cut, dtype: str, lanes: int, in_line: bool, stored: str = "", finish: Finish | None = None
-) -> list[Tiled]:
+def contractions(nest: Nest, dtype: str, in_line: bool = False) -> list[Tiled]:
+    """The contractions of a nest, cut for the caches at hand."""
+    return tiled(cut(nest, BYTES[dtype], target(), cache_bytes()[1] // 2), dtype, in_line)
+
+
+def tiled(cut: Cut, dtype: str, in_line: bool, stored: str = "", finish: Finish | None = None) -> list[Tiled]:
     """The contractions of a nest with their tables, to be run in this order.
 
     Does C begin `in_line`, on a vector, and how is it `stored`, if not as it is summed?
     """
-    found = []
+    found, lanes = [], target().lanes(BYTES[dtype])
     corners, taps = cut.tables()
     many = corners[:, 4] - corners[:, 3]
     for number in range(cut.parts):
