@@ -244,8 +244,8 @@ def _stretches(sources: NDArray[np.intp]) -> Pieces:
 
 def _fold(extended: Array, number: int, axis: Axis) -> Array:
     """The adjoint of extending an axis by its border."""
-    along = np.moveaxis(extended, number, 0)
-    inside = np.zeros((axis.visible, *along.shape[1:]), extended.dtype)
+    along = extended.swapaxes(0, number)
+    inside = np.zeros_like(along, shape=(axis.visible, *along.shape[1:]))
     for position, source in enumerate(axis.extension):
         inside[source] += along[position]
-    return np.moveaxis(inside, 0, number)
+    return inside.swapaxes(0, number)
