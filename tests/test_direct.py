@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import triconv
 from triconv.engines import direct, reference
 from triconv.form import Problem, Role
-from triconv.kernels import loops, patches, prepared, team, ways
+from triconv.kernels import loops, patches, prepared, program, team, ways
 from triconv.kernels.nest import Nest
 from triconv.kernels.target import NAMED, lacking
 
@@ -459,13 +459,14 @@ def test_there_may_be_more_threads_when_somebody_asks_again(monkeypatch: pytest.
     best = prepared.prepared(problem, tuple(tuple(s // 8 for s in one.strides) for one in arrays), True, False)
     assert best.pieces == 8
     assert best.fills
-    found, in_turn = set[int](), prepared.Prepared._in_turn
+    found, stages = set[int](), program.Program.stages
 
-    def noted(self: prepared.Prepared, *given: Any) -> Any:
-        found.add(given[-1])
-        return in_turn(self, *given)
+    def noted(self: program.Program, *given: Any) -> Any:
+        made = stages(self, *given)
+        found.update(map(len, made))
+        return made
 
-    monkeypatch.setattr(prepared.Prepared, "_in_turn", noted)
+    monkeypatch.setattr(program.Program, "stages", noted)
     monkeypatch.setattr(prepared, "thread_count", lambda: 2)
     with triconv.threads(8):
         best.run(arrays)

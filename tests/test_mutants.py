@@ -405,11 +405,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "problem if transposed",
     ),
     "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
-    "native: the first piece alone": ("kernels/prepared.py", "result += own[self.produced]", "result += 0"),
+    "native: the first piece alone": ("kernels/prepared.py", "result += other", "result += 0"),
     "native: every piece sums the first examples": (
         "kernels/prepared.py",
-        "slice(n, n + self.examples) for",
-        "slice(0, self.examples) for",
+        "slice(n * self.examples, (n + 1) * self.examples)",
+        "slice(0, self.examples)",
     ),
     "native: an edge after one position more": (
         "kernels/edges.py",

@@ -16,6 +16,7 @@ from program import LONG
 import triconv
 from triconv.engines import direct
 from triconv.form import OPERATIONS
+from triconv.kept import Kept
 from triconv.kernels import prepared
 from triconv.kernels.copy import Dim, Move
 from triconv.kernels.finite import test as finite
@@ -53,9 +54,9 @@ def test_more_work_is_written_down_for_any_number_of_threads(operation: str, mon
     ran: list[object] = []
     program_run = Program.run
 
-    def noted(self: Program, *given: Any, **_: object) -> None:
+    def noted(self: Program, *given: Any, **how: Any) -> None:
         ran.append(self)
-        program_run(self, *given)
+        program_run(self, *given, **how)
 
     monkeypatch.setattr(Program, "run", noted)
     options: dict[str, Any] = {"padding": 1, "dtype": "float32"}
@@ -80,6 +81,31 @@ def test_more_work_is_written_down_for_any_number_of_threads(operation: str, mon
     found = [out.tobytes() for out in outs]
     assert found == [found[0]] * 5 + [found[5]] * 5 + [found[0]] * 5
     assert found[0] != found[5]
+
+
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_work_with_a_kept_weight_is_written_down_with_its_copy(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight itself is not read again, neither to copy it nor to see whether it is finite."""
+    problem = triconv.explain(operation, (2, 64, 12, 12), (64, 64, 3, 3), padding=1, engine="direct").problem
+    random = np.random.default_rng(0)
+    data, weight = problem.operands
+    a, b, other = (random.standard_normal(problem.shape(role)).astype("f4") for role in (data, weight, weight))
+    a = np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+    run, kept, out = direct.build(problem), {Kept(): b, Kept(): other}, np.empty(problem.shape(problem.produces), "f4")
+    expected = []
+    for w in (b, other):
+        run(a, w, out)
+        expected.append(out.tobytes())
+    assert expected[0] != expected[1]
+    for own, w in kept.items():
+        run(a, w, out, own)
+    monkeypatch.setattr(Program, "run", lambda *_, **__: pytest.fail("not written down"))
+    for threads in (1, 2, 3):
+        for own, bits in zip(kept, expected, strict=True):
+            out[...] = np.nan
+            with triconv.threads(threads):
+                run(a, np.full_like(b, np.nan), out, own)
+            assert out.tobytes() == bits
 
 
 def test_its_room_begins_on_a_line() -> None:
@@ -125,7 +151,7 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = prepared.Prepared.tried
 
     def noted(self: prepared.Prepared, *given: Any) -> bool:
-        short = self._written_down(None)
+        short = self._written_down()
         ran.append(short is not None)
         assert short is None or short._alone is not None, "one thread runs more than one table"
         assert short is None or not folds(self.way.asked), "kernels do not add up what a border takes back"

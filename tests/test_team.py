@@ -187,14 +187,14 @@ def test_the_team_is_kept_and_grows_as_needed(team: module._Team, pause: float) 
 
 
 def test_work_too_small_stays_here_and_more_is_cut_by_threads_and_slices() -> None:
-    def parts_of(numbers: int, **slices: int) -> int:
+    def parts_of(numbers: int) -> int:
         made: list[tuple[int, int]] = []
 
         def calls(part: int, parts: int) -> list[Call]:
             made.append((part, parts))
             return [call(lambda: None)]
 
-        in_parts(calls, numbers, **slices)
+        in_parts(calls, numbers)
         assert made == [(part, len(made)) for part in range(len(made))]
         return len(made)
 
@@ -202,7 +202,7 @@ def test_work_too_small_stays_here_and_more_is_cut_by_threads_and_slices() -> No
     with threads(3):
         assert [parts_of(n) for n in (0, worth, 2 * worth - 1)] == [1, 1, 1]
         assert [parts_of(n) for n in (2 * worth, 5 * worth, 100 * worth)] == [2, 5, 3 * module.SLICES]
-        assert parts_of(100 * worth, slices=1) == 3
+    assert module.parts_of(100 * worth, 3, slices=1) == 3
     with threads(1):
         assert parts_of(100 * worth) == 1
 

@@ -21,7 +21,7 @@ from ..memory import CLASH, address
 from . import ir
 from .compile import Call, Compiled, function
 from .target import Target
-from .team import in_parts
+from .team import in_parts, parts_of
 from .words import BFLOAT16, BYTES, FLOAT16, GATHERED, I64, POINTER, Kernel, Place, Value, begin
 
 Array = NDArray[Any]
@@ -155,6 +155,11 @@ class Move:
         """The plan of the same copy from and to places so much further on."""
         return Move(self.jobs, self.source + source, self.target + target)
 
+    @property
+    def size(self) -> int:
+        """How many numbers it writes."""
+        return int(self.jobs.done[-1])
+
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""
         (call,) = self.calls(source, target, 0, 1)
@@ -168,6 +173,30 @@ class Move:
         return [
             Call(jobs.kernel, (*places, jobs.begin + first, count, jobs.stored.other), (source, target, jobs.table))
         ]
+
+
+Copying = tuple[Move, Array, Array]
+"""The plan of a copy, from where and to where."""
+
+
+def in_stage(copies: Sequence[Copying], threads: int) -> list[list[Call]]:
+    """What makes some copies, in parts for so many threads."""
+    parts = parts_of(sum(move.size for move, _, _ in copies), threads) if copies else 0
+    return [
+        [call for move, source, target in copies for call in move.calls(source, target, part, parts)]
+        for part in range(parts)
+    ]
+
+
+def clearing(array: Array) -> Copying:
+    """What puts zeros into an array."""
+    return _zeros(array.shape, array.strides, array.dtype), array, array
+
+
+@lru_cache(maxsize=256)
+def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> Move:
+    steps = [step // dtype.itemsize for step in strides]
+    return Move.of([Dim(((ZERO, 0, size),), 0, step) for size, step in zip(shape, steps, strict=True)], dtype.name)
 
 
 def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:

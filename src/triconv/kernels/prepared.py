@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
-from typing import Any, Protocol
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,29 +19,23 @@ from .adding import adding
 from .bands import bands
 from .chunks import Chunks, chunks
 from .compile import Call
-from .copy import ZERO, Dim, Move, Stored
+from .copy import Copying, Move, Stored, in_stage
 from .finish import Finish
 from .finite import all_finite, test
 from .layout import Layout
 from .loops import arrays
 from .program import Program, tiled
+from .schedule import Schedule
 from .scratch import Scratch, whole_lines
 from .short import Short, stand_in
 from .target import cache_bytes
-from .team import SLICES, in_parts, parts_of, worth_sharing
-from .threads import MOST, thread_count
+from .team import SLICES, in_parts, run_stages, worth_sharing
+from .threads import thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, shape_of, way
 from .words import BFLOAT16, CHECKED, GATHERED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
-
-
-class Runs(Protocol):
-    """What computes over each of some (A, B, C), and what C is finished with."""
-
-    def run(self, *pieces: Sequence[Array], kept: Kept | None = None) -> bool | None:
-        """Is the result finite? None if nobody looked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +51,13 @@ class Prepared:
     """How many are taken at a time, so that copies of the operands and of the result are not all there at once."""
     pieces: int
     """In how many pieces of so many examples the result is summed, side by side."""
-    program: Runs
+    program: Program | Schedule
     operands: tuple[int, ...]
     """Which of the arrays are the program's A, B and C."""
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
-    strides: tuple[Strides, ...] = ()
-    """Of the arrays, if the work may be written down where it is short."""
+    lying: tuple[tuple[tuple[int, ...], Strides], ...] = ()
+    """Shapes and steps of the arrays, if the work may be written down where it is short."""
     finishes: bool = False
     """Whether the program finishes the result."""
     adder: Program | None = None
@@ -73,7 +67,7 @@ class Prepared:
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
-        if (short := self._written_down(kept)) is not None:
+        if kept is None and (short := self._written_down()) is not None:
             return short.run(*map(address, (*given, *more)))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
             return False
@@ -85,10 +79,13 @@ class Prepared:
 
         `more` are the arrays that it is finished with, if the program finishes it.
         """
-        if self.supposes is None and (short := self._written_down(kept)) is not None:
+        visible, hidden, weight = given
+        if kept is not None and self.knowing is not None:
+            copy = weight if self.keeps is None else self._copied(weight, kept)
+            return self.knowing.run((visible, hidden, copy), kept, more)
+        if self.supposes is None and (short := self._written_down()) is not None:
             short.run(*map(address, (*given, *more)))
             return None
-        visible, hidden, weight = given
         step = self.examples * self.pieces
         if step >= len(visible):
             return self._run(given, kept, more)
@@ -98,48 +95,77 @@ class Prepared:
         return None
 
     def _run(self, given: Sequence[Array], kept: Kept | None, more: Sequence[Array] = ()) -> bool | None:
-        known = self._weight(given[WEIGHT], kept) if kept is not None and self.keeps is not None else None
+        threads, finite = thread_count(), None
         with Scratch() as lent:
-            pieces = [list(given)] if self.pieces == 1 else self._pieces(given)
-            seen = [list(piece) for piece in pieces]
-            # A thread that has whole pieces takes one after the other, copies and all, and each copy is near.
-            threads = thread_count() if self.pieces > 1 and self.fills else MOST
-            in_turn = threads <= self.pieces
-            rooms = 1 << (threads - 1).bit_length() if in_turn else self.pieces
-            for number, size in self.copies:
-                if number == WEIGHT and known is not None:
-                    for own in seen:
-                        own[number] = known
-                    continue
-                many = self.pieces if number == self.produced else rooms
-                room = lent.array(size * many, self.kind)
-                for piece, own in enumerate(seen):
-                    place = piece * many // self.pieces * size
-                    own[number] = room[place : place + size] if many > 1 else room
-            a, b, c = self.operands
-            operands = [(own[a], own[b], own[c], *more) for own in seen]
-            if in_turn and isinstance(self.program, Program):
-                self.program.clear(operands)
-                turn = partial(self._in_turn, self.program, pieces, seen)
-                in_parts(turn, self.program.work * self.pieces, 1, self.pieces, threads)
-                finite = None
+            rooms = [lent.array(size, self.kind) for size in self._rooms(threads)]
+            fills, operands, (result, *others) = self._laid_out(given, rooms, more)
+            if isinstance(self.program, Program):
+                self.program.run(*operands, fills=fills, threads=threads)
             else:
-                for number, move in self.fills:
-                    if number == WEIGHT and known is not None:
-                        continue
-                    ends = [(piece[number], own[number]) for piece, own in zip(pieces, seen, strict=True)]
-                    in_parts(partial(_filled, move, ends), ends[0][1].size * self.pieces)
-                finite = self.program.run(*operands, kept=kept)
-            result = seen[0][self.produced]
-            if self.pieces > 1:
-                with np.errstate(all="ignore"):
-                    for own in seen[1:]:
-                        result += own[self.produced]
-            if result is not given[self.produced]:
-                self._put(result, given[self.produced])
-            return None if folds(self.way.asked) else finite
+                run_stages([in_stage(fills[0], threads)], threads)
+                finite = self.program.run(operands[0], kept)
+            with np.errstate(all="ignore"):  # infinities may meet here as anywhere
+                if self.adder is None:
+                    for other in others:
+                        result += other
+                run_stages([self._emptied(rooms, result, given[self.produced], threads)], threads)
+                buffer = self.way.buffers[self.produced]
+                if buffer is not None and folds(self.way.asked):
+                    buffer.fold(result, given[self.produced], (None, None, *self.way.asked.geometry.axes))
+                    finite = None
+            return finite
 
-    def _weight(self, weight: Array, kept: Kept) -> Array:
+    def _laid_out(
+        self, given: Sequence[Array], rooms: Sequence[Array], more: Sequence[Array]
+    ) -> tuple[list[list[Copying]], list[list[Array]], list[Array]]:
+        """Of each piece what fills its buffers, in these rooms, what is computed over, and which of that is made."""
+        fills, operands, results = list[list[Copying]](), list[list[Array]](), list[Array]()
+        for n in range(self.pieces):
+            some = slice(n * self.examples, (n + 1) * self.examples)
+            whole = [array if number == WEIGHT else array[some] for number, array in enumerate(given)]
+            own = list(whole)
+            for (number, size), room in zip(self.copies, rooms, strict=True):
+                places = room.reshape(-1, whole_lines(size, self.kind.itemsize))
+                own[number] = places[len(places) * n // self.pieces, :size]
+            fills.append([(move, whole[number], own[number]) for number, move in self.fills])
+            operands.append([*(own[number] for number in self.operands), *more])
+            results.append(own[self.produced])
+        return fills, operands, results
+
+    def _rooms(self, threads: int) -> list[int]:
+        """The numbers that copies take: as many of an operand as are multiplied at once."""
+        apart = min(self.pieces, self.program.parts(self.pieces, threads)) if isinstance(self.program, Program) else 1
+        return [
+            whole_lines(size, self.kind.itemsize) * (self.pieces if number == self.produced else apart)
+            for number, size in self.copies
+        ]
+
+    def _emptied(self, rooms: Sequence[Array], result: Array, out: Array, threads: int) -> list[list[Call]]:
+        """What writes what was computed to where it belongs, if it is elsewhere."""
+        if self.adder is not None:
+            (results,) = rooms
+            return [self.adder.calls([(np.ones(1, self.kind), results, out)], 0, 1)]
+        return in_stage([(move, result[begin:], out[..., first:]) for move, begin, first in self.drains], threads)
+
+    @cached_property
+    def knowing(self) -> Prepared | None:
+        """The same for a weight that is known: it is finite, if it has to be, and its copy comes, if it has one."""
+        if self.produced == WEIGHT or self.keeps is None is self.supposes:
+            return None
+        lying, fills = self.lying, self.fills
+        if self.keeps is not None:
+            lying = lying and (*lying[:WEIGHT], ((dict(self.copies)[WEIGHT],), (1,)))
+            fills = tuple((number, move) for number, move in fills if number != WEIGHT)
+        plain = replace(self.way, buffers=(*self.way.buffers[:WEIGHT], None))
+        return replace(self, way=plain, supposes=None, fills=fills, lying=lying, shorts={})
+
+    @cached_property
+    def keeps(self) -> Hashable:
+        """What the copy of a weight is known by; None if there is none, or the weight is the result."""
+        buffer = self.way.buffers[WEIGHT]
+        return None if self.produced == WEIGHT or buffer is None else (buffer, self.way.asked.dtype)
+
+    def _copied(self, weight: Array, kept: Kept) -> Array:
         """The copy of a weight, made now or before."""
         size, move = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT]
 
@@ -151,42 +177,9 @@ class Prepared:
         found: Array = kept.of((self.keeps, weight.strides), make)
         return found
 
-    def _pieces(self, given: Sequence[Array]) -> list[list[Array]]:
-        """The arrays of each piece; the result has its own in a buffer."""
-        cuts = [slice(n, n + self.examples) for n in range(0, self.pieces * self.examples, self.examples)]
-        return [
-            [array if number == self.produced else array[cut] for number, array in enumerate(given)] for cut in cuts
-        ]
-
-    def _in_turn(
-        self, program: Program, pieces: Sequence[list[Array]], seen: Sequence[list[Array]], part: int, parts: int
-    ) -> list[Call]:
-        """What one part of the work calls: the copies of a piece and what multiplies them, then those of the next."""
-        found: list[Call] = []
-        a, b, c = self.operands
-        for n in range(self.pieces * part // parts, self.pieces * (part + 1) // parts):
-            for number, move in self.fills:
-                found += move.calls(pieces[n][number], seen[n][number], 0, 1)
-            found += program.calls([(seen[n][a], seen[n][b], seen[n][c])], 0, 1)
-        return found
-
-    def _put(self, result: Array, out: Array) -> None:
-        """Write what was computed in a buffer to where it belongs."""
-        for move, ends in self._ends(result, out):
-            in_parts(partial(move.calls, *ends), result.size)
-        buffer = self.way.buffers[self.produced]
-        if buffer is not None and not self.drains:
-            with np.errstate(all="ignore"):  # infinities may meet here as anywhere
-                buffer.fold(result, out, (None, None, *self.way.asked.geometry.axes))
-
-    def _ends(self, result: Array, out: Array) -> Iterator[tuple[Move, tuple[Array, Array]]]:
-        """What empties the buffer of the result, from where to where."""
-        for move, begin, first in self.drains:
-            yield move, (result[begin:], out[..., first:]) if begin or first else (result, out)
-
-    def _written_down(self, kept: Kept | None) -> Short | None:
-        """The work written down, if it is run so: with nothing kept that would be made again."""
-        if not self.strides or (kept is not None and not self.keeps is None is self.supposes):
+    def _written_down(self) -> Short | None:
+        """The work written down, if kernels do all of it and it is short."""
+        if not self.lying:
             return None
         threads = 1 if self.alone else thread_count()
         if threads not in self.shorts:
@@ -196,10 +189,9 @@ class Prepared:
     @cached_property
     def alone(self) -> bool:
         """Whether the work is so little that one thread does it, however many there are."""
-        problem = self.way.asked
-        numbers = problem.bytes // problem.itemsize
         if not isinstance(self.program, Program):
             return False
+        numbers = self.way.asked.bytes // self.way.asked.itemsize
         return not worth_sharing(max(self.program.work, numbers) * self.pieces // MORE)
 
     def _short(self, threads: int) -> Short | None:
@@ -209,56 +201,19 @@ class Prepared:
         # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
-        asked = replace(self.way.asked, batch=self.pieces * self.examples)
-        lying = zip(ROLES, self.strides, strict=True)
-        given = [stand_in(shape_of(asked, role), steps, self.kind) for role, steps in lying]
+        given = [stand_in(shape, steps, self.kind) for shape, steps in self.lying]
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
-        each = [whole_lines(size, self.kind.itemsize) for _, size in self.copies]
-        starts = list(accumulate([self.pieces * size for size in each], initial=0))
-        room = stand_in((starts[-1] + 1,), (1,), self.kind)
-        seen = self._pieces(given) if self.pieces > 1 else [list(given)]
-        for (number, size), whole, start in zip(self.copies, each, starts, strict=False):
-            for own, begin in zip(seen, range(start, start + self.pieces * whole, whole), strict=True):
-                own[number] = room[begin : begin + size]
-        tests = [] if self.supposes is None else test(given[self.supposes], room[-1:])
+        ends = [*accumulate(self._rooms(threads), initial=0)]
+        room, size = stand_in((ends[-1] + 1,), (1,), self.kind), ends[-1]
+        tests = [] if self.supposes is None else test(given[self.supposes], room[size:])
         if self.supposes is not None and not tests:
             return None
-        stages = self._stages(self.program, threads, given, seen, more)
+        rooms = [room[begin:end] for begin, end in pairwise(ends)]
+        fills, operands, (result, *_) = self._laid_out(given, rooms, more)
+        stages = self.program.stages(operands, threads, fills)
+        stages += [self._emptied(rooms, result, given[self.produced], threads), []]
         stages[-1 if self.supposes == self.produced else 0] += [tests]
-        return Short.of(stages, [*given, room, *more], starts[-1] if tests else None, threads)
-
-    def _stages(
-        self, program: Program, threads: int, given: Sequence[Array], seen: Sequence[list[Array]], more: Sequence[Array]
-    ) -> list[list[list[Call]]]:
-        """What fills, multiplies and empties, each in parts for so many threads; and what is done at the end."""
-
-        parts = partial(parts_of, threads=threads)
-
-        def moved(moves: Sequence[tuple[Move, Array, Array]]) -> list[list[Call]]:
-            each = [(move, a, b, parts(b.size)) for move, a, b in moves]
-            return [move.calls(a, b, part, many) for move, a, b, many in each for part in range(many)]
-
-        first, (a, b, c), result = seen[0], self.operands, given[self.produced]
-        fills = [(move, given[number], first[number]) for number, move in self.fills]
-        zeros = [(_zeros(own[c]), own[c], own[c]) for own in seen if program.adds]
-        many = parts(program.work * len(seen), program.slices, len(seen))
-        operands = [(own[a], own[b], own[c], *more) for own in seen]
-        multiplied = [program.calls(operands, part, many) for part in range(many)]
-        if len(zeros) % many == 0:  # who adds up whole pieces puts zeros there
-            each = len(zeros) // many
-            for part, calls in enumerate(multiplied):
-                calls[:0] = [call for move, at, _ in zeros[part * each :][:each] for call in move.calls(at, at, 0, 1)]
-            zeros = []
-        stages = [moved([*fills, *zeros]), multiplied]
-        if self.adder is not None:
-            return [*stages, [self.adder.calls([(np.ones(1, self.kind), first[c], result)], 0, 1)], []]
-        return [*stages, moved([(move, *ends) for move, ends in self._ends(first[self.produced], result)]), []]
-
-    @cached_property
-    def keeps(self) -> Hashable:
-        """What the copy of a weight is known by; None if there is none, or the weight is the result."""
-        buffer = self.way.buffers[WEIGHT]
-        return None if self.produced == WEIGHT or buffer is None else (buffer, self.way.asked.dtype)
+        return Short.of(stages, [*given, room, *more], size if tests else None, threads)
 
     @cached_property
     def kind(self) -> np.dtype[Any]:
@@ -272,21 +227,9 @@ class Prepared:
         return tuple((number, buffer.size) for number, buffer in enumerate(self.way.buffers) if buffer is not None)
 
 
-def _zeros(array: Array) -> Move:
-    """What puts zeros into an array that lies so."""
-    steps = [step // array.itemsize for step in array.strides]
-    dims = [Dim(((ZERO, 0, size),), 0, step) for size, step in zip(array.shape, steps, strict=True) if size > 1]
-    return Move.of(dims or [Dim(((ZERO, 0, 1),), 0, 1)], array.dtype.name)
-
-
 def _finite(weight: Array, kept: Kept | None) -> bool:
     """Whether all of a weight is, which may be known."""
     return all_finite(weight) if kept is None else bool(kept.of("finite", lambda: all_finite(weight)))
-
-
-def _filled(move: Move, ends: Sequence[tuple[Array, Array]], part: int, parts: int) -> list[Call]:
-    """What fills one part of every piece's buffer."""
-    return [call for source, target in ends for call in move.calls(source, target, part, parts)]
 
 
 Steps = tuple[bool, bool, bool]
@@ -343,7 +286,7 @@ def prepared(
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,
-        strides if examples * count == problem.batch and _may_be_short(problem, strides) else (),
+        _lying(problem, strides) if examples * count == problem.batch and _may_be_short(problem, strides) else (),
         finish is not None,
         _adder(best, count, strides[produced]) if count > 1 else None,
     )
@@ -409,9 +352,13 @@ def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
     """Whether arrays are not large and lie as the problem says, and kernels do all that there is to do."""
     if folds(problem):
         return False
-    lying = [zip(shape_of(problem, role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
-    small = all(sum((size - 1) * step for size, step in one) * problem.itemsize < WRITTEN for one in lying)
-    return small and min(map(min, strides)) >= 0
+    reach = [sum((size - 1) * step for size, step in zip(*one, strict=True)) for one in _lying(problem, strides)]
+    return max(reach) * problem.itemsize < WRITTEN and min(map(min, strides)) >= 0
+
+
+def _lying(problem: Problem, strides: tuple[Strides, ...]) -> tuple[tuple[tuple[int, ...], Strides], ...]:
+    """The shapes of arrays with their steps."""
+    return tuple((shape_of(problem, role), steps) for role, steps in zip(ROLES, strides, strict=True))
 
 
 def moves(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product, repeat
 from math import prod
 from typing import Any
 
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from ..memory import LINE, PAGE, address
 from .compile import Call, Compiled, function
 from .contract import TILE, Column, Contraction
+from .copy import Copying, clearing, in_stage
 from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table, outer_sum
 from .matrices import fits, runs
 from .nest import Cut, Nest, cut
 from .target import cache_bytes, target
-from .team import SLICES, Sheet, parts_of, run_all
+from .team import SLICES, parts_of, run_stages
 from .threads import thread_count
 from .turns import in_turn
-from .words import BYTES, CHECKED
+from .words import BYTES
 
 AHEAD, NEARER = 2048, 256
 """Numbers that are on the way from memory while others are multiplied: where they are one long run; and where each tap
@@ -146,35 +147,37 @@ class Program:
         self.adds = not first and any(one.contraction.add for one in tiled) and not any(one.first for one in tiled)
         self.finish = tiled[0].contraction.finish if tiled else AS_IT_IS
         self.tables = [(one.tiles, one.taps) for one in tiled]
-        self.sheets: dict[int, Sheet] = {}
         self.shares: dict[tuple[int, int], list[Share]] = {}
         self.steps = [
             (function(one.contraction), address(one.tiles), one.pieces, address(one.taps), not (first or one.first))
             for one in tiled
         ]
 
-    def run(self, *pieces: Operands, kept: object = None) -> None:  # noqa: ARG002 (nothing is made of a weight)
-        """Run the contractions over each of some (A, B, C), which have results of their own."""
-        self.clear(pieces)
-        parts = parts_of(self.work * len(pieces), self.slices, len(pieces))
-        if len(pieces) == 1 < parts and not CHECKED:
-            (operands,) = pieces
-            sheet = self.sheets.get(parts) or self._written_down(parts, operands)
-            sheet.run(operands, thread_count() - 1)
-        else:
-            run_all([self.calls(pieces, part, parts) for part in range(parts)], thread_count() - 1)
+    def run(self, *pieces: Operands, fills: Sequence[Sequence[Copying]] = (), threads: int | None = None) -> None:
+        """Run the stages, on so many threads if that was asked before."""
+        many = thread_count() if threads is None else threads
+        run_stages(self.stages(pieces, many, fills), many)
 
-    def _written_down(self, parts: int, operands: Operands) -> Sheet:
-        """The sheet for so many parts. For the operands others stand in, as their own memory may overlap."""
-        others = tuple(np.empty(1, one.dtype) for one in operands)
-        self.sheets[parts] = Sheet.of([self.calls((others,), part, parts) for part in range(parts)], others)
-        return self.sheets[parts]
+    def stages(
+        self, pieces: Sequence[Operands], threads: int, fills: Sequence[Sequence[Copying]] = ()
+    ) -> list[list[list[Call]]]:
+        """The contractions over each of some (A, B, C), which have results of their own, for so many threads.
 
-    def clear(self, pieces: Sequence[Operands]) -> None:
-        """Put zeros where the contractions would add to what is there."""
-        if self.adds:
-            for _, _, c, *_ in pieces:
-                c[...] = 0
+        Each is filled before: by who multiplies it, if pieces are not shared; these may be in one another's place then.
+        """
+        parts = self.parts(len(pieces), threads)
+        zeros = [[clearing(c)] if self.adds else [] for _, _, c, *_ in pieces]
+        before = [[*own, *more] for own, more in zip(fills or repeat(()), zeros, strict=False)]
+        if len(pieces) == 1 or parts > len(pieces):
+            multiplied = [self.calls(pieces, part, parts) for part in range(parts)]
+            return [in_stage([*chain(*before)], threads), multiplied]
+        turns = [[*chain(*in_stage(own, 1)), *self.calls([one], 0, 1)] for own, one in zip(before, pieces, strict=True)]
+        each = len(pieces) // parts
+        return [[[*chain(*turns[n : n + each])] for n in range(0, len(pieces), each)]]
+
+    def parts(self, pieces: int, threads: int) -> int:
+        """How many parts there are of so many pieces."""
+        return parts_of(self.work * pieces, threads, self.slices, pieces)
 
     def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
         """What one part of the work calls, in this order: some pieces, or a share of one."""

@@ -92,17 +92,11 @@ class Schedule:
         """The numbers of scratch in all."""
         return self.kernels + self._room(thread_count())
 
-    def run(self, *pieces: Sequence[Array], kept: Kept | None = None) -> bool | None:
-        """Run the stages on each three arrays and write over the one that is the result; is all of that finite?
+    def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
+        """Run the stages on three arrays and write over the one that is the result; is all of that finite?
 
-        Behind the three comes what it is finished with.
-
-        None if there are no marks that tell.
+        Behind the three comes what it is finished with. None if there are no marks that tell.
         """
-        finite = [self._run(operands, kept) for operands in pieces]
-        return all(finite) if self.marks else None
-
-    def _run(self, given: Sequence[Array], kept: Kept | None) -> bool:
         threads, (operands, more) = thread_count(), (given[:3], given[3:])  # asked once: there is room for so many
         dtype = np.dtype(self.dtype) if self.dtype else given[0].dtype
         with Scratch() as lent:
@@ -119,7 +113,7 @@ class Schedule:
 
                 arrays = *operands, *scratch, kept.of(self.keeps, kernels), *more
                 self._go(arrays, threads, slice(1, None))
-            return not arrays[4].any()
+            return not arrays[4].any() if self.marks else None
 
     def _go(self, arrays: Arrays, threads: int, which: slice = slice(None)) -> None:
         """Run some of the stages."""

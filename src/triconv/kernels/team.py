@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,32 +44,32 @@ TURNS = 10_000
 Part = Sequence[Call]
 
 
-def in_parts(
-    calls: Callable[[int, int], Part],
-    numbers: int,
-    slices: int = SLICES,
-    pieces: int = 1,
-    threads: int | None = None,
-) -> None:
+def in_parts(calls: Callable[[int, int], Part], numbers: int) -> None:
     """Run calls(part, parts) for every part, side by side if there are numbers enough to be worth it."""
-    parts = parts_of(numbers, slices, pieces, threads)
-    run_all([calls(part, parts) for part in range(parts)], thread_count() - 1)
+    threads = thread_count()
+    parts = parts_of(numbers, threads)
+    run_all([calls(part, parts) for part in range(parts)], threads - 1)
 
 
-def parts_of(numbers: int, slices: int = SLICES, pieces: int = 1, threads: int | None = None) -> int:
+def parts_of(numbers: int, threads: int, slices: int = SLICES, pieces: int = 1) -> int:
     """How many parts to make of the work: one unless there are numbers enough to be worth it.
 
     There are as many parts as threads, times slices; somewhat more where they or the pieces, of which there are a power
-    of two, would not be a multiple of the other. Who has asked how many threads there are gives them, as there may be
-    more the next time.
+    of two, would not be a multiple of the other. Who asked how many threads there are says it, as there may be more the
+    next time.
     """
-    most = thread_count() if threads is None else threads
-    if most == 1 or not worth_sharing(numbers):
+    if threads == 1 or not worth_sharing(numbers):
         return 1
-    parts = min(most * slices, numbers // NUMBERS_WORTH_A_THREAD)
+    parts = min(threads * slices, numbers // NUMBERS_WORTH_A_THREAD)
     if pieces > 1:
         parts = 1 << (parts - 1).bit_length() if parts < pieces else -(-parts // pieces) * pieces
     return parts
+
+
+def run_stages(stages: Iterable[Sequence[Part]], threads: int) -> None:
+    """Run stages of parts one after the other, the parts of each side by side on so many threads at most."""
+    for parts in stages:
+        run_all(parts, threads - 1)
 
 
 def worth_sharing(numbers: int) -> bool:
