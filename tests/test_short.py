@@ -186,7 +186,7 @@ def test_a_result_in_any_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     ran, tried = list[bool](), prepared.Prepared.tried
 
     def noted(self: prepared.Prepared, *given: Any) -> bool:
-        ran.append(self._written_down(None) is not None)
+        ran.append(self._written_down() is not None)
         return tried(self, *given)
 
     monkeypatch.setattr(prepared.Prepared, "tried", noted)
