@@ -192,7 +192,7 @@ class Plan:
 
         problem = self.problem
         itemsize = problem.itemsize // 2 if problem.complex else problem.itemsize
-        multiplied = multiplying(problem.flops // 2, target().lanes(itemsize))
+        multiplied = multiplying(problem.flops // 2, target().at_once(problem.dtype, itemsize))
         return multiplied, problem.bytes / coefficients().copied
 
 

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from ..coefficients import processor
 from ..kernels import ir
 from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
+from ..kernels.matrices import SIDE, Matrices, Run
 from ..kernels.target import Target, target
 from ..kernels.team import run_all
 from ..kernels.words import BFLOAT16, BYTES, I64, PAIRS, POINTER, begin
@@ -63,6 +65,25 @@ class MultiplyAdds:
                 k.put(variable, k.fma(factor, k.get(variable, k.vector(lanes)), term))
         for number, variable in enumerate(held):
             k.store(k.total(k.get(variable, k.vector(lanes))), k["C"], number)
+        k.build.ret_void()
+
+
+@dataclass(frozen=True)
+class Products:
+    """Products of small matrices, added to sums in registers: of two matrices of A by two that lie behind them."""
+
+    name: ClassVar[str] = "products"
+    arguments: ClassVar[dict[str, ir.Type]] = {"A": POINTER, "count": I64}
+    held: ClassVar[Matrices] = Matrices((Run(0, SIDE, SIDE), Run(SIDE * SIDE, SIDE, SIDE)), (SIDE, SIDE), SIDE)
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        del machine
+        k = begin(module, name, PAIRS, self.arguments)
+        self.held.begin(k)
+        self.held.zero(k)
+        with k.loop(k["count"]):
+            self.held.multiply(k, k["A"], k["A"], (2 * SIDE * SIDE, 3 * SIDE * SIDE), SIDE)
+        self.held.end(k)
         k.build.ret_void()
 
 
@@ -134,7 +155,8 @@ def machine(threads: int, array: int = ARRAY, steps: int = STEPS, tries: int = T
     """Measure the machine with a number of threads."""
     peak = {dtype: _peak(dtype, threads, steps, tries) for dtype in ("float32", "float64")}
     if target().pairs:  # each number is two, and multiplied with two
-        peak[BFLOAT16] = 2 * _peak(PAIRS, threads, steps, tries)
+        pairs = _products if target().matrices else partial(_peak, PAIRS)
+        peak[BFLOAT16] = 2 * pairs(threads, steps, tries)
     # Zeros that were never written all lie on one page of the system's.
     arrays = [np.full(array // 4, number + 1, np.float32) for number in range(threads)]
     others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
@@ -163,6 +185,12 @@ def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:
     ]
     calls = [_call(run, one, then=steps) for one in values]
     return threads * 2 * count * here.lanes(BYTES[dtype]) * steps / _best(calls, tries) / 1e9
+
+
+def _products(threads: int, steps: int, tries: int) -> float:
+    run, steps = function(Products()), steps // SIDE
+    calls = [_call(run, np.zeros(4 * SIDE * SIDE, np.float32), then=steps) for _ in range(threads)]
+    return threads * 2 * (2 * SIDE) ** 2 * SIDE * steps / _best(calls, tries) / 1e9
 
 
 def _call(run: Compiled, *arrays: Array, then: int | None = None) -> Call:

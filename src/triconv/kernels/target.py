@@ -43,6 +43,13 @@ class Target:
         """Whether it multiplies small matrices of such pairs, and the system lets it."""
         return self.pairs and "+amx-bf16" in self.features.split(",") and matrices_allowed()
 
+    def at_once(self, dtype: str, itemsize: int) -> int:
+        """How many numbers of a dtype, or pairs of it, it begins to multiply in half a cycle at most."""
+        return self.lanes(itemsize) * (MATRIX if self.matrices and dtype.startswith("bfloat16") else 1)
+
+
+MATRIX = 8
+"""How many times as many products of bfloat16 a cycle has where they are of matrices."""
 
 X86, ARM = "x86_64", "aarch64"
 

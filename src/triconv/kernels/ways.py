@@ -126,6 +126,7 @@ class Way:
         vectors = next((ceil(size / lanes) for loop, size in sizes if loop.vector), 1)
         text = f"vectors over {self.vector}, tiles of {' × '.join([*rows, str(vectors)])} vectors"
         text += f", {len(most.steps)} products written out" if most.steps else f", {most.depth.count} deep"
+        text += f" as matrices of {most.pairs} pairs" if most.pairs else ""
         text += f" in {most.parts} parts" if most.parts > 1 else ""
         text += f", kernels as they lie, for {len(most.nest.pieces) - 1} bands" if self.scattered else ""
         text += f", the longest of {len(cuts)} nests" if len(cuts) > 1 else ""
@@ -373,6 +374,7 @@ def _transposed(problem: Problem, role: Role, vector: str) -> bool:
     if problem.dtype != PAIRS or problem.produces is not Role.WEIGHT or not problem.geometry.axes:
         return False
     rows = role not in WIDE[vector] and vector in ("hidden", "visible")
+    rows = rows and (role is Role.HIDDEN or problem.geometry.axes[-1].stride == 1)
     return rows and target().matrices and at_a_time(problem.geometry.hidden[-1]) >= LEAST
 
 
@@ -468,7 +470,7 @@ def _least_seconds(problem: Problem, vector: str, copied: int) -> float:
     Where vectors are summed, so are the lanes of each result.
     """
     found = coefficients()
-    seconds = multiplying(problem.terms, target().lanes(problem.itemsize))
+    seconds = multiplying(problem.terms, target().at_once(problem.dtype, problem.itemsize))
     if problem.produces not in WIDE[vector] and problem.channels.mask is None:
         seconds += SUM_UP * prod(problem.shape(problem.produces)) / found.cycles
     return seconds + 2 * copied / found.copied
