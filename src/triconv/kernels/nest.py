@@ -33,6 +33,9 @@ SOME = 4
 LONG = 256
 """Steps of a sum that make up for loading and storing what is added to."""
 
+FED = 512
+"""Steps of a sum of matrices: their rows stay in the first-level cache then, as the second does not feed them all."""
+
 MANY = 64
 """So many taps lie so far apart that what they meet comes from there."""
 
@@ -157,14 +160,12 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     parts = 1
     if not nest.spread:
         longest = int(taps.max(initial=1)) * around
-        parts = max(1, min(ceil(nest.reread / room), longest, int(steps) // LONG))
+        matrices = nest.pairs and machine.matrices and nest.reread
+        wanted = max(ceil(nest.reread / room), ceil(steps / FED) if matrices else 1)
+        parts = max(1, min(wanted, longest, int(steps) // LONG))
         results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
-    block, pairs = _block(nest, results, depth, others, steps, machine, loads, lanes), 0
-    if nest.pairs and machine.matrices and not nest.once:
-        matrices = best_matrices(results, depth, steps, lanes)
-        if matrices is not None and matrices.cycles * len(corners) < block.cycles:
-            block, pairs = replace(matrices, cycles=matrices.cycles * len(corners)), at_a_time(depth.count)
+    block, pairs = _block(nest, results, depth, others, steps, machine, loads, lanes)
     made = Cut(nest, results, len(outer), depth, others, block, parts, pairs=pairs)
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
@@ -207,8 +208,8 @@ def _block(
     machine: Target,
     loads: tuple[int, int],
     lanes: int,
-) -> Block:
-    """The best block for sums in loops, with the cycles of all corners."""
+) -> tuple[Block, int]:
+    """The best block for sums in loops, with the cycles of all corners; and how many pairs its matrices have, if any."""
     scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
@@ -219,7 +220,10 @@ def _block(
     sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
     whole = bool(nest.pieces)
     block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole)
-    return replace(block, cycles=block.cycles * len(nest.corners))
+    able, pairs = nest.pairs and machine.matrices and not nest.once, 0
+    if able and (other := best_matrices(results, depth, steps, lanes)) and other.cycles < block.cycles:
+        block, pairs = other, at_a_time(depth.count)
+    return replace(block, cycles=block.cycles * len(nest.corners)), pairs
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:
