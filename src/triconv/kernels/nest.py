@@ -209,7 +209,7 @@ def _block(
     loads: tuple[int, int],
     lanes: int,
 ) -> tuple[Block, int]:
-    """The best block for sums in loops, with the cycles of all corners; and how many pairs its matrices have, if any."""
+    """The best block for sums in loops, with the cycles of all corners; and its pairs, 0 for vectors."""
     scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
