@@ -30,6 +30,8 @@ def in_turn(cut: Cut, sizes: Sequence[int], starts: Sequence[Table], itemsize: i
     blocks = min(len(rows), _blocks(cut, [loop for loop, *_ in inner], width, len(rows), len(columns), itemsize))
     if blocks == 1:
         return outer_sum(none, *(at for *_, at in inner))
+    if blocks == len(rows):
+        return outer_sum(rows, columns)
     return np.concatenate([outer_sum(columns, some) for some in np.array_split(rows, blocks)])
 
 
