@@ -428,7 +428,7 @@ def test_memory_that_is_kept_between_calls_is_counted() -> None:
 
 def test_the_machine_does_something() -> None:
     found = machine(1, array=1 << 20, steps=1 << 10, tries=2)
-    assert found.peak["float32"] > 0
+    assert min(found.peak.values()) > 0
     assert min(found.read, found.write, found.copy) > 0
     assert found.least_seconds(int(1e9), "complex64") == pytest.approx(1 / found.peak["float32"])
     assert HERE.moving_seconds(int(1e9), int(1e9)) == pytest.approx(0.05 + 0.1)

@@ -10,11 +10,13 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
+import torch
 from grid import GRID, OPERATIONS, Row
 from test_bfloat16 import LARGE, halves, known, run, takes
 from test_direct import ORDERS
 
 import triconv
+from triconv import torch as front
 from triconv.kernels import matrices, nest, prepared
 from triconv.kernels import target as targets
 from triconv.kernels.block import Block
@@ -172,6 +174,25 @@ def _agrees(row: Row, operation: str, order: str, *threads: int) -> None:
             found.append(run(row, operation, {r: ORDERS[order](a) for r, a in operands.items()}, engine="bfloat16"))
         oracle.assert_close(found[0].astype("float32"), expected, allowed, f"{row.name}, {operation}, {order}")
     assert len({one.tobytes() for one in found}) == 1, row.name
+
+
+@able
+def test_pytorch_uses_the_same_registers() -> None:
+    """On the same threads, in turn: neither changes what the other finds."""
+    random = torch.Generator().manual_seed(0)
+    v, w = (torch.randn(shape, generator=random).bfloat16() for shape in ((4, 32, 20, 20), (48, 32, 3, 3)))
+
+    def calls() -> list[torch.Tensor]:
+        return [
+            front.conv(v, w, padding=1, engine="bfloat16"),
+            torch.nn.functional.conv2d(v, w, padding=1),
+            v[0] @ v[1],
+        ]
+
+    first = calls()
+    torch.testing.assert_close(first[0], first[1], rtol=2.0**-7, atol=1e-2)
+    for _ in range(20):
+        assert all(map(torch.equal, calls(), first))
 
 
 def test_a_system_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
