@@ -31,6 +31,10 @@ THREADS = 2
 are, as sums would come in another order."""
 
 
+TOLD = 1 << 15
+"""Numbers whose room the words of calls may take, which tell threads what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """What is done before the next begins: units of work that threads share."""
@@ -84,7 +88,7 @@ class Schedule:
         Where it is side by side, threads are in each other's way: they took up to 1.6 times as long, in a gradient's
         chunks of 400 KB, and less with every page between, up to about as much.
         """
-        left = self.own if self.room is None else self.room - self.kernels - self.shared - THREADS * self.own
+        left = self.own if self.room is None else self.room - TOLD - self.kernels - self.shared - THREADS * self.own
         return max(0, min(self.own, left)) // LINE * LINE
 
     @property
