@@ -41,7 +41,7 @@ def test_rows_take_turns_where_they_are_near(
     )
     corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
     made = cut(Nest((), results, (Index(depth, 1, width, 0),), corners, taps), 4, target(), 1 << 20)
-    tables = [one.tiles for one in tiled(made, "float32", lanes, True)]
+    tables = [one.tiles for one in tiled(made, "float32", True)]
     places = [(a, b // (depth * width)) for table in tables for a, b, *_ in table.tolist()]
     high = {a for a, _ in places}
     assert sorted(places) == sorted(product(high, range(panels)))
