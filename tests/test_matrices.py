@@ -24,6 +24,7 @@ from triconv.kernels.compile import assembly, function
 from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.index import Index
 from triconv.kernels.matrices import SIDE, Run, at_a_time, best_matrices, fits, runs
+from triconv.kernels.program import Program, tiled
 from triconv.kernels.target import Target, target
 from triconv.kernels.words import BFLOAT16, PAIRS
 from triconv.memory import address
@@ -73,6 +74,15 @@ def test_blocks() -> None:
     groups = best_matrices((index(8, 64, 8192, 128), *results), depth, 64.0, SIDE)
     assert groups is not None
     assert groups.cycles == pytest.approx(8 * best.cycles)
+
+
+def test_the_rows_of_few_tiles_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the fewest cycles: a first call has no time for all."""
+    looked = list[int]()
+    monkeypatch.setattr(matrices, "runs", lambda places: looked.append(len(places)) or runs(places))
+    results = index(8, 62720, 0, 62720), index(112, 560, 0, 560), index(7, 80, 0, 80), index(64, 0, 1, 1, True)
+    assert best_matrices(results, index(32, 1, 64, 0), 288.0, SIDE) is not None
+    assert 0 < len(looked) < 20
 
 
 @pytest.mark.parametrize(
@@ -150,6 +160,27 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Tried:
 
     monkeypatch.setattr(prepared, "tiled", counted)
     return tried
+
+
+@able
+@pytest.mark.usefixtures("always")
+def test_what_is_left_over_and_does_not_fit_is_of_vectors() -> None:
+    """Lines that overlap: eight rows of each are one run, and what is left of them are seven, which are too many."""
+    loops = Index(7, 128, 0, 15 * SIDE), Index(15, 16, 0, SIDE), Index(SIDE, 0, 1, 1, True)
+    corners, taps = np.array([[0, 0, 0, 0, 2]]), np.array([[0, 0], [5, 16 * SIDE]])
+    whole = nest.Nest((), loops, (Index(16, 1, SIDE, 0),), corners, taps, adds=True, pairs=True)
+    made = nest.cut(whole, 4, target(), 1 << 18)
+    assert made.block.sizes == (7, 8, SIDE)
+    tables = tiled(made, PAIRS, False)
+    assert {one.contraction.pairs for one in tables} == {16, 0}
+    random = np.random.default_rng(0)
+    rows = np.add.outer(128 * np.arange(7), 16 * np.arange(15))[..., None] + np.arange(16)
+    a, b = (random.integers(-3, 4, (size, 2)).astype(KIND) for size in (rows.max() + 6, 32 * SIDE))
+    c = np.full((7, 15, SIDE), np.nan, "float32")
+    Program(tables, 1).run((a.view("float32"), b.view("float32"), c))
+    wide, kernels = a.astype("float64"), b.astype("float64").reshape(2, 16, SIDE, 2)
+    expected = sum(np.einsum("yxkp,knp->yxn", wide[rows + 5 * tap], kernels[tap]) for tap in range(2))
+    np.testing.assert_array_equal(c, expected)
 
 
 @able

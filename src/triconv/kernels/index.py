@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,10 @@ def outer_sum(*parts: Any) -> Table:
         rows = np.asarray(part, dtype=np.int64).reshape(-1, total.shape[1])
         total = (total[:, None, :] + rows[None, :, :]).reshape(-1, total.shape[1])
     return total
+
+
+def offsets(loops: Sequence[Index], array: str) -> list[int]:
+    """Where every combination of the loops' turns is in an array."""
+    steps = [getattr(loop, array) for loop in loops]
+    places = product(*(range(loop.count) for loop in loops))
+    return [sum(i * step for i, step in zip(place, steps, strict=True)) for place in places]

@@ -7,13 +7,14 @@ as many pairs by 16 columns of B, whose rows lie as vectors of B do. Each regist
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import ceil, prod
+from operator import itemgetter
 
 from ..memory import LINE
 from .block import Block, covering, extents, sizes_of
-from .index import Index, outer_sum
+from .index import Index, offsets
 from .ir import I8, I64, VOID
 from .words import Kernel, Place, Value
 
@@ -76,22 +77,20 @@ def best_matrices(results: Sequence[Index], depth: Index, steps: float, lanes: i
         return None
     rows = [loop.count if loop.row else 1 for loop in results]
     around = prod(loop.count for loop in results if not loop.row and not loop.vector)
-    every, best = ceil(vector.count / lanes), None
-    for tall in extents(tuple(rows), REGISTERS * SIDE):
-        turns = zip(tall, results, strict=True)
-        places = outer_sum([(0,)], *([(n * loop.a,) for n in range(size)] for size, loop in turns))
-        found = runs(places.ravel().tolist())
-        for vectors in range(1, every + 1):
-            if not fits(found, vectors):
-                break
-            high = prod(tall)
+    every, found = ceil(vector.count / lanes), []
+    for tall in extents(tuple(rows), (REGISTERS - 3) * SIDE):
+        high, tiles = prod(tall), around * covering(rows, tall)
+        most = (REGISTERS - 2) // (ceil(high / SIDE) + 1)  # columns that fit if rows are as few runs as can be
+        for vectors in range(1, min(every, most) + 1):
             loaded = high + pairs * vectors
             each = max(high * vectors, LOADED * loaded) + FED * loaded
             cycles = steps / pairs * each + high * vectors * ENDED + BEGUN
-            cycles *= around * ceil(every / vectors) * covering(rows, tall)
-            if best is None or cycles < best.cycles:
-                best = Block(sizes_of(results, tall, (1,) * len(rows), vectors * lanes), cycles)
-    return best
+            found.append((cycles * (tiles * ceil(every / vectors)), vectors, tall))
+    for cycles, vectors, tall in sorted(found, key=itemgetter(0)):
+        tile = [replace(loop, count=n) for loop, n in zip(results, tall, strict=True) if loop.row]
+        if fits(runs(offsets(tile, "a")), vectors):
+            return Block(sizes_of(results, tall, (1,) * len(rows), vectors * lanes), cycles)
+    return None
 
 
 @dataclass(frozen=True)

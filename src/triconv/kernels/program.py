@@ -17,7 +17,7 @@ from .contract import TILE, Column, Contraction
 from .copy import Copying, clearing, in_stage
 from .edges import Edges, positions
 from .finish import AS_IT_IS, Finish
-from .index import Index, Table, outer_sum
+from .index import Index, Table, offsets, outer_sum
 from .matrices import fits, runs
 from .nest import Cut, Nest, cut
 from .target import cache_bytes, target
@@ -262,12 +262,12 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     ahead = AHEAD if len(cut.nest.taps) == 1 else NEARER
     each = tuple(
         Column(place * vector.a, b + place, c + place * vector.c, min(lanes, vector.count - place))
-        for b, c in zip(_offsets(columns, "b"), _offsets(columns, "c"), strict=True)
+        for b, c in zip(offsets(columns, "b"), offsets(columns, "c"), strict=True)
         for place in places
     )
     return Contraction(
         dtype,
-        tuple(zip(_offsets(rows, "a"), _offsets(rows, "c"), strict=True)),
+        tuple(zip(offsets(rows, "a"), offsets(rows, "c"), strict=True)),
         each,
         depth.count,
         depth.a,
@@ -282,7 +282,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         turns=prod(loop.count for loop in cut.others),
         steps=cut.steps,
         together=cut.together,
-        pairs=cut.pairs if fits(runs(_offsets(rows, "a")), len(each)) else 0,
+        pairs=cut.pairs if fits(runs(offsets(rows, "a")), len(each)) else 0,
         past=in_line and _past(cut, sizes, lanes),
         stored=stored,
     )
@@ -326,14 +326,7 @@ def _coming(cut: Cut, sizes: Sequence[int], lanes: int) -> tuple[int, ...]:
         return ()
     many = [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True)]
     lines = [replace(loop, count=-(-loop.count // lanes), b=lanes) if loop.vector else loop for loop in many]
-    found = set(_offsets([*lines, cut.depth], "b"))
+    found = set(offsets([*lines, cut.depth], "b"))
     for loop in cut.others:
         found = {place for place in found if place // abs(loop.b) % loop.count == 0} if loop.b else found
     return tuple(sorted(found))
-
-
-def _offsets(loops: Sequence[Index], array: str) -> list[int]:
-    """Where every combination of the loops' turns is in an array."""
-    steps = [getattr(loop, array) for loop in loops]
-    places = product(*(range(loop.count) for loop in loops))
-    return [sum(i * step for i, step in zip(place, steps, strict=True)) for place in places]
