@@ -485,6 +485,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        cut = self.build.trunc(bits, ir.like(value.type, I16))\n"
         "        return self.build.bitcast(cut, ir.like(value.type, half))",
     ),
+    "matrices: every run begins with the first row": ("kernels/matrices.py", "k.at(a, run.first)", "a"),
+    "matrices: sums go on from tile to tile": ("kernels/contract.py", "held.zero(k)\n            with", "with"),
+    "matrices: rows of B as far apart as those of A": (
+        "kernels/contract.py",
+        "k.at(b, k.mul(at, self.bk)), columns, self.bk)",
+        "k.at(b, k.mul(at, self.bk)), columns, self.rows[-1][0])",
+    ),
     # The engine fft.
     "fft takes a wave the other way round": ("kernels/waves.py", "_waves(f, -(", "_waves(f, ("),
     "fft without dilation": ("kernels/waves.py", "axis.dilation * np.arange(axis.kernel)", "np.arange(axis.kernel)"),
@@ -601,6 +608,8 @@ def test_mutant_is_killed(name: str, intact: Path, tmp_path: Path) -> None:
     module, old, new = MUTANTS[name]
     if name.startswith("bfloat16") and not target().pairs:
         pytest.skip("this processor multiplies no pairs of bfloat16")
+    if name.startswith("matrices") and not target().matrices:
+        pytest.skip("this processor, or its system, multiplies no matrices")
     text = (intact / module).read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {module}, expected once"
     mutated = text.replace(old, new)
