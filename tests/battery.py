@@ -407,22 +407,34 @@ SIZE: dict[str, dict[str, Any]] = {"conv": {}, "conv_transpose": {"visible_size"
 
 
 def pairs_of_halves() -> None:
-    """Of small whole numbers, whose sums are exact in float32 and so known bit by bit once they are rounded."""
+    agree(
+        *(BY_NAME[name] for name in ("image", "groups", "tiled and strided", "padding same, strided")),
+        Row("sum in parts", (2, 128, 40, 40), (1, 1), 128, groups=2),
+        Row("odd groups", (3, 6, 9), (3,), 10, groups=2, padding=1),
+    )
+
+
+def pairs_in_chunks() -> None:
+    """In a cache that is too small for them, and as vectors: what goes as matrices is not in chunks."""
+    from triconv.kernels import chunks, target
+
+    usual, chunks.cache_bytes = chunks.cache_bytes, lambda: (32 << 10, 1 << 20)
+    allowed, target.matrices_allowed = target.matrices_allowed, lambda: False
+    try:
+        agree(Row("sum in chunks", (4, 128, 28, 28), (1, 1), 128))
+    finally:
+        chunks.cache_bytes, target.matrices_allowed = usual, allowed
+
+
+def agree(*rows: Row) -> None:
+    """Small whole numbers in bfloat16, whose sums are exact in float32, so known bit by bit once they are rounded."""
     import ml_dtypes
 
     import triconv
     from triconv.kernels.target import target
 
-    if not target().pairs:
-        return
     random = np.random.default_rng(0)
-    rows = [
-        *(BY_NAME[name] for name in ("image", "groups", "tiled and strided", "padding same, strided")),
-        Row("sum in chunks", (4, 128, 28, 28), (1, 1), 128),
-        Row("sum in parts", (2, 128, 40, 40), (1, 1), 128, groups=2),
-        Row("odd groups", (3, 6, 9), (3,), 10, groups=2, padding=1),
-    ]
-    for row in rows:
+    for row in rows if target().pairs else ():
         shapes = {role: getattr(row, role) for role in ("visible", "weight", "hidden")}
         whole = {role: random.integers(-8, 9, shape).astype(ml_dtypes.bfloat16) for role, shape in shapes.items()}
         for operation, operands in OPERATIONS.items():
@@ -478,6 +490,7 @@ CHECKS: list[Callable[[], None]] = [
     kernels_as_they_lie,
     what_follows_a_sum,
     pairs_of_halves,
+    pairs_in_chunks,
     pairs_in_lines,
     every_engine_on_the_grid,
 ]
