@@ -1,8 +1,8 @@
-"""One thread a test process: the processes are what runs in parallel. And results full of NaN, for those who ask."""
+"""One thread a test process, as processes run in parallel; results full of NaN, or less memory, for those who ask."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import set_num_threads
 
 from triconv import ops
+from triconv.form import Problem
 
 os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured on this machine
 set_num_threads(1)
@@ -32,3 +33,13 @@ def poisoned() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "allocate", allocate)
         yield
+
+
+@pytest.fixture
+def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Says how many bytes a call may take besides operands and result: also to problems that know it already."""
+
+    def allow(size: int) -> None:
+        monkeypatch.setattr(Problem, "extra", property(lambda _: size))
+
+    return allow

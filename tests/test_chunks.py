@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from math import prod
 from typing import Any
@@ -169,12 +170,14 @@ def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.bands.units == len(list(one.bands.moves(0, (1, 1, 1, 1)))) > 1
 
 
-def test_chunks_of_two_threads_have_a_gap_between_them_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_two_threads_have_a_gap_between_them_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, allow: Callable[[int], None]
+) -> None:
     """It makes them faster, but is no reason to take more than a call should."""
     monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
     gaps = []
     for extra in (1, 1 << 40):
-        monkeypatch.setattr(Problem, "extra", extra)
+        allow(extra)
         one = chosen((8, 64, 56, 56), 64, 3)
         assert one is not None
         gaps.append(one.schedule(((), (), ()))._gap)

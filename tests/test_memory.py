@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import triconv
@@ -11,7 +13,7 @@ from triconv.benchmark.in_triconv import ways
 from triconv.benchmark.memory import traced_extra
 from triconv.benchmark.workload import Workload, operands
 from triconv.engines import fft
-from triconv.form import OPERATIONS, Problem
+from triconv.form import OPERATIONS
 from triconv.kernels.words import CHECKED
 
 WORKLOADS = [
@@ -58,13 +60,13 @@ def test_what_a_tiny_call_takes_is_python_s() -> None:
 
 
 def test_frequencies_are_of_fewer_examples_where_those_of_more_would_not_be_within(
-    monkeypatch: pytest.MonkeyPatch,
+    allow: Callable[[int], None],
 ) -> None:
     workload = next(one for one in WORKLOADS if one.name.startswith("depthwise 31×31"))
     problem = workload.problem("conv_weight")
     found = {}
     for extra in (1, 16 << 20, 1 << 40):
-        monkeypatch.setattr(Problem, "extra", extra)
+        allow(extra)
         fft.planned.cache_clear()
         found[extra] = fft.planned(problem).examples
     fft.planned.cache_clear()

@@ -18,7 +18,7 @@ import triconv
 from triconv.after import After
 from triconv.engines import winograd
 from triconv.filtering import POINTS, filtering
-from triconv.form import Problem, Role
+from triconv.form import Role
 from triconv.geometry import Axis
 from triconv.kernels import winograd as ways
 from triconv.kernels.correlation import Correlation
@@ -166,9 +166,9 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", ["many tiles", "deep", "groups", "strided"])
-def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_room(name: str, allow: Callable[[int], None]) -> None:
     """Fewer tiles, inputs, outputs at a time, and fewer pieces: right, and the same for any threads."""
-    monkeypatch.setattr(Problem, "extra", 1)
+    allow(1)
     # In double precision no term can be so small that a sum may lack it.
     row = replace(next(row for row in ROWS if row.name == name), dtype="float64")
     operands = row.operands(2)
@@ -188,9 +188,9 @@ def test_where_there_is_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             np.testing.assert_array_equal(found[0], other)
 
 
-def test_what_is_finished_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_finished_once(monkeypatch: pytest.MonkeyPatch, allow: Callable[[int], None]) -> None:
     """Of inputs that come after the others: a bias is added, and the positive part taken, of the whole sum."""
-    monkeypatch.setattr(Problem, "extra", 1)
+    allow(1)
     monkeypatch.setattr(ways, "schedule", lambda *_: ways.by_panels)
     row = next(row for row in ROWS if row.name == "deep")
     plan = triconv.explain("conv", row.visible, row.weight, dtype=row.dtype, engine="winograd", **row.options)
