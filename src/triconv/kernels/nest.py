@@ -33,7 +33,7 @@ SOME = 4
 LONG = 256
 """Steps of a sum that make up for loading and storing what is added to."""
 
-FED = 512
+LONG_OF_MATRICES = 512
 """Steps of a sum of matrices: their rows stay in the first-level cache then, as the second does not feed them all."""
 
 MANY = 64
@@ -161,7 +161,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     if not nest.spread:
         longest = int(taps.max(initial=1)) * around
         matrices = nest.pairs and machine.matrices and nest.reread
-        wanted = max(ceil(nest.reread / room), ceil(steps / FED) if matrices else 1)
+        wanted = max(ceil(nest.reread / room), ceil(steps / LONG_OF_MATRICES) if matrices else 1)
         parts = max(1, min(wanted, longest, int(steps) // LONG))
         results = _in_blocks(results, len(outer), nest.reread // (parts * room), lanes)
     loads = _vector_loads([*results, depth, *others], nest, lanes)
