@@ -568,12 +568,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def battery(package: Path) -> subprocess.CompletedProcess[str]:
-    """Run the battery on the copy of the package that lies in a folder, and prove that it is the one imported."""
+def battery(package: Path, *engine: str) -> subprocess.CompletedProcess[str]:
+    """Run the battery on the copy of the package that lies in a folder, an engine first, and prove that it is the one imported."""
     # Checked kernels, as those of a mutant may miss their arrays.
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRICONV_CHECKED": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(BATTERY)],
+        [sys.executable, "-W", "error", str(BATTERY), *engine],
         env={**os.environ, **one_thread, "PYTHONPATH": str(package.parent)},
         capture_output=True,
         text=True,
@@ -620,7 +620,7 @@ def test_mutant_is_killed(name: str, intact: Path, tmp_path: Path) -> None:
     (package / module).write_text(mutated, encoding="utf-8")
     for compiled in (package / module).parent.glob(f"__pycache__/{Path(module).stem}.*"):
         compiled.unlink()
-    done = battery(package)
+    done = battery(package, Path(module).stem)
     verdict = done.stdout.splitlines()[1] if done.stdout.count("\n") > 1 else ""
     assert done.returncode == 1, f"survived: {done.stdout}{done.stderr}"
     assert verdict.startswith(("WRONG", "RAISED")), done.stdout + done.stderr
