@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from grid import OPERATIONS, Row
+from grid import GRID, OPERATIONS, Row
 from numpy.typing import NDArray
 
 import triconv
@@ -283,5 +283,36 @@ def test_no_two_ways_to_cut_an_axis_have_parts_of_one_size(operation: str, monke
         return found
 
     monkeypatch.setattr(Cut, "of", counting)
+    fft._cuts.cache_clear()
     fft.planned.__wrapped__(problem)  # type: ignore[attr-defined]
     assert len(tried) == len(set(tried)) > 20
+
+
+@operations
+def test_no_plan_takes_less_than_the_least(operation: str) -> None:
+    """So an engine that takes less than that need not be weighed against plans: these take most of a choice's time."""
+    near = 0
+    for row in (*LARGE.values(), *GRID):
+        problem = problem_of(row, operation)
+        if not fft.why_not(problem):
+            least, seconds = fft.least(problem), fft.cost(problem)
+            assert least <= seconds * (1 + 1e-9), row.name
+            near += least > seconds / 4
+    assert near > 20
+
+
+def test_what_cannot_win_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = (8, 64, 28, 28), (64, 64, 3, 3)
+    asked = list[Problem]()
+    cost = fft.ENGINE.cost
+    monkeypatch.setitem(
+        dispatch.ENGINES,
+        "fft",
+        replace(fft.ENGINE, cost=lambda one: asked.append(one) or cost(one)),  # type: ignore
+    )
+    dispatch._choose.cache_clear()  # type: ignore[attr-defined]
+    plan = triconv.explain("conv", *shapes)
+    assert not asked
+    assert plan.why_not["fft"].startswith("slower: at least ")
+    assert triconv.explain("conv", (1, 64, 50, 50), (64, 64, 17, 17)).engine.name == "fft"
+    assert asked

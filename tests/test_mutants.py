@@ -487,7 +487,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        return self.build.bitcast(cut, ir.like(value.type, half))",
     ),
     "matrices: every run begins with the first row": ("kernels/matrices.py", "k.at(a, run.first)", "a"),
-    "matrices: sums go on from tile to tile": ("kernels/contract.py", "held.zero(k)\n            with", "with"),
+    "matrices: sums go on from tile to tile": ("kernels/contract.py", "held.zero(k)\n            step", "step"),
     "matrices: rows of B as far apart as those of A": (
         "kernels/contract.py",
         "k.at(b, k.mul(at, self.bk)), columns, self.bk)",
@@ -569,7 +569,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 
 def battery(package: Path, *engine: str) -> subprocess.CompletedProcess[str]:
-    """Run the battery on the copy of the package that lies in a folder, an engine first, and prove that it is the one imported."""
+    """Run the battery on the copy of the package in a folder, an engine first, and prove that that was imported."""
     # Checked kernels, as those of a mutant may miss their arrays.
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRICONV_CHECKED": "1"}
     done = subprocess.run(

@@ -18,7 +18,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as tnf
-from bounds import TOTAL, takes
+from bounds import TOTAL, problem_of, takes
 from grid import GRID, OPERATIONS, RESULT, Row, normal
 from numpy.typing import NDArray
 
@@ -298,6 +298,23 @@ def test_workspace_is_what_a_call_takes(operation: str, engine: str, name: str) 
     assert engine == "reference" or plan.workspace <= 8 * peak
 
 
+@pytest.mark.parametrize("engine", [name for name, one in {**ENGINES, **dispatch.HALVES}.items() if one.most])
+def test_no_workspace_is_above_the_most(engine: str) -> None:
+    """So where that fits in memory, what takes as long to know as the rest of a choice need not be known."""
+    known = {**ENGINES, **dispatch.HALVES}[engine]
+    assert known.most is not None
+    checked = 0
+    for row in (*GRID, *WORKSPACES.values()):
+        for operation in OPERATIONS:
+            problem = problem_of(operation, row)
+            if engine in dispatch.HALVES:
+                problem = replace(problem, dtype=engine, itemsize=2)
+            if not known.why_not(problem):
+                assert known.workspace(problem) <= known.most(problem), f"{row.name}, {operation}"
+                checked += 1
+    assert checked > 100
+
+
 def test_a_plan_runs_on_what_it_was_made_for_only() -> None:
     plan = triconv.explain("conv", (1, 8, 64), (8, 8, 1))
     v, w, out = np.ones((1, 8, 64), "f4"), np.ones((8, 8, 1), "f4"), np.empty((1, 8, 64), "f4")
@@ -332,8 +349,11 @@ def test_explain_is_the_plan_that_runs() -> None:
         if ENGINES[name] not in able:
             assert reason == "; ".join(ENGINES[name].why_not(plan.problem))
             continue
-        assert reason == f"slower: about {reason.rsplit('about ', 1)[1]}"
+        known = "at least" if ENGINES[name].least(plan.problem) > plan.seconds else "about"
+        assert reason == f"slower: {known} {reason.split(known + ' ', 1)[1]}"
         assert ENGINES[name].cost(plan.problem) >= plan.seconds
+        assert dict(plan.rows())[f"not {name}"].startswith("slower: about ")
+    assert plan.why_not["fft"].startswith("slower: at least ")
     v, h = random(2, 3, 8, 8, dtype="float32"), random(2, 4, 3, 3, dtype="float32")
     expected = triconv.conv_weight(v, h, 3, stride=2)
     out = np.full_like(expected, np.nan)  # in the same memory order: in another, sums may be taken in another

@@ -168,12 +168,13 @@ class Plan:
         return f", measured {_seconds(took)}: {self.flops / took / 1e9:.4g} GFLOP/s of the sum as written"
 
     def _refusal(self, name: str) -> str:
-        """Why not an engine; of one that could have been asked for, how long it should take."""
+        """Why not an engine; of one that could have been asked for, or takes longer, how long it should take."""
         reason, one = self.why_not[name], {**HALVES, **ENGINES}[name]
         own = one.own(self.problem)
-        if not reason.endswith(ASKED) or one.why_not(own):
+        if not (reason.endswith(ASKED) or reason.startswith(SLOWER)) or one.why_not(own):
             return reason
-        return f"{reason}; about {_seconds(one.cost(own))}"
+        about = f"about {_seconds(one.cost(own) + _casting(self.problem, own))}"
+        return f"{SLOWER}: {about}" if reason.startswith(SLOWER) else f"{reason}; {about}"
 
     def _roofline(self) -> str:
         """The least time of the sum as written, and what share of the measured time that is."""
@@ -259,10 +260,12 @@ def _choose(problem: Problem, engine: str) -> Plan:
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    seconds = {one.name: one.cost(own[one.name]) + _casting(problem, own[one.name]) for one in able}
+    seconds, hopeless = _estimated(problem, own, able, WORTH_A_TRIAL if engine == MEASURE else 1)
 
     def fits(one: Engine) -> bool:
-        return _bytes_asked(own[one.name], one) <= memory()
+        known = own[one.name]
+        result = known.bytes_of(known.produces)
+        return any(result + asked(known) <= memory() for asked in (one.most, one.workspace) if asked is not None)
 
     fastest = sorted(able, key=lambda one: seconds[one.name])
     too_large = list(takewhile(lambda one: not fits(one), fastest))
@@ -282,10 +285,25 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f'engine="{engine}" {ASKED}'
         if one in too_large:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
-        return f"{SLOWER}: about {_seconds(seconds[one.name])}"
+        return f"{SLOWER}: {'at least' if one.name in hopeless else 'about'} {_seconds(seconds[one.name])}"
 
     refusals = {name: why_not(one) for name, one in every.items() if one is not best}
     return Plan(own[best.name], best, refusals, measured)
+
+
+def _estimated(
+    problem: Problem, own: dict[str, Problem], able: list[Engine], worth: float
+) -> tuple[dict[str, float], set[str]]:
+    """What engines should take, and which of them take at least so much, and are not worth to be asked for more."""
+    seconds, hopeless = dict[str, float](), set[str]()
+    for least, one in sorted([(one.least(own[one.name]), one) for one in able], key=lambda pair: pair[0]):
+        casting = _casting(problem, own[one.name])
+        if seconds and least + casting > worth * min(seconds.values()):
+            hopeless.add(one.name)
+        else:
+            least = one.cost(own[one.name])
+        seconds[one.name] = least + casting
+    return seconds, hopeless
 
 
 def _casting(problem: Problem, computed: Problem) -> float:

@@ -19,6 +19,9 @@ Array = NDArray[Any]
 KEPT_ORDERS = 8
 """How many memory orders of a problem an engine keeps ready."""
 
+MUCH = 16
+"""How many times as large as arrays, padded, all copies of them never are."""
+
 
 class Run(Protocol):
     """Compute what an engine was built for."""
@@ -59,6 +62,10 @@ class Engine:
     """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
     describe: Callable[[Problem], str] = lambda _: ""
     """How it would compute a problem that it can take, on arrays that lie well: the blocks it has chosen, in words."""
+    least: Callable[[Problem], float] = lambda _: 0.0
+    """Seconds that `cost` is not below, where these are known sooner."""
+    most: Callable[[Problem], int] | None = None
+    """Bytes that `workspace` is not above, where these are known sooner."""
 
     def own(self, problem: Problem) -> Problem:
         """The problem as it would be computed: of a dtype that is only stored, in another one that the engine takes."""

@@ -22,7 +22,7 @@ import numpy as np
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
 from ..form import Problem, Role
 from ..geometry import Axis
 from ..kept import Kept
@@ -299,6 +299,11 @@ def workspace(problem: Problem) -> int:
     return even + 2 * problem.bytes_of(problem.produces) + copied + 3 * tables(problem)
 
 
+def most(problem: Problem) -> int:
+    """Copies of arrays in any memory order, in any pieces."""
+    return MUCH * (problem.bytes + problem.extra) + 3 * tables(problem)
+
+
 def tables(problem: Problem) -> int:
     """Tiles and taps."""
     return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True)[0].cuts())
@@ -311,4 +316,4 @@ def describe(problem: Problem) -> str:
     return described(_expected(problem, True)[0])
 
 
-ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",), describe=describe)
+ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",), describe=describe, most=most)

@@ -12,7 +12,7 @@ import numpy as np
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, quiet, takes_all
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing, quiet, takes_all
 from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
@@ -254,6 +254,11 @@ def workspace(problem: Problem) -> int:
     return copied + pairs + edges + folded + 3 * tables(problem)
 
 
+def most(problem: Problem) -> int:
+    """Copies of arrays in any memory order, in any pieces."""
+    return MUCH * (problem.bytes + problem.extra) + 3 * tables(problem)
+
+
 def tables(problem: Problem) -> int:
     """Tiles and taps."""
     return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(_some(problem), True).cuts())
@@ -266,4 +271,4 @@ def describe(problem: Problem) -> str:
     return described(_expected(_some(problem), True))
 
 
-ENGINE = Engine("direct", takes_all, cost, workspace, tables, build, describe=describe)
+ENGINE = Engine("direct", takes_all, cost, workspace, tables, build, describe=describe, most=most)

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -45,6 +45,7 @@ from ..channels import Channels
 from ..coefficients import coefficients, depending
 from ..engine import Array, Engine, Run, nothing
 from ..form import Problem, Role
+from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.waves import Cut
 
@@ -268,7 +269,7 @@ class Planned:
             for products, written in self.stages[role]:
                 multiplied += count * products
                 moved += 2 * count * written * problem.itemsize
-        return multiplied, moved, 4 + len(self.cuts) * (1 + 2 * chunks) + 3 * chunks
+        return multiplied, moved, _started(len(self.cuts), chunks)
 
     @property
     def workspace(self) -> int:
@@ -283,6 +284,11 @@ class Planned:
         return 2 * matrices * self.problem.itemsize + 32 * self.numbers * 8
 
 
+def _started(axes: int, chunks: int) -> int:
+    """How many are started: the transforms of all axes, products, copies."""
+    return 4 + axes * (1 + 2 * chunks) + 3 * chunks
+
+
 LONGEST = 2048
 """Frequencies of an axis, beyond which matrices are too large, and sums too long for the error that is promised."""
 
@@ -290,20 +296,27 @@ COUNTS = (*range(1, 16), *(2**n * m // 4 for n in range(4, 20) for m in (4, 5, 6
 """Into how many parts an axis may be cut."""
 
 
+@lru_cache(maxsize=256)
+def _cuts(axis: Axis, transposed: bool) -> list[Cut]:
+    """How an axis may be cut, into more parts each time; more parts of the same size are only more to do."""
+    most = -(-axis.visible // axis.stride) if transposed else axis.hidden
+    sizes = dict[int, int]()
+    for count in COUNTS if axis.border == "zero" else (1,):
+        if count <= max(1, most):
+            sizes.setdefault(-(-most // count), count)
+    cuts = [Cut.of(axis, count, transposed) for count in sizes.values()]
+    return [cut for cut in cuts if cut.length <= LONGEST] or cuts[-1:]
+
+
+def _choices(problem: Problem) -> list[list[Cut]]:
+    return [_cuts(axis, problem.produces is Role.VISIBLE) for axis in problem.geometry.axes]
+
+
 @depending(256)
 def planned(problem: Problem) -> Planned:
     """The parts that should take the least time, and whether axes are apart."""
-    axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
-    choices = []
-    for axis in axes:
-        most = -(-axis.visible // axis.stride) if transposed else axis.hidden
-        sizes = dict[int, int]()  # more parts of the same size are only more to do
-        for count in COUNTS if axis.border == "zero" else (1,):
-            if count <= max(1, most):
-                sizes.setdefault(-(-most // count), count)
-        cuts = [Cut.of(axis, count, transposed) for count in sizes.values()]
-        choices.append([cut for cut in cuts if cut.length <= LONGEST] or cuts[-1:])
-    able = (False, True) if len(axes) > 1 else (False,)
+    choices = _choices(problem)
+    able = (False, True) if len(choices) > 1 else (False,)
     return min(
         (_cut(Planned(problem, tuple(cuts[0] for cuts in choices), apart), choices) for apart in able), key=_time
     )
@@ -337,9 +350,54 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         'precision="highest" forbids transforms': problem.precision == "highest",
     }
     found = tuple(reason for reason, holds in reasons.items() if holds)
-    if not found and (longest := max(cut.length for cut in planned(_real(problem)).cuts)) > LONGEST:
+    if not found and (longest := max(cuts[-1].length for cuts in _choices(problem))) > LONGEST:
         return (f"a part of an axis has {longest} frequencies, more than {LONGEST}",)
     return found
+
+
+def least(problem: Problem) -> float:
+    """Seconds that no plan is below: with the best cut of each axis for itself, beside the best of all others.
+
+    On an axis of n parts with L frequencies, products are proportional to n·L, and the transform of operands of which a
+    part has s entries to n·L·s; beside it, other axes have n·L or n·s. A product of factors r ≥ 1 is at least
+    1 + Σ (r − 1).
+    """
+    from ..kernels.target import target
+
+    found, real, choices = coefficients(), _real(problem), _choices(problem)
+    batch, channels = max(1, problem.batch), problem.channels
+    multiplied = found.fft_multiplied / target().lanes(real.itemsize) / found.cycles
+    written = 2 * real.itemsize / found.moved
+    lines = [min(cut.parts.count * cut.length for cut in cuts) for cuts in choices]
+    products = multiplied * 2 * batch * channels.edges * prod(lines)
+    counts = {
+        Role.VISIBLE: batch * channels.visible,
+        Role.HIDDEN: batch * channels.hidden,
+        Role.WEIGHT: channels.weight[0] * channels.weight[1],
+    }
+    roles = [(role, count, _beside(role, choices)) for role, count in counts.items()]
+
+    def added(axis: int, cut: Cut) -> float:
+        """By the factor of an axis, and the transforms along it."""
+        transforms = sum(
+            count * _parts(role, cut) * cut.length * beside[axis] * (multiplied * cut.size(role) + written)
+            for role, count, beside in roles
+        )
+        return products * (cut.parts.count * cut.length / lines[axis] - 1) + transforms
+
+    seconds = products + sum(min(added(axis, cut) for cut in cuts) for axis, cuts in enumerate(choices))
+    seconds += 2 * real.bytes / found.moved + _started(len(choices), 1) * found.fft_started
+    return seconds * (4 if problem.complex else 1)
+
+
+def _parts(role: Role, cut: Cut) -> int:
+    return 1 if role is Role.WEIGHT else cut.parts.count
+
+
+def _beside(role: Role, choices: Sequence[Sequence[Cut]]) -> list[float]:
+    """How many numbers of a role there are on all other axes at least, as they are or transformed, beside each."""
+    numbers = [min(_parts(role, cut) * min(cut.length, cut.size(role)) for cut in cuts) for cuts in choices]
+    return [prod(numbers) / each for each in numbers]
 
 
 def cost(problem: Problem) -> float:
@@ -368,4 +426,4 @@ def _sized(cut: Cut) -> tuple[int, int]:
     return cut.parts.count, cut.length
 
 
-ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True, describe=describe)
+ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True, describe=describe, least=least)

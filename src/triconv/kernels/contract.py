@@ -11,7 +11,8 @@ depends on the kernel alone, not on the thread, nor on the place of the tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise, product
@@ -114,14 +115,11 @@ class Contraction:
             return
         kind = k.vector(lanes)
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
-        with k.loop(k["count"]) as i:
-            a0, b0, c0, t0, t1 = k.row("tiles", i, TILE)
-            corner, ends, ahead = k.at(k["C"], c0), self.finish.corner(k, c0), self._ahead(k, i, a0, b0)
+        with self._each_tile(k) as (i, (a0, b0, t0, t1), corner, ends):
+            ahead = self._ahead(k, i, a0, b0)
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
-            with k.loop(t1, t0) as t:
-                a_t, b_t = k.row("taps", t, 2)
-                a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
+            with self._each_tap(k, a0, b0, t0, t1) as (t, a, b):
                 self._ask(k, a, b, lanes, ahead)
                 if self.coming:
                     # The last taps ask for what is there already.
@@ -138,13 +136,27 @@ class Contraction:
                 self._finish(k, values, corner, ends)
         k.build.ret_void()
 
+    @contextmanager
+    def _each_tile(self, k: Kernel) -> Iterator[tuple[Value, tuple[Value, ...], Place, Corner]]:
+        """Which one it is, where it begins in A and B, its first tap and its last, where C is, what finishes it."""
+        with k.loop(k["count"]) as i:
+            a0, b0, c0, *taps = k.row("tiles", i, TILE)
+            yield i, (a0, b0, *taps), k.at(k["C"], c0), self.finish.corner(k, c0)
+
+    @contextmanager
+    def _each_tap(
+        self, k: Kernel, a0: Value, b0: Value, first: Value, end: Value
+    ) -> Iterator[tuple[Value, Place, Place]]:
+        """Which one it is, and where it begins in A and B."""
+        with k.loop(end, first) as t:
+            a_t, b_t = k.row("taps", t, 2)
+            yield t, k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
+
     def _written_out(self, k: Kernel, lanes: int) -> None:
         """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
         nothing = k.scratch(lanes)
         k.store_vector(k.zeros(lanes), nothing)
-        with k.loop(k["count"]) as i:
-            a0, b0, c0, word, _ = k.row("tiles", i, TILE)
-            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
+        with self._each_tile(k) as (_, (a0, b0, word, _), corner, ends):
             places = {
                 (m, j): (k.at(corner, c_m + column.c), self.finish.at(k, ends, c_m + column.c))
                 for m, (_, c_m) in enumerate(self.rows)
@@ -166,15 +178,11 @@ class Contraction:
         """Tiles that the processor holds as matrices."""
         held = Matrices(runs([a_m for a_m, _ in self.rows]), [column.used for column in self.columns], self.pairs)
         room, columns = held.begin(k), [column.b for column in self.columns]
-        with k.loop(k["count"]) as i:
-            a0, b0, c0, t0, t1 = k.row("tiles", i, TILE)
-            corner, ends = k.at(k["C"], c0), self.finish.corner(k, c0)
+        with self._each_tile(k) as (_, (a0, b0, t0, t1), corner, ends):
             held.zero(k)
-            with k.loop(t1, t0) as t:
-                a_t, b_t = k.row("taps", t, 2)
-                a, b = k.at(k["A"], k.add(a0, a_t)), k.at(k["B"], k.add(b0, b_t))
-                with k.loop(self.depth, step=self.pairs, stepped=True) as at:
-                    held.multiply(k, k.at(a, at), k.at(b, k.mul(at, self.bk)), columns, self.bk)
+            step = self.pairs
+            with self._each_tap(k, a0, b0, t0, t1) as (_, a, b), k.loop(self.depth, step=step, stepped=True) as at:
+                held.multiply(k, k.at(a, at), k.at(b, k.mul(at, self.bk)), columns, self.bk)
             self._finish(k, held.sums(k, room, lanes), corner, ends)
         held.end(k)
         k.build.ret_void()
