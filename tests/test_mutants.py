@@ -364,8 +364,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: every block of channels writes the first": (
         "kernels/chunks.py",
-        "table.at([(0, 0, far)])",
-        "table.at([(0, 0, 0)])",
+        ".calls([(a, b, c)], 0, 1, behind[block])",
+        ".calls([(a, b, c)], 0, 1)",
     ),
     "native: pieces of the sum lie over each other": (
         "kernels/chunks.py",

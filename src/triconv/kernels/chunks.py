@@ -29,7 +29,7 @@ from .schedule import Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
 from .ways import KEPT, MANY_PIECES, ROLES, Strides, Way, way
-from .words import GATHERED, PAIRS
+from .words import BYTES, GATHERED, PAIRS
 
 VECTORS = 2
 """Of a panel of vectors, as tiles have them."""
@@ -130,7 +130,8 @@ class Chunks:
 
     def _stages(self, strides: tuple[Strides, ...], others: Strides) -> tuple[Stage, ...]:
         several, ahead, result = self.pieces > 1, self.ahead, Layout(strides[2])
-        programs = self._programs(self._own.layout if several else result)
+        where = self._own.layout if several else result
+        programs, behind = self._programs(where), self._behind(where)
         moves = [self._moves(number, strides[number], others[number]) for number in (0, 1)]
         columns, blocks, chunks = self.blocks[1], prod(self.blocks), self.bands.units
 
@@ -155,7 +156,7 @@ class Chunks:
                         found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
                     data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
                     a, b = data[:: -1 if self._wide else 1]
-                    found += programs[block][chunk > begin].calls([(a, b, c)], 0, 1)
+                    found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block])
             return found
 
         first = [Stage(chunks * sum(self.blocks), copies)] if ahead else []
@@ -167,8 +168,8 @@ class Chunks:
         first = list(self.bands.moves(number, steps, Stored(GATHERED, "", other) if other else None))
         return [first, *([one.moved(n * wide, 0) for one in first] for n in range(1, self.blocks[number]))]
 
-    def _programs(self, result: Layout) -> list[tuple[Program, Program]]:
-        """What multiplies a chunk of each block, and puts that into the result or adds it."""
+    def _programs(self, result: Layout) -> tuple[Program, Program]:
+        """What multiplies a chunk of the first block, and puts that into the result or adds it."""
         one, asked = self.bands.way, self.bands.way.asked
         lying = Lying(one.layouts[0], one.layouts[1], result)
         tables = [
@@ -176,12 +177,15 @@ class Chunks:
             for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
             for table in contractions(replace(nest, reread=0, adds=True), asked.dtype)
         ]
-        channels, found = (asked.channels.hidden, asked.channels.visible), []
-        for at in product(*map(range, self.blocks)):
-            far = sum(n * many * step for n, many, step in zip(at[::-1], channels, result.steps, strict=False))
-            own = [table.at([(0, 0, far)]) for table in tables]
-            found.append((Program(own, asked.flops, first=True), Program(own, asked.flops)))
-        return found
+        return Program(tables, asked.flops, first=True), Program(tables, asked.flops)
+
+    def _behind(self, result: Layout) -> list[int]:
+        """How many bytes each block is behind the first in the result."""
+        asked = self.bands.way.asked
+        along, across = asked.channels.hidden * result.steps[0], asked.channels.visible * result.steps[1]
+        return [
+            BYTES[asked.dtype] * (row * across + column * along) for row, column in product(*map(range, self.blocks))
+        ]
 
     def _sum(self, result: Layout) -> Stage:
         """The sum of the pieces' results."""

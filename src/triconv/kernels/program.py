@@ -179,16 +179,16 @@ class Program:
         """How many parts there are of so many pieces."""
         return parts_of(self.work * pieces, threads, self.slices, pieces)
 
-    def calls(self, pieces: Sequence[Operands], part: int, parts: int) -> list[Call]:
-        """What one part of the work calls, in this order: some pieces, or a share of one."""
+    def calls(self, pieces: Sequence[Operands], part: int, parts: int, behind_c: int = 0) -> list[Call]:
+        """What one part of the work calls, in this order: some pieces, or a share of one; C is so many bytes behind."""
         shares = max(1, parts // len(pieces))
         begin, end = len(pieces) * part // parts, len(pieces) * (part + 1) // parts
         found, share = [], self._share(part % shares, shares)
         for operands in pieces[begin : max(begin + 1, end)]:
-            a, b, c, *behind = map(address, operands)
+            a, b, c, *more = map(address, operands)
             for kernel, values, tables in share:
                 arrays = (*operands[:3], *tables, *operands[3:])
-                found.append(Call(kernel, (a, b, c, *values, *behind), arrays))
+                found.append(Call(kernel, (a, b, c + behind_c, *values, *more), arrays))
         return found
 
     def _share(self, part: int, parts: int) -> list[Share]:
