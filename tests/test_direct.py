@@ -691,6 +691,31 @@ def test_taps_of_a_transpose_are_in_the_order_of_memory() -> None:
             assert (np.diff(taps[first:last, 0]) > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "weight", "panels"),
+    [
+        ((8, 16, 16), (256, 128, 1, 1), True),  # a tap is larger than the first cache
+        ((8, 16, 16), (64, 64, 3, 3), False),  # as large, but of small taps
+        ((1, 16, 16), (256, 128, 1, 1), False),  # read too few times for a copy
+        ((1, 14, 14), (256, 128, 3, 3), True),  # large
+    ],
+)
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_a_weight_is_put_in_panels_where_tiles_read_it_sooner_then(
+    operation: str, size: tuple[int, ...], weight: tuple[int, ...], panels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "cache_bytes", lambda: (48 << 10, 1 << 20))
+    row = Row("", (size[0], weight[1], *size[1:]), weight[2:], weight[0], padding=weight[2] // 2)
+    way = direct._expected.__wrapped__(problem_of(row, operation), True)  # type: ignore[attr-defined]
+    buffer = way.buffers[ways.ROLES.index(Role.WEIGHT)]
+    assert way.vector == {"conv": "hidden", "conv_transpose": "visible"}[operation]
+    assert (buffer is not None and buffer.panel > 0) == panels
+    operands = row.operands()
+    found = row.call(getattr(triconv, operation), operation, operands, engine="direct")
+    expected = row.call(getattr(triconv, operation), operation, operands, engine="im2row")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
 def test_groups_with_a_large_weight() -> None:
     """Panels are of all channels, so groups have none."""
     random = np.random.default_rng(0)

@@ -299,12 +299,25 @@ BEGUN = 16
 
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
-    """How many channels of a large weight to put side by side, so that what one tile reads is near; 0 leaves it."""
+    """How many channels of a weight to put side by side, so that what one tile reads is near; 0 leaves it."""
     wide = PANEL * target().lanes(problem.itemsize)
     other = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
-    large = role is Role.WEIGHT and vector == other and problem.bytes_of(role) > LARGE
-    one = problem.channels.groups == 1 and not problem.geometry.banked
-    return wide if large and one and channels % wide == 0 and channels > wide else 0
+    one = role is Role.WEIGHT and vector == other and problem.channels.groups == 1 and not problem.geometry.banked
+    return wide if one and channels % wide == 0 and channels > wide and _is_far(problem) else 0
+
+
+def _is_far(problem: Problem) -> bool:
+    """Whether the weight is large; or what a tile reads of a tap has few places in the first cache, and is read often.
+
+    What lies further apart has fewer places: no more than if it were all that lies between.
+    """
+    tap = prod(problem.channels.weight[:2]) * problem.itemsize
+    often = problem.terms >= OFTEN * prod(problem.shape(Role.WEIGHT))
+    return problem.bytes_of(Role.WEIGHT) > LARGE or (tap > cache_bytes()[0] and often)
+
+
+OFTEN = 512
+"""How many positions make up for a copy of the weight."""
 
 
 def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> int:
