@@ -18,8 +18,9 @@ SLOWER = 4
 def in_turn(cut: Cut, sizes: Sequence[int], starts: Sequence[Table], itemsize: int) -> Table:
     """Where tiles of these sizes start inside of the corners, in the order in which they take turns.
 
-    Rows are innermost: they all meet the same columns of B, which stay in the first-level cache. Where these are too
-    many for it, and all rows of A too many for the second, columns take turns around as few rows as are best.
+    As they come, either rows are innermost, which all meet the same columns of B while these stay in the first-level
+    cache, or columns, of a B that stays in the second. Where the columns of a tile are too many for the first, and all
+    rows of A too many for the second, columns take turns around as few rows as are best.
     """
     inner = list(zip(cut.results, sizes, starts, strict=True))[cut.outer :]
     none = np.zeros((1, cut.nest.corners.shape[1]), np.int64)
