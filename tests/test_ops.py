@@ -304,7 +304,8 @@ def test_no_workspace_is_above_the_most(engine: str) -> None:
     known = {**ENGINES, **dispatch.HALVES}[engine]
     assert known.most is not None
     checked = 0
-    for row in (*GRID, *WORKSPACES.values()):
+    wide = Row("wide", (1, 64, 3), (2,), 64, stride=4000, padding=40000, border="circular")
+    for row in (*GRID, *WORKSPACES.values(), wide, Row("no examples", (0, 64, 100, 100), (3, 3), 64, padding=1)):
         for operation in OPERATIONS:
             problem = problem_of(operation, row)
             if engine in dispatch.HALVES:
@@ -313,6 +314,31 @@ def test_no_workspace_is_above_the_most(engine: str) -> None:
                 assert known.workspace(problem) <= known.most(problem), f"{row.name}, {operation}"
                 checked += 1
     assert checked > 100
+
+
+@pytest.mark.parametrize(("room", "expected"), [(1 << 30, "large"), (1 << 20, "slow")])
+def test_of_those_that_fit_in_memory_the_fastest_is_chosen(
+    room: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is not the fastest of all, so that nobody had asked yet how long another takes, but at least."""
+    problem = triconv.explain("conv", (1, 4, 8), (4, 4, 3)).problem
+    every = {"large": (1.0, 0.0, 1 << 29), "slow": (5.0, 0.0, 0), "bounded": (9.0, 2.0, 0)}
+    engines = {
+        name: replace(
+            ENGINES["reference"],
+            name=name,
+            cost=lambda _, cost=cost: cost,
+            least=lambda _, least=least: least,
+            workspace=lambda _, size=size: size,
+        )
+        for name, (cost, least, size) in every.items()
+    }
+    monkeypatch.setattr(dispatch, "ENGINES", engines)
+    monkeypatch.setattr(dispatch, "memory", lambda: room)
+    plan = dispatch._choose.__wrapped__(problem, "auto")  # type: ignore[attr-defined]
+    assert plan.engine.name == expected
+    said = {"large": "slower: at least 2 s", "slow": "slower: about 9 s"}
+    assert plan.why_not["bounded"] == said[expected]
 
 
 def test_a_plan_runs_on_what_it_was_made_for_only() -> None:

@@ -36,6 +36,9 @@ AUTO, MEASURE = "auto", "measure"
 ASKED, SLOWER = "was asked for", "slower"
 """What reasons end or begin with, of engines that could have been chosen."""
 
+AT_LEAST = f"{SLOWER}: at least"
+"""Of those whose estimate nobody needed."""
+
 WORTH_A_TRIAL = 4
 """How many times as long as the fastest an engine may be expected to take, to be tried."""
 
@@ -170,11 +173,11 @@ class Plan:
     def _refusal(self, name: str) -> str:
         """Why not an engine; of one that could have been asked for, or takes longer, how long it should take."""
         reason, one = self.why_not[name], {**HALVES, **ENGINES}[name]
-        own = one.own(self.problem)
-        if not (reason.endswith(ASKED) or reason.startswith(SLOWER)) or one.why_not(own):
+        own, bounded = one.own(self.problem), reason.startswith(AT_LEAST)
+        if not (bounded or reason.endswith(ASKED)) or one.why_not(own):
             return reason
         about = f"about {_seconds(one.cost(own) + _casting(self.problem, own))}"
-        return f"{SLOWER}: {about}" if reason.startswith(SLOWER) else f"{reason}; {about}"
+        return f"{SLOWER}: {about}" if bounded else f"{reason}; {about}"
 
     def _roofline(self) -> str:
         """The least time of the sum as written, and what share of the measured time that is."""
@@ -268,6 +271,9 @@ def _choose(problem: Problem, engine: str) -> Plan:
         return any(result + asked(known) <= memory() for asked in (one.most, one.workspace) if asked is not None)
 
     fastest = sorted(able, key=lambda one: seconds[one.name])
+    if hopeless and not fits(fastest[0]):
+        seconds, hopeless = _estimated(problem, own, able, float("inf"))
+        fastest.sort(key=lambda one: seconds[one.name])
     too_large = list(takewhile(lambda one: not fits(one), fastest))
     if too_large == fastest:
         _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
@@ -285,7 +291,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f'engine="{engine}" {ASKED}'
         if one in too_large:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
-        return f"{SLOWER}: {'at least' if one.name in hopeless else 'about'} {_seconds(seconds[one.name])}"
+        return f"{AT_LEAST if one.name in hopeless else f'{SLOWER}: about'} {_seconds(seconds[one.name])}"
 
     refusals = {name: why_not(one) for name, one in every.items() if one is not best}
     return Plan(own[best.name], best, refusals, measured)

@@ -111,17 +111,26 @@ class Problem:
         return sum(self.bytes_of(role) for role in Role)
 
     @cached_property
-    def extra(self) -> int:
-        """The bytes of one padded copy of the operands, and of the weight: the most to take besides the result."""
+    def _padded(self) -> dict[Role, int]:
+        """The numbers of an example's arrays, with what windows reach around them."""
         axes = self.geometry.axes
         around = 2 if self.produces is Role.VISIBLE else 0  # only windows of a transpose reach beyond the hidden
-        padded = {
+        return {
             Role.VISIBLE: self.channels.visible * prod(max(axis.visible, axis.reach) for axis in axes),
             Role.HIDDEN: self.channels.hidden * prod(axis.hidden + around * (axis.span - 1) for axis in axes),
             Role.WEIGHT: 0,
         }
-        numbers = self.batch * sum(padded[role] for role in self.operands)
+
+    @cached_property
+    def extra(self) -> int:
+        """The bytes of one padded copy of the operands, and of the weight: the most to take besides the result."""
+        numbers = self.batch * sum(self._padded[role] for role in self.operands)
         return self.itemsize * numbers + self.bytes_of(Role.WEIGHT)
+
+    @property
+    def padded(self) -> int:
+        """The bytes of one padded copy of operands and result."""
+        return self.itemsize * self.batch * sum(self._padded.values()) + self.bytes_of(Role.WEIGHT)
 
 
 def weight_order(rank: int, banked: bool) -> tuple[int, ...]:

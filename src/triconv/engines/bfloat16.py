@@ -301,7 +301,7 @@ def workspace(problem: Problem) -> int:
 
 def most(problem: Problem) -> int:
     """Copies of arrays in any memory order, in any pieces."""
-    return MUCH * (problem.bytes + problem.extra) + 3 * tables(problem)
+    return MUCH * replace(problem, batch=max(2, problem.batch)).padded + 3 * tables(problem)
 
 
 def tables(problem: Problem) -> int:
