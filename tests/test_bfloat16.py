@@ -188,7 +188,6 @@ def can_be_cut(best: ways.Way) -> bool:
 
 @pytest.mark.parametrize("row", [*GRID, *LARGE[3:6]], ids=lambda row: row.name)
 def test_nan_and_infinity_travel_as_ieee_says(row: Row) -> None:
-    """As NumPy's products of rows say, too: the loops of the reference would take minutes."""
     random = np.random.default_rng(6)
     for operation, (first, second) in OPERATIONS.items():
         for spoilt in (first, second) if takes(row, operation) else ():
@@ -197,7 +196,8 @@ def test_nan_and_infinity_travel_as_ieee_says(row: Row) -> None:
                 if operands[spoilt].size:
                     operands[spoilt].flat[random.integers(operands[spoilt].size, size=len(special))] = special
                 wide = {role: array.astype("float32") for role, array in operands.items()}
-                expected = run(row, operation, wide, engine="im2row")
+                # The loops of the reference would take minutes for the large ones.
+                expected = run(row, operation, wide, engine="im2row" if row in LARGE else "reference")
                 result = run(row, operation, operands, engine="bfloat16").astype("float32")
                 np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
                 there = ~np.isfinite(expected) & ~np.isnan(expected)

@@ -266,9 +266,9 @@ def _choose(problem: Problem, engine: str) -> Plan:
     seconds, hopeless = _estimated(problem, own, able, WORTH_A_TRIAL if engine == MEASURE else 1)
 
     def fits(one: Engine) -> bool:
-        known = own[one.name]
-        result = known.bytes_of(known.produces)
-        return any(result + asked(known) <= memory() for asked in (one.most, one.workspace) if asked is not None)
+        return any(
+            _bytes_asked(own[one.name], size) <= memory() for size in (one.most, one.workspace) if size is not None
+        )
 
     fastest = sorted(able, key=lambda one: seconds[one.name])
     if hopeless and not fits(fastest[0]):
@@ -276,7 +276,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
         fastest.sort(key=lambda one: seconds[one.name])
     too_large = list(takewhile(lambda one: not fits(one), fastest))
     if too_large == fastest:
-        _check_memory(problem, min(_bytes_asked(own[one.name], one) for one in able))
+        _check_memory(problem, min(_bytes_asked(own[one.name], one.workspace) for one in able))
     best = fastest[len(too_large)]
     measured: dict[str, float] = {}
     if engine == MEASURE and problem.terms:
@@ -323,8 +323,9 @@ def _check_memory(problem: Problem, need: int) -> None:
         raise MemoryError(f"{problem.name} to shape {shape} asks for {need} bytes, more than this machine's {memory()}")
 
 
-def _bytes_asked(problem: Problem, engine: Engine) -> int:
-    return problem.bytes_of(problem.produces) + engine.workspace(problem)
+def _bytes_asked(problem: Problem, besides: Callable[[Problem], int]) -> int:
+    """The bytes of the result, and those that are taken besides."""
+    return problem.bytes_of(problem.produces) + besides(problem)
 
 
 @lru_cache(maxsize=1)

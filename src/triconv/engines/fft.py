@@ -373,7 +373,7 @@ def least(problem: Problem) -> float:
     counts = {
         Role.VISIBLE: batch * channels.visible,
         Role.HIDDEN: batch * channels.hidden,
-        Role.WEIGHT: channels.weight[0] * channels.weight[1],
+        Role.WEIGHT: prod(channels.weight),
     }
     roles = [(role, count, _beside(role, choices)) for role, count in counts.items()]
 

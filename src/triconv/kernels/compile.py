@@ -280,8 +280,9 @@ def _write(name: str, key: bytes | None, code: bytes) -> None:
 
 def _prune(folder: int) -> None:
     """Remove the older half of a cache that has grown too large, what killed processes left in it too."""
-    there = os.listdir(folder)
-    names = [name for name in there if OURS.fullmatch(name)] if len(there) >= MOST else []
+    names = os.listdir(folder)
+    if len(names) >= MOST:  # to look at each takes a while
+        names = [name for name in names if OURS.fullmatch(name)]
     if len(names) < MOST:
         return
     by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)

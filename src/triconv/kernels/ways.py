@@ -311,9 +311,13 @@ def _is_far(problem: Problem) -> bool:
 
     What lies further apart has fewer places: no more than if it were all that lies between.
     """
-    tap = prod(problem.channels.weight[:2]) * problem.itemsize
     often = problem.terms >= OFTEN * prod(problem.shape(Role.WEIGHT))
-    return problem.bytes_of(Role.WEIGHT) > LARGE or (tap > cache_bytes()[0] and often)
+    return problem.bytes_of(Role.WEIGHT) > LARGE or (_tap(problem) > cache_bytes()[0] and often)
+
+
+def _tap(problem: Problem) -> int:
+    """The bytes of one tap of a kernel."""
+    return prod(problem.channels.weight) * problem.itemsize
 
 
 OFTEN = 512
@@ -327,7 +331,7 @@ def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> i
     """
     if role is problem.produces or problem.produces is not Role.WEIGHT or vector not in ("hidden", "visible"):
         return 0
-    again = min(problem.channels.weight[:2])
+    again = min(problem.channels.weight)
     return LINE // problem.itemsize if again >= AGAIN and shape[1] * problem.itemsize % CLASH == 0 else 0
 
 
@@ -438,8 +442,7 @@ def scatters(problem: Problem, vector: str) -> bool:
     What is added up more often has to be little beside it: kernels of a few vectors are not.
     """
     far = cache_bytes()[1] * (OF_DATA if over_data(vector) else OF_WEIGHTS)
-    tap = prod(problem.channels.weight[:2]) * problem.itemsize
-    return may_scatter(problem) and tap >= LEAST_TAP and problem.bytes_of(Role.WEIGHT) > far
+    return may_scatter(problem) and _tap(problem) >= LEAST_TAP and problem.bytes_of(Role.WEIGHT) > far
 
 
 OF_DATA, OF_WEIGHTS = 8, 16
