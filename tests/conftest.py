@@ -1,4 +1,5 @@
-"""One thread a test process, as processes run in parallel; results full of NaN, or less memory, for those who ask."""
+"""One thread a test process, as processes run in parallel; results full of NaN, or less memory, for those who ask; the
+default coefficients again after tests that use others."""
 
 import os
 import signal
@@ -11,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import set_num_threads
 
 from triconv import ops
+from triconv.coefficients import DEFAULT, use
 from triconv.form import Problem
 
 os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured on this machine
@@ -43,3 +45,10 @@ def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(Problem, "extra", property(lambda _: size))
 
     return allow
+
+
+@pytest.fixture
+def default() -> Iterator[None]:
+    """The default coefficients are in use again afterwards."""
+    yield
+    use(DEFAULT)

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where coefficients are kept: a folder that is not there yet."""
     monkeypatch.setenv("TRICONV_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def default() -> Iterator[None]:
-    """The default coefficients are in use again afterwards."""
-    yield
-    use(DEFAULT)
 
 
 def test_the_suite_uses_the_default_ones() -> None:
