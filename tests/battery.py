@@ -395,6 +395,29 @@ def kernels_as_they_lie() -> None:
         same(one, triconv.conv_transpose(h, w, engine="reference", **options))
 
 
+def a_copy_for_each_thread() -> None:
+    """Of a weight that stays in caches of this size; of small whole numbers, kept or not."""
+    import triconv
+    from triconv.engines import direct
+    from triconv.kept import Kept
+    from triconv.kernels import ways
+
+    random = np.random.default_rng(0)
+    v = np.moveaxis(random.integers(-3, 4, (8, 15, 13, 256)).astype(np.float32), -1, 1)
+    w = np.moveaxis(random.integers(-3, 4, (1, 1, 256, 128)).astype(np.float32), (-1, -2), (0, 1))
+    expected = triconv.conv(v, w, engine="im2row")
+    run = direct.build(triconv.explain("conv", v.shape, w.shape, dtype="float32", engine="direct").problem)
+    usual, ways.cache_bytes, kept = ways.cache_bytes, lambda: (32 << 10, 2 << 20), Kept()
+    try:
+        for threads, one in product((2, 3, 1), (None, kept, kept)):
+            out = np.full((8, 15, 13, 128), np.nan, np.float32)
+            with triconv.threads(threads):
+                run(v, w, np.moveaxis(out, -1, 1), one)
+            same(np.moveaxis(out, -1, 1), expected)
+    finally:
+        ways.cache_bytes = usual
+
+
 def what_follows_a_sum() -> None:
     """Bias, positive part and mask as kernels take them, of a weight that is kept; whole numbers, and a NaN."""
     import triconv
@@ -502,6 +525,7 @@ IN_ORDER: list[str | Callable[[], None]] = [
     examples_in_parts,
     a_gradient_in_pieces,
     a_gradient_in_chunks,
+    a_copy_for_each_thread,
     tiles_that_know_their_edges,
     transforms_spread_no_infinities,
     a_zero_border_takes_part,

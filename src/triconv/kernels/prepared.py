@@ -24,7 +24,7 @@ from .finish import Finish
 from .finite import all_finite, test
 from .layout import Layout
 from .loops import arrays
-from .program import Program, tiled
+from .program import Copied, Program, tiled
 from .schedule import Schedule
 from .scratch import Scratch, whole_lines
 from .short import Short, stand_in
@@ -62,12 +62,14 @@ class Prepared:
     """Whether the program finishes the result."""
     adder: Program | None = None
     """What adds up the results of pieces, if kernels do: pieces have nothing else in buffers then."""
-    shorts: dict[int, Short | None] = field(default_factory=dict, repr=False)
-    """The work written down, by the number of threads."""
+    copying: Way | None = None
+    """The way that has a copy of the weight, if that comes as one."""
+    shorts: dict[tuple[int, int], Short | None] = field(default_factory=dict, repr=False)
+    """The work written down, by the number of threads, and of copies of the weight that come."""
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
-        if kept is None and (short := self._written_down()) is not None:
+        if kept is None and (short := self._written_down(given)) is not None:
             return short.run(*map(address, (*given, *more)))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
             return False
@@ -83,7 +85,7 @@ class Prepared:
         if kept is not None and self.knowing is not None:
             copy = weight if self.keeps is None else self._copied(weight, kept)
             return self.knowing.run((visible, hidden, copy), kept, more)
-        if self.supposes is None and (short := self._written_down()) is not None:
+        if self.supposes is None and (short := self._written_down(given)) is not None:
             short.run(*map(address, (*given, *more)))
             return None
         step = self.examples * self.pieces
@@ -98,9 +100,9 @@ class Prepared:
         threads, finite = thread_count(), None
         with Scratch() as lent:
             rooms = [lent.array(size, self.kind) for size in self._rooms(threads)]
-            fills, operands, (result, *others) = self._laid_out(given, rooms, more)
+            fills, operands, (result, *others), near = self._laid_out(given, rooms, more, threads)
             if isinstance(self.program, Program):
-                self.program.run(*operands, fills=fills, threads=threads)
+                self.program.run(*operands, fills=fills, near=near, threads=threads)
             else:
                 run_stages([in_stage(fills[0], threads)], threads)
                 finite = self.program.run(operands[0], kept)
@@ -116,29 +118,50 @@ class Prepared:
             return finite
 
     def _laid_out(
-        self, given: Sequence[Array], rooms: Sequence[Array], more: Sequence[Array]
-    ) -> tuple[list[list[Copying]], list[list[Array]], list[Array]]:
-        """Of each piece what fills its buffers, in these rooms, what is computed over, and which of that is made."""
+        self, given: Sequence[Array], rooms: Sequence[Array], more: Sequence[Array], threads: int
+    ) -> tuple[list[list[Copying]], list[list[Array]], list[Array], list[Copied]]:
+        """Of each piece what fills its buffers, in these rooms, what is computed over, and which of that is made.
+
+        And the copies of the weight, if threads have their own.
+        """
         fills, operands, results = list[list[Copying]](), list[list[Array]](), list[Array]()
+        near = self._near(given[WEIGHT], rooms, threads)
+        moves = [(number, move) for number, move in self.fills if number != WEIGHT or not near]
         for n in range(self.pieces):
             some = slice(n * self.examples, (n + 1) * self.examples)
             whole = [array if number == WEIGHT else array[some] for number, array in enumerate(given)]
             own = list(whole)
             for (number, size), room in zip(self.copies, rooms, strict=True):
-                places = room.reshape(-1, whole_lines(size, self.kind.itemsize))
+                places = self._places(room, size)
                 own[number] = places[len(places) * n // self.pieces, :size]
-            fills.append([(move, whole[number], own[number]) for number, move in self.fills])
+            fills.append([(move, whole[number], own[number]) for number, move in moves])
             operands.append([*(own[number] for number in self.operands), *more])
             results.append(own[self.produced])
-        return fills, operands, results
+        return fills, operands, results, near
+
+    def _near(self, weight: Array, rooms: Sequence[Array], threads: int) -> list[Copied]:
+        """The copies of the weight with what fills them, if there are more than one."""
+        if self.copying is not None:
+            return [(place, ()) for place in weight] if len(weight) > 1 else []
+        if self.near(threads) == 1:
+            return []
+        copies, move = dict(zip(self.copies, rooms, strict=True)), dict(self.fills)[WEIGHT]
+        (places,) = (self._places(copies[one], one[1])[:, : one[1]] for one in copies if one[0] == WEIGHT)
+        return [(place, [(move, weight, place)]) for place in places]
+
+    def near(self, threads: int) -> int:
+        """How many copies of the weight to make for so many threads."""
+        return min(self.way.near(threads), self.program.parts(1, threads)) if isinstance(self.program, Program) else 1
+
+    def _places(self, room: Array, size: int) -> Array:
+        """Where copies of so many numbers begin in a room, one in a row."""
+        return room.reshape(-1, whole_lines(size, self.kind.itemsize))
 
     def _rooms(self, threads: int) -> list[int]:
         """The numbers that copies take: as many of an operand as are multiplied at once."""
         apart = min(self.pieces, self.program.parts(self.pieces, threads)) if isinstance(self.program, Program) else 1
-        return [
-            whole_lines(size, self.kind.itemsize) * (self.pieces if number == self.produced else apart)
-            for number, size in self.copies
-        ]
+        many = {WEIGHT: self.near(threads)} | {self.produced: self.pieces}
+        return [whole_lines(size, self.kind.itemsize) * many.get(number, apart) for number, size in self.copies]
 
     def _emptied(self, rooms: Sequence[Array], result: Array, out: Array, threads: int) -> list[list[Call]]:
         """What writes what was computed to where it belongs, if it is elsewhere."""
@@ -152,12 +175,11 @@ class Prepared:
         """The same for a weight that is known: it is finite, if it has to be, and its copy comes, if it has one."""
         if self.produced == WEIGHT or self.keeps is None is self.supposes:
             return None
-        lying, fills = self.lying, self.fills
-        if self.keeps is not None:
-            lying = lying and (*lying[:WEIGHT], ((dict(self.copies)[WEIGHT],), (1,)))
-            fills = tuple((number, move) for number, move in fills if number != WEIGHT)
+        if self.keeps is None:
+            return replace(self, supposes=None, shorts={})
+        fills = tuple((number, move) for number, move in self.fills if number != WEIGHT)
         plain = replace(self.way, buffers=(*self.way.buffers[:WEIGHT], None))
-        return replace(self, way=plain, supposes=None, fills=fills, lying=lying, shorts={})
+        return replace(self, way=plain, copying=self.way, supposes=None, fills=fills, shorts={})
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -166,25 +188,26 @@ class Prepared:
         return None if self.produced == WEIGHT or buffer is None else (buffer, self.way.asked.dtype)
 
     def _copied(self, weight: Array, kept: Kept) -> Array:
-        """The copy of a weight, made now or before."""
-        size, move = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT]
+        """The copies of a weight, one in a row, made now or before."""
+        size, move, many = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT], self.near(thread_count())
 
         def make() -> Array:
-            copy = empty((size,), self.kind)
-            in_parts(partial(move.calls, weight, copy), size)
-            return copy
+            copies = empty((many, whole_lines(size, self.kind.itemsize)), self.kind)[:, :size]
+            for copy in copies:
+                in_parts(partial(move.calls, weight, copy), size)
+            return copies
 
-        found: Array = kept.of((self.keeps, weight.strides), make)
+        found: Array = kept.of((self.keeps, weight.strides, many), make)
         return found
 
-    def _written_down(self) -> Short | None:
+    def _written_down(self, given: Sequence[Array]) -> Short | None:
         """The work written down, if kernels do all of it and it is short."""
         if not self.lying:
             return None
-        threads = 1 if self.alone else thread_count()
-        if threads not in self.shorts:
-            self.shorts[threads] = self._short(threads)
-        return self.shorts[threads]
+        key = 1 if self.alone else thread_count(), 1 if self.copying is None else len(given[WEIGHT])
+        if key not in self.shorts:
+            self.shorts[key] = self._short(*key)
+        return self.shorts[key]
 
     @cached_property
     def alone(self) -> bool:
@@ -194,14 +217,17 @@ class Prepared:
         numbers = self.way.asked.bytes // self.way.asked.itemsize
         return not worth_sharing(max(self.program.work, numbers) * self.pieces // MORE)
 
-    def _short(self, threads: int) -> Short | None:
-        """The whole of the work written down for so many threads, if kernels do all of it."""
+    def _short(self, threads: int, copies: int) -> Short | None:
+        """The whole of the work written down for so many threads and copies of a weight, if kernels do all of it."""
         if CHECKED or not isinstance(self.program, Program) or (self.pieces > 1 and self.adder is None):
             return None
         # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
         given = [stand_in(shape, steps, self.kind) for shape, steps in self.lying]
+        if self.copying is not None and (buffer := self.copying.buffers[WEIGHT]) is not None:
+            steps = (whole_lines(buffer.size, self.kind.itemsize), 1)
+            given[WEIGHT] = stand_in((copies, buffer.size), steps, self.kind)
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
         ends = [*accumulate(self._rooms(threads), initial=0)]
         room, size = stand_in((ends[-1] + 1,), (1,), self.kind), ends[-1]
@@ -209,8 +235,8 @@ class Prepared:
         if self.supposes is not None and not tests:
             return None
         rooms = [room[begin:end] for begin, end in pairwise(ends)]
-        fills, operands, (result, *_) = self._laid_out(given, rooms, more)
-        stages = self.program.stages(operands, threads, fills)
+        fills, operands, (result, *_), near = self._laid_out(given, rooms, more, threads)
+        stages = self.program.stages(operands, threads, fills, near)
         stages += [self._emptied(rooms, result, given[self.produced], threads), []]
         stages[-1 if self.supposes == self.produced else 0] += [tests]
         return Short.of(stages, [*given, room, *more], size if tests else None, threads)
@@ -320,8 +346,8 @@ def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
     if in_chunks := chunks(best):
         own = 0 if result is None else result.size
         return (own + in_chunks.schedule(strides).scratch) * problem.itemsize
-    count = pieces(best)
-    return best.copied + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
+    count, weight = pieces(best), 0 if result is None else result.size * problem.itemsize
+    return best.copied + (best.near(thread_count()) - 1) * weight + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
 
 
 def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bool) -> Finish | None:

@@ -40,6 +40,9 @@ MULTIPLICATIONS_A_COPY = 16
 Operands = Sequence[NDArray[Any]]
 """A, B, C, and what C is finished with."""
 
+Copied = tuple[NDArray[Any], Sequence[Copying]]
+"""A copy of B, and what fills it, unless it is there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tiled:
@@ -153,27 +156,54 @@ class Program:
             for one in tiled
         ]
 
-    def run(self, *pieces: Operands, fills: Sequence[Sequence[Copying]] = (), threads: int | None = None) -> None:
+    def run(
+        self,
+        *pieces: Operands,
+        fills: Sequence[Sequence[Copying]] = (),
+        near: Sequence[Copied] = (),
+        threads: int | None = None,
+    ) -> None:
         """Run the stages, on so many threads if that was asked before."""
         many = thread_count() if threads is None else threads
-        run_stages(self.stages(pieces, many, fills), many)
+        run_stages(self.stages(pieces, many, fills, near), many)
 
     def stages(
-        self, pieces: Sequence[Operands], threads: int, fills: Sequence[Sequence[Copying]] = ()
+        self,
+        pieces: Sequence[Operands],
+        threads: int,
+        fills: Sequence[Sequence[Copying]] = (),
+        near: Sequence[Copied] = (),
     ) -> list[list[list[Call]]]:
         """The contractions over each of some (A, B, C), which have results of their own, for so many threads.
 
         Each is filled before: by who multiplies it, if pieces are not shared; these may be in one another's place then.
+        Of the only piece there may be further copies of B, each filled and read `near` some of the threads alone.
         """
         parts = self.parts(len(pieces), threads)
         zeros = [[clearing(c)] if self.adds else [] for _, _, c, *_ in pieces]
         before = [[*own, *more] for own, more in zip(fills or repeat(()), zeros, strict=False)]
+        if near:
+            return self._near(pieces[0], before[0], near, parts)
         if len(pieces) == 1 or parts > len(pieces):
             multiplied = [self.calls(pieces, part, parts) for part in range(parts)]
             return [in_stage([*chain(*before)], threads), multiplied]
         turns = [[*chain(*in_stage(own, 1)), *self.calls([one], 0, 1)] for own, one in zip(before, pieces, strict=True)]
         each = len(pieces) // parts
         return [[[*chain(*turns[n : n + each])] for n in range(0, len(pieces), each)]]
+
+    def _near(
+        self, operands: Operands, before: Sequence[Copying], near: Sequence[Copied], parts: int
+    ) -> list[list[list[Call]]]:
+        """The stages of a piece with copies of B: threads have the same share of both."""
+        a, _, c, *more = operands
+        filled = [
+            [call for move, source, target in before for call in move.calls(source, target, number, len(near))]
+            + [call for move, source, target in own for call in move.calls(source, target, 0, 1)]
+            for number, (_, own) in enumerate(near)
+        ]
+        copies = [near[len(near) * part // parts][0] for part in range(parts)]
+        multiplied = [self.calls([(a, b, c, *more)], part, parts) for part, b in enumerate(copies)]
+        return [filled if any(filled) else [], multiplied]
 
     def parts(self, pieces: int, threads: int) -> int:
         """How many parts there are of so many pieces."""
