@@ -408,7 +408,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
     "native: the first piece alone": ("kernels/prepared.py", "result += other", "result += 0"),
-    "native: the first copy alone is filled": ("kernels/program.py", "enumerate(near)", "enumerate(near[:1])"),
+    "native: the first copy alone is filled": ("kernels/program.py", "for _, own in near]", "for _, own in near[:1]]"),
     "native: one piece less": ("kernels/adding.py", "Index(pieces, 0, apart, 0)", "Index(pieces - 1, 0, apart, 0)"),
     "native: every piece sums the first examples": (
         "kernels/prepared.py",

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 import triconv
 from triconv.engines import direct
+from triconv.form import Role
 from triconv.kept import Kept
 from triconv.kernels import prepared, ways
 from triconv.kernels.prepared import Prepared
 from triconv.kernels.program import Program
-from triconv.kernels.target import target
 
 Array = NDArray[Any]
 
 WIDE = Row("1×1", (8, 256, 15, 14), (1, 1), 128, dtype="float32")
 STRIDED = Row("3×3/2", (8, 64, 29, 28), (3, 3), 128, stride=2, padding=1, dtype="float64", visible_size=(29, 28))
+ODD = Row("no whole lines", (8, 131, 15, 14), (1, 1), 131, dtype="float32")
 ROWS = pytest.mark.parametrize("row", [WIDE, STRIDED], ids=lambda row: row.name)
 OPERATIONS = pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
 CACHES = 32 << 10, 2 << 20
@@ -75,9 +76,9 @@ def expected(row: Row, operation: str, first: Array, second: Array) -> Array:
 @OPERATIONS
 def test_there_is_a_copy_for_each_thread_that_reads_much_of_it(row: Row, operation: str) -> None:
     way, positions = best(row, operation), 8 * np.prod(row.hidden[2:])
-    assert way.near(1) == 1
-    assert way.near(2) == 2
-    assert way.near(64) <= positions // ways.OFTEN
+    assert way.near_copies(1) == 1
+    assert way.near_copies(2) == 2
+    assert way.near_copies(64) <= positions // ways.OFTEN
 
 
 @ROWS
@@ -86,9 +87,9 @@ def test_copies_take_no_more_memory_than_allowed(row: Row, allow: Callable[[int]
     weight = way.buffers[2]
     assert weight is not None
     one = weight.size * way.asked.itemsize
-    for more, copies in ((-1, 1), (one - 1, 1), (one, 2), (2 * one, min(3, way.near(64)))):
+    for more, copies in ((-1, 1), (one - 1, 1), (one, 2), (2 * one, min(3, way.near_copies(64)))):
         allow(way.copied + more)
-        assert way.near(3) == copies
+        assert way.near_copies(3) == copies
     for threads, more in ((1, 0), (2, one)):
         allow(way.copied + one)
         with triconv.threads(threads):
@@ -99,14 +100,19 @@ def test_copies_take_no_more_memory_than_allowed(row: Row, allow: Callable[[int]
 def test_what_stays_in_no_cache_of_a_thread_has_one_copy(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     way = best(WIDE, "conv")
     monkeypatch.setattr(ways, "cache_bytes", lambda: (size if size > 1 << 19 else 1 << 10, size))
-    assert way.near(2) == 1
+    assert way.near_copies(2) == 1
 
 
 def test_a_gradient_has_no_copies_of_its_result() -> None:
-    assert best(WIDE, "conv_weight").near(2) == 1
+    """Also where it is summed in a buffer."""
+    problem, strides = direct._run(planned(WIDE, "conv_weight").problem, True)
+    found = best(WIDE, "conv_weight")
+    way = ways.way(problem, found.vector, strides, found.exact, 1, frozenset({Role.WEIGHT}), *found.how)
+    assert way.buffers[2] is not None
+    assert way.near_copies(2) == 1
 
 
-@ROWS
+@pytest.mark.parametrize("row", [WIDE, STRIDED, ODD], ids=lambda row: row.name)
 @OPERATIONS
 @pytest.mark.parametrize("written", [0, 1 << 24], ids=["as it comes", "written down"])
 def test_the_same_for_any_threads(row: Row, operation: str, written: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,23 +145,9 @@ def test_what_is_kept_is_for_the_threads_at_hand(monkeypatch: pytest.MonkeyPatch
     assert [len(one) for one in kept._made.values()] == [1, 2, 3]
 
 
-@OPERATIONS
-def test_pairs_of_halves_too(operation: str) -> None:
-    if not target().pairs:
-        pytest.skip("this processor multiplies no pairs of bfloat16")
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    first, second, _ = operands(WIDE, operation, np.float32)
-    right = expected(WIDE, operation, first, second).astype(ml_dtypes.bfloat16)
-    halves = first.astype(ml_dtypes.bfloat16), second.astype(ml_dtypes.bfloat16)
-    function, size = getattr(triconv, operation), {"visible_size": (15, 14)} if operation == "conv_transpose" else {}
-    for threads in (1, 2, 3):
-        with triconv.threads(threads):
-            found = function(*halves, engine="bfloat16", **size)
-            np.testing.assert_array_equal(found.astype(np.float32), right.astype(np.float32))
-
-
-def test_each_thread_fills_and_reads_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two threads with two parts each: the first two read another copy than the others."""
+@pytest.mark.parametrize(("threads", "slices"), [(2, 1), (2, 2), (2, 1.5), (3, 4 / 3), (3, 2)])
+def test_each_thread_fills_and_reads_its_own(threads: int, slices: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are more parts than threads, and not a multiple: threads have ranges of them, as in relay.py."""
     seen: list[Any] = []
 
     def stages(self: Program, pieces: Any, threads: int, fills: Any = (), near: Any = ()) -> Any:
@@ -166,15 +158,15 @@ def test_each_thread_fills_and_reads_its_own(monkeypatch: pytest.MonkeyPatch) ->
     made = Program.stages
     monkeypatch.setattr(Program, "stages", stages)
     monkeypatch.setattr(prepared, "WRITTEN", 0)
+    monkeypatch.setattr(Program, "parts", lambda *_: round(threads * slices))
     first, second, out = operands(WIDE, "conv", np.float32)
-    with triconv.threads(2):
+    with triconv.threads(threads):
         direct.build(planned(WIDE, "conv").problem)(first, second, out)
-    ((filled, multiplied), near), *_ = seen
+    ((_, filled, multiplied), near), *_ = seen
     places = [place for place, _ in near]
-    assert len(filled) == len(places) == 2
+    assert len(filled) == len(places) == threads
     for copy, part in zip(places, filled, strict=True):
-        targets = [array for call in part for array in call.arrays if np.shares_memory(array, copy)]
-        assert targets
-    half = len(multiplied) // 2
-    for place, parts in zip(places, (multiplied[:half], multiplied[half:]), strict=True):
-        assert all(call.arrays[1] is place for part in parts for call in part)
+        assert all(np.shares_memory(copy, call.arrays[1]) for call in part)
+    ends = [len(multiplied) * thread // threads for thread in range(threads + 1)]
+    for place, begin, end in zip(places, ends, ends[1:], strict=False):
+        assert all(call.arrays[1] is place for part in multiplied[begin:end] for call in part)

@@ -62,10 +62,12 @@ class Prepared:
     """Whether the program finishes the result."""
     adder: Program | None = None
     """What adds up the results of pieces, if kernels do: pieces have nothing else in buffers then."""
-    copying: Way | None = None
-    """The way that has a copy of the weight, if that comes as one."""
+    comes: int = 0
+    """How many numbers a copy of the weight has, if copies come instead of it."""
     shorts: dict[tuple[int, int], Short | None] = field(default_factory=dict, repr=False)
     """The work written down, by the number of threads, and of copies of the weight that come."""
+    near: dict[int, int] = field(default_factory=dict, repr=False)
+    """How many copies of the weight there are, by the number of threads."""
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
@@ -141,17 +143,20 @@ class Prepared:
 
     def _near(self, weight: Array, rooms: Sequence[Array], threads: int) -> list[Copied]:
         """The copies of the weight with what fills them, if there are more than one."""
-        if self.copying is not None:
+        if self.comes:
             return [(place, ()) for place in weight] if len(weight) > 1 else []
-        if self.near(threads) == 1:
+        if self._near_copies(threads) == 1:
             return []
-        copies, move = dict(zip(self.copies, rooms, strict=True)), dict(self.fills)[WEIGHT]
-        (places,) = (self._places(copies[one], one[1])[:, : one[1]] for one in copies if one[0] == WEIGHT)
-        return [(place, [(move, weight, place)]) for place in places]
+        move, size = dict(self.fills)[WEIGHT], dict(self.copies)[WEIGHT]
+        room = next(room for (number, _), room in zip(self.copies, rooms, strict=True) if number == WEIGHT)
+        return [(place, [(move, weight, place)]) for place in self._places(room, size)[:, :size]]
 
-    def near(self, threads: int) -> int:
+    def _near_copies(self, threads: int) -> int:
         """How many copies of the weight to make for so many threads."""
-        return min(self.way.near(threads), self.program.parts(1, threads)) if isinstance(self.program, Program) else 1
+        if threads not in self.near:
+            parts = self.program.parts(1, threads) if isinstance(self.program, Program) else 1
+            self.near[threads] = min(parts, self.way.near_copies(threads))
+        return self.near[threads]
 
     def _places(self, room: Array, size: int) -> Array:
         """Where copies of so many numbers begin in a room, one in a row."""
@@ -160,7 +165,7 @@ class Prepared:
     def _rooms(self, threads: int) -> list[int]:
         """The numbers that copies take: as many of an operand as are multiplied at once."""
         apart = min(self.pieces, self.program.parts(self.pieces, threads)) if isinstance(self.program, Program) else 1
-        many = {WEIGHT: self.near(threads)} | {self.produced: self.pieces}
+        many = {WEIGHT: self._near_copies(threads)} | {self.produced: self.pieces}
         return [whole_lines(size, self.kind.itemsize) * many.get(number, apart) for number, size in self.copies]
 
     def _emptied(self, rooms: Sequence[Array], result: Array, out: Array, threads: int) -> list[list[Call]]:
@@ -179,7 +184,7 @@ class Prepared:
             return replace(self, supposes=None, shorts={})
         fills = tuple((number, move) for number, move in self.fills if number != WEIGHT)
         plain = replace(self.way, buffers=(*self.way.buffers[:WEIGHT], None))
-        return replace(self, way=plain, copying=self.way, supposes=None, fills=fills, shorts={})
+        return replace(self, way=plain, comes=dict(self.copies)[WEIGHT], supposes=None, fills=fills, shorts={}, near={})
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -189,7 +194,7 @@ class Prepared:
 
     def _copied(self, weight: Array, kept: Kept) -> Array:
         """The copies of a weight, one in a row, made now or before."""
-        size, move, many = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT], self.near(thread_count())
+        size, move, many = dict(self.copies)[WEIGHT], dict(self.fills)[WEIGHT], self._near_copies(self._threads)
 
         def make() -> Array:
             copies = empty((many, whole_lines(size, self.kind.itemsize)), self.kind)[:, :size]
@@ -204,10 +209,14 @@ class Prepared:
         """The work written down, if kernels do all of it and it is short."""
         if not self.lying:
             return None
-        key = 1 if self.alone else thread_count(), 1 if self.copying is None else len(given[WEIGHT])
+        key = self._threads, len(given[WEIGHT]) if self.comes else 1
         if key not in self.shorts:
             self.shorts[key] = self._short(*key)
         return self.shorts[key]
+
+    @property
+    def _threads(self) -> int:
+        return 1 if self.alone else thread_count()
 
     @cached_property
     def alone(self) -> bool:
@@ -225,9 +234,9 @@ class Prepared:
         if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
             return None
         given = [stand_in(shape, steps, self.kind) for shape, steps in self.lying]
-        if self.copying is not None and (buffer := self.copying.buffers[WEIGHT]) is not None:
-            steps = (whole_lines(buffer.size, self.kind.itemsize), 1)
-            given[WEIGHT] = stand_in((copies, buffer.size), steps, self.kind)
+        if self.comes:
+            steps = (whole_lines(self.comes, self.kind.itemsize), 1)
+            given[WEIGHT] = stand_in((copies, self.comes), steps, self.kind)
         more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
         ends = [*accumulate(self._rooms(threads), initial=0)]
         room, size = stand_in((ends[-1] + 1,), (1,), self.kind), ends[-1]
@@ -340,14 +349,15 @@ def _in_chunks(found: Chunks, strides: tuple[Strides, ...], produced: int, other
 
 def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
     """The bytes of all copies and of sums of their own, or of those that threads have at a time."""
-    problem, result = best.asked, best.buffers[WEIGHT]
+    problem, weight = best.asked, best.buffers[WEIGHT]
     if found := bands(best, strides):
         return found.schedule(strides).scratch * problem.itemsize
     if in_chunks := chunks(best):
-        own = 0 if result is None else result.size
+        own = 0 if weight is None else weight.size
         return (own + in_chunks.schedule(strides).scratch) * problem.itemsize
-    count, weight = pieces(best), 0 if result is None else result.size * problem.itemsize
-    return best.copied + (best.near(thread_count()) - 1) * weight + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
+    more = 0 if weight is None else (best.near_copies(thread_count()) - 1) * weight.size * problem.itemsize
+    count = pieces(best)
+    return best.copied + more + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
 
 
 def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bool) -> Finish | None:

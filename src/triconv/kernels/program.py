@@ -183,27 +183,18 @@ class Program:
         zeros = [[clearing(c)] if self.adds else [] for _, _, c, *_ in pieces]
         before = [[*own, *more] for own, more in zip(fills or repeat(()), zeros, strict=False)]
         if near:
-            return self._near(pieces[0], before[0], near, parts)
+            a, _, c, *more = pieces[0]
+            filled = [[call for move, source, b in own for call in move.calls(source, b, 0, 1)] for _, own in near]
+            # Those of the threads that have these parts in relay.py, however many there are of either.
+            copies = [near[(len(near) * (part + 1) - 1) // parts][0] for part in range(parts)]
+            multiplied = [self.calls([(a, b, c, *more)], part, parts) for part, b in enumerate(copies)]
+            return [in_stage(before[0], threads), filled if any(filled) else [], multiplied]
         if len(pieces) == 1 or parts > len(pieces):
             multiplied = [self.calls(pieces, part, parts) for part in range(parts)]
             return [in_stage([*chain(*before)], threads), multiplied]
         turns = [[*chain(*in_stage(own, 1)), *self.calls([one], 0, 1)] for own, one in zip(before, pieces, strict=True)]
         each = len(pieces) // parts
         return [[[*chain(*turns[n : n + each])] for n in range(0, len(pieces), each)]]
-
-    def _near(
-        self, operands: Operands, before: Sequence[Copying], near: Sequence[Copied], parts: int
-    ) -> list[list[list[Call]]]:
-        """The stages of a piece with copies of B: threads have the same share of both."""
-        a, _, c, *more = operands
-        filled = [
-            [call for move, source, target in before for call in move.calls(source, target, number, len(near))]
-            + [call for move, source, target in own for call in move.calls(source, target, 0, 1)]
-            for number, (_, own) in enumerate(near)
-        ]
-        copies = [near[len(near) * part // parts][0] for part in range(parts)]
-        multiplied = [self.calls([(a, b, c, *more)], part, parts) for part, b in enumerate(copies)]
-        return [filled if any(filled) else [], multiplied]
 
     def parts(self, pieces: int, threads: int) -> int:
         """How many parts there are of so many pieces."""

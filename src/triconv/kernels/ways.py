@@ -79,19 +79,20 @@ class Way:
         """The bytes of the copies."""
         return sum(buffer.size for buffer in self.buffers if buffer is not None) * self.problem.itemsize
 
-    def near(self, threads: int) -> int:
+    def near_copies(self, threads: int) -> int:
         """How many copies of a weight there are for so many threads, where it is copied: at most one each.
 
         What threads read again and again should be in their own caches. What another has too comes back slowly once
         it was dropped, though nobody writes it: two threads with a copy each took 0.75 to 0.95 of the time.
         """
         buffer, problem = self.buffers[ROLES.index(Role.WEIGHT)], self.asked
-        if buffer is None or arrays(problem, self.vector)[1] is not Role.WEIGHT:
+        if buffer is None or problem.dtype == PAIRS or arrays(problem, self.vector)[1] is not Role.WEIGHT:
             return 1
         (first, second), size = cache_bytes(), buffer.size * problem.itemsize
-        stays = first < size <= second // 2
+        if not first < size <= second // 2:
+            return 1
         read = problem.terms // prod(problem.shape(Role.WEIGHT))
-        return max(1, min(threads, read // OFTEN, 1 + (problem.extra - self.copied) // size)) if stays else 1
+        return max(1, min(threads, read // OFTEN, 1 + (problem.extra - self.copied) // size))
 
     def cuts(self) -> tuple[Cut, ...]:
         """The loop nests, cut into tiles."""
