@@ -35,7 +35,7 @@ from .words import CHECKED
 NUMBERS_WORTH_A_THREAD = 1 << 16
 """To be copied. Handing work to a thread that sleeps takes as long."""
 
-SLICES = 2
+SLICES = 8
 """Of the work, for each thread, where cutting it costs nothing: of a thread that is held up, another takes some."""
 
 TURNS = 10_000
