@@ -241,7 +241,7 @@ def test_no_more_rows_meet_in_one_place_of_the_cache_than_it_holds(
     itemsize: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where they are whole pages apart and the sum goes along them, tiles are lower; nowhere else."""
-    ways, page, lanes = 3, PAGE // itemsize, target().lanes(itemsize)
+    ways, page, lanes = 6, PAGE // itemsize, target().lanes(itemsize)
     monkeypatch.setattr(nests, "cache_bytes", lambda: (ways * PAGE, 1 << 20))
 
     def height(apart: int, step: int) -> int:

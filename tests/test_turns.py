@@ -43,7 +43,8 @@ def test_rows_take_turns_where_they_are_near(
     made = cut(Nest((), results, (Index(depth, 1, width, 0),), corners, taps), 4, target(), 1 << 20)
     tables = [one.tiles for one in tiled(made, "float32", True)]
     places = [(a, b // (depth * width)) for table in tables for a, b, *_ in table.tolist()]
-    high = {a for a, _ in places}
-    assert sorted(places) == sorted(product(high, range(panels)))
+    high, wide = {a for a, _ in places}, {panel for _, panel in places}  # of which a tile may take several
+    assert sorted(places) == sorted(product(high, wide))
+    assert max(wide) + min({*wide, panels} - {0}) == panels
     changes = sum(one != other for (_, one), (_, other) in pairwise(places))
-    assert (changes + 1) / panels == (len(high) if blocks is None else blocks)
+    assert (changes + 1) / len(wide) == (len(high) if blocks is None else blocks)

@@ -32,8 +32,14 @@ FRESH = 2.5
 """Cycles that a vector takes from the second-level cache."""
 
 EACH_LOAD, ADDED = 0.02, 2
-"""Cycles by which a load makes a step longer of which multiplications take most; and that a sum takes which is added to
-what is there, beside the next tile's multiplications.
+"""Cycles by which a load makes a step longer of which multiplications take most, where tiles must be whole; and that a
+sum takes which is added to what is there, beside the next tile's multiplications.
+"""
+
+LOADED, STREAM = 0.1, 40
+"""Cycles that a load is felt to take beside multiplications; and that pass until vectors of B which lie elsewhere come
+as fast as they can. A core that a thread has to itself feels no loads. One that it shares with somebody else's takes as
+long for each as for 0.8 multiplications, which in a rented machine may be most of the time.
 """
 
 CROWDED = 1.06
@@ -104,8 +110,9 @@ def best_block(
     fresh: Fresh | None = None,
     sets: Sets | None = None,
     whole: bool = False,
+    page: int = 0,
 ) -> Block:
-    """The tile that takes the fewest cycles.
+    """The tile that should feel the fastest, and the cycles that it takes.
 
     A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
     must fit the registers, and enough multiplications must be under way to hide how long one takes. Only sizes that
@@ -115,11 +122,13 @@ def best_block(
     columns = [loop.count if loop.column else 1 for loop in results]
     alone = prod(loop.count for loop in results if loop.alone)
     apart = sets.apart(results) if sets is not None else []
+    near = _near(rows, results, page)
     heights = [
         (
             prod(tall),
             tall,
             max(tall, default=1),
+            max(tall, default=1) if near is None else tall[near],
             covering(rows, tall) * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1),
         )
         for tall in extents(tuple(rows), registers)
@@ -129,12 +138,13 @@ def best_block(
     every = ceil(vector.count / lanes)
     best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
     most, each_least, beside_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1, 0 if whole else OVERHEAD
+    least = best.cycles
     across = [
         (prod(many), many, alone * covering(columns, many))
         for many in _rectangles(tuple(columns), registers)
         if not whole or _divides(columns, many)
     ]
-    fitting: dict[int, list[tuple[int, tuple[int, ...], int, float]]] = {}
+    fitting: dict[int, list[tuple[int, tuple[int, ...], int, int, float]]] = {}
     for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
         if whole and every % vectors:
             continue
@@ -150,25 +160,36 @@ def best_block(
             arriving = 0.0
             if fresh is not None:
                 arriving = fresh.cycles([vectors if loop.vector else m for loop, m in zip(results, many, strict=True)])
-            for height, tall, longest, tiles_down in fitting[high]:
+            for height, tall, longest, run, tiles_down in fitting[high]:
                 # No tile takes less than its products and their sums.
-                if (each_least * height * width + beside_least) * tiles * tiles_down >= best.cycles:
+                if (each_least * height * width + beside_least) * tiles * tiles_down >= least:
                     continue
                 loads: float = height * (vector_loads[0] if depth.vector else from_a) + width * vector_loads[1]
+                loaded = loads * LOADED
                 if vector.a and not depth.vector:
                     arrived = height // longest * _new(results, tall, depth)
                     fetched = vector_loads[0] * (height / depth.count + arrived) + both_data * vector_loads[1]
                     loads = max(loads, FETCHED * width * fetched)
                 cycles = max(height * width / MULTIPLICATIONS, loads / LOADS, arriving, 1)
-                cycles = cycles + loads * EACH_LOAD if whole else cycles * (SUMMED if depth.vector else 1)
-                # Rows and columns that are far apart share none of what they read.
-                cycles *= 1 if arriving or whole else 1 + FAR_APART * (height // longest + width // vectors - 2)
-                beside = height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
-                each = steps * cycles + (height * width * ADDED if whole else beside)
-                total = each * tiles * tiles_down
-                if total < best.cycles * (1 - 1e-9):
-                    best = Block(sizes_of(results, tall, many, vectors * lanes), total)
+                if whole:
+                    each = steps * (cycles + loads * EACH_LOAD) + height * width * ADDED
+                    felt = each
+                else:
+                    # Rows and columns that are far apart share none of what they read.
+                    longer = 1 if arriving else 1 + FAR_APART * (height // run + width // vectors - 2)
+                    longer *= SUMMED if depth.vector else 1
+                    each = steps * cycles * longer + height * width * (SUM_UP if depth.vector else 1) + OVERHEAD
+                    felt = each + steps * loaded * longer + STREAM * (width // vectors)
+                if (felt := felt * tiles * tiles_down) < least * (1 - 1e-9):
+                    least = felt
+                    best = Block(sizes_of(results, tall, many, vectors * lanes), each * tiles * tiles_down)
     return best
+
+
+def _near(rows: Sequence[int], results: Sequence[Index], page: int) -> int | None:
+    """The loop whose rows lie on the same lines of A, or pages, if any do: along others they are far apart."""
+    near = (n for n, loop in enumerate(results) if rows[n] > 1 and 0 < abs(loop.a) < page)
+    return min(near, key=lambda n: abs(results[n].a), default=None)
 
 
 def _divides(counts: Sequence[int], sizes: Sequence[int]) -> bool:

@@ -217,9 +217,10 @@ def _block(
     itemsize = machine.vector_bytes // lanes
     line, ways = LINE // itemsize, cache_bytes()[0] // PAGE
     # What a step reads of A is met again by the next ones, if they read the same lines.
-    sets = Sets(PAGE // itemsize, line, ways) if abs(depth.a) < line and not depth.vector else None
-    whole = bool(nest.pieces)
-    block = best_block(results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole)
+    page, whole = PAGE // itemsize, bool(nest.pieces)
+    sets = Sets(page, line, ways) if abs(depth.a) < line and not depth.vector else None
+    how = (loads, whole_lines, nest.spread, found, sets, whole, page)
+    block = best_block(results, depth, steps, lanes, registers, *how)
     able, pairs = nest.pairs and machine.matrices and not nest.once, 0
     if able and (other := best_matrices(results, depth, steps, lanes)) and other.cycles < block.cycles:
         block, pairs = other, at_a_time(depth.count)

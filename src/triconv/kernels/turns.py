@@ -11,7 +11,7 @@ from .index import Index, Table, outer_sum
 from .nest import Cut
 from .target import cache_bytes
 
-SLOWER = 4
+SLOWER = 3
 """How much longer a number of B takes than one of A that comes from beyond the caches: it is asked for later."""
 
 

@@ -21,7 +21,7 @@ from .correlation import Table
 from .filtered import DEPTH, ORIGIN, Sizes, Step
 from .schedule import THREADS, Arrays, Schedule, Stage
 
-FEW, LEAST = 28, 14
+FEW, LEAST = 36, 14
 """Tiles of a block at least: so often is a kernel's number multiplied that comes from further away. Fewer only where
 there is no room for as many."""
 
