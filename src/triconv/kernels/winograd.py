@@ -21,12 +21,12 @@ from .correlation import Table
 from .filtered import DEPTH, ORIGIN, Sizes, Step
 from .schedule import THREADS, Arrays, Schedule, Stage
 
-FEW, LEAST = 36, 14
+FEW, LEAST = 28, 14
 """Tiles of a block at least: so often is a kernel's number multiplied that comes from further away. Fewer only where
 there is no room for as many."""
 
-BLOCK = 1 << 19
-"""Bytes of a block of tiles, in what is seen and in what is made."""
+BLOCK, MORE = 1 << 19, 36
+"""Bytes of a block of tiles, in what is seen and in what is made; and as many tiles as may take twice that."""
 
 PIECES = 8
 """Of the tiles of a weight's gradient, at most."""
@@ -100,7 +100,8 @@ def _panels_at_once(s: Sizes, room: int, seen_row: int) -> int:
 
 def _most(s: Sizes, room: int, *rows: int) -> int:
     """How many tiles, transformed into such rows, a block should have, of which there is room for so many numbers."""
-    wanted = max(FEW, BLOCK // (s.points * sum(rows) * s.itemsize))
+    fitting = BLOCK // (s.points * sum(rows) * s.itemsize)
+    wanted = max(FEW, min(MORE, 2 * fitting), fitting)
     return max(min(wanted, s.fitting(room, *rows)), min(wanted, LEAST))
 
 
