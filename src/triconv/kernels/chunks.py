@@ -50,6 +50,9 @@ WORTH = 2.5
 FAR = 2.5
 """How much longer a number takes that is copied ahead, away from the cache and back."""
 
+ASKED = 0.5
+"""How much of that time is left of a number that was asked for while others were multiplied."""
+
 SHARED = 8
 """Units that make for an even share of any thread."""
 
@@ -68,6 +71,8 @@ class Chunks:
     ahead: bool
     """Whether all chunks are copied once, before any is multiplied, and not again for each block that they are of."""
     pieces: int
+    asks: bool
+    """Whether what the next chunk is copied from comes while one is multiplied."""
 
     @property
     def units(self) -> int:
@@ -156,7 +161,9 @@ class Chunks:
                         found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
                     data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
                     a, b = data[:: -1 if self._wide else 1]
-                    found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block])
+                    to_come = [moves[number][at][min(chunk + 1, end - 1)].begin for number, at in every]
+                    soon = [(given[n], self._asked.itemsize * at) for n, at in enumerate(to_come) if self.asks]
+                    found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block], soon)
             return found
 
         first = [Stage(chunks * sum(self.blocks), copies)] if ahead else []
@@ -177,6 +184,10 @@ class Chunks:
             for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
             for table in contractions(replace(nest, reread=0, adds=True), asked.dtype)
         ]
+        if self.asks:
+            steps = sum(len(table.tiles) * table.contraction.depth for table in tables)
+            each = tuple(-(-prod(asked.shape(role)) // steps) for role in ROLES[:2])
+            tables = [replace(table, contraction=replace(table.contraction, soon=each)) for table in tables]
         return Program(tables, asked.flops, first=True), Program(tables, asked.flops)
 
     def _behind(self, result: Layout) -> list[int]:
@@ -253,6 +264,7 @@ class Plan:
     shape: Shape
     blocks: tuple[int, int]
     ahead: bool
+    asks: bool
     count: int
     moved: float
 
@@ -275,7 +287,7 @@ class Plan:
         ]
         layouts = (own[0].layout, own[1].layout, one.layouts[2])
         one = replace(one, buffers=(own[0], own[1], None), layouts=layouts)
-        return Chunks(Bands(best, one, 0, parts), self.blocks, self.ahead, pieces)
+        return Chunks(Bands(best, one, 0, parts), self.blocks, self.ahead, pieces, self.asks)
 
 
 def _channels(problem: Problem) -> tuple[int, int]:
@@ -322,13 +334,16 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
     )
     for rows, columns in product(*blocks):
         across, along = visible // rows, hidden // columns
-        held = shape.visible * across + shape.hidden * along + taps * across * along
-        if held * problem.itemsize <= room and count * (rows + columns) <= MANY_CHUNKS:
-            seen, made = shape.visible * visible, shape.hidden * hidden
-            for ahead in (False, True)[: 1 + (rows * columns > 1)]:
-                copied = FAR * (seen + made) if ahead else columns * seen + rows * made
-                moved = count * (copied + RETURNED * taps * visible * hidden)
-                yield Plan(shape, (rows, columns), ahead, count, moved)
+        copies, sums = shape.visible * across + shape.hidden * along, taps * across * along
+        if (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
+            continue
+        seen, made = shape.visible * visible, shape.hidden * hidden
+        able = rows * columns == 1 < count and problem.dtype != PAIRS
+        able = able and (2 * copies + sums) * problem.itemsize <= room
+        for ahead in (False, True)[: 1 + (rows * columns > 1)]:
+            copied = FAR * (seen + made) if ahead else columns * seen + rows * made
+            moved = count * (copied * (ASKED if able else 1) + RETURNED * taps * visible * hidden)
+            yield Plan(shape, (rows, columns), ahead, able, count, moved)
 
 
 def _divisors(number: int) -> list[int]:

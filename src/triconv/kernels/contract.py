@@ -92,6 +92,9 @@ class Contraction:
     stored: str = ""
     """How C is stored, if not as it is summed; nothing can be added to it then."""
 
+    soon: tuple[int, ...] = ()
+    """How many numbers a step asks for of each of some arrays, which are to be copied next, one after the other."""
+
     finish: Finish = AS_IT_IS
     """What is done to the sums. Where a bias is added, vectors run over channels of C."""
 
@@ -101,7 +104,8 @@ class Contraction:
     def arguments(self) -> dict[str, ir.Type]:
         """Taps are pairs (a_t, b_t)."""
         arrays = {"A": POINTER, "B": POINTER, "C": POINTER}
-        return {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, **self.finish.arguments}
+        own = {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, **self.finish.arguments}
+        return {**own, **{f"soon{number}": POINTER for number in range(len(self.soon))}}
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
@@ -117,6 +121,7 @@ class Contraction:
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with self._each_tile(k) as (i, (a0, b0, t0, t1), corner, ends):
             ahead = self._ahead(k, i, a0, b0)
+            soon = [k.at(k[f"soon{n}"], k.mul(i, each * self.depth)) for n, each in enumerate(self.soon)]
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
             with self._each_tap(k, a0, b0, t0, t1) as (t, a, b):
@@ -128,7 +133,7 @@ class Contraction:
                     to_come = k.at(k["B"], k.add(b0, k.load(k["taps"], k.add(k.mul(later, 2), 1), I64)))
                     for place in self.coming:
                         k.prefetch(to_come, place)
-                self._sum(k, a, b, sums, lanes, ahead)
+                self._sum(k, a, b, sums, lanes, ahead, soon)
             values = [reduce(k.build.fadd, (k.get(part, kind) for part in parts)) for line in sums for parts in line]
             if self.summed:
                 self._finish_summed(k, values, corner)
@@ -299,7 +304,7 @@ class Contraction:
             with k.loop(self.depth, step=each, stepped=True) as at:
                 k.prefetch(array, k.add(k.mul(at, step), far, line * lanes))
 
-    def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int, ahead: Ahead) -> None:
+    def _sum(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int, ahead: Ahead, soon: Sequence[Place]) -> None:
         """Add the products of one tap, a step's to one partial sum and the next one's to the next."""
         fold, size = len(sums[0][0]), lanes if self.summed else 1
         ak, bk = (1, 1) if self.summed else (self.ak, self.bk)
@@ -311,6 +316,8 @@ class Contraction:
                     k.prefetch(here, k.add(ahead[1], column.b))
             if any(self.onward):
                 self._ask_onward(k, a, at)
+            for place, each in zip(soon, self.soon, strict=True):
+                k.prefetch(place, k.mul(at, each))
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None

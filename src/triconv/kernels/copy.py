@@ -160,6 +160,11 @@ class Move:
         """How many numbers it writes."""
         return int(self.jobs.done[-1])
 
+    @property
+    def begin(self) -> int:
+        """The first of the numbers that it reads."""
+        return self.source + int(self.jobs.table[:, 1].min(initial=np.iinfo(np.int64).max))
+
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""
         (call,) = self.calls(source, target, 0, 1)

@@ -40,6 +40,9 @@ MULTIPLICATIONS_A_COPY = 16
 Operands = Sequence[NDArray[Any]]
 """A, B, C, and what C is finished with."""
 
+Within = tuple[NDArray[Any], int]
+"""An array, and how many bytes of it come before a place in it."""
+
 Copied = tuple[NDArray[Any], Sequence[Copying]]
 """A copy of B, and what fills it, unless it is there."""
 
@@ -200,15 +203,21 @@ class Program:
         """How many parts there are of so many pieces."""
         return parts_of(self.work * pieces, threads, self.slices, pieces)
 
-    def calls(self, pieces: Sequence[Operands], part: int, parts: int, behind_c: int = 0) -> list[Call]:
-        """What one part of the work calls, in this order: some pieces, or a share of one; C is so many bytes behind."""
+    def calls(
+        self, pieces: Sequence[Operands], part: int, parts: int, behind_c: int = 0, soon: Sequence[Within] = ()
+    ) -> list[Call]:
+        """What one part of the work calls, in this order: some pieces, or a share of one; C is so many bytes behind.
+
+        `soon` is what to ask for meanwhile, if the contractions do.
+        """
         shares = max(1, parts // len(pieces))
         begin, end = len(pieces) * part // parts, len(pieces) * (part + 1) // parts
         found, share = [], self._share(part % shares, shares)
         for operands in pieces[begin : max(begin + 1, end)]:
             a, b, c, *more = map(address, operands)
+            more += [address(array) + place for array, place in soon]
             for kernel, values, tables in share:
-                arrays = (*operands[:3], *tables, *operands[3:])
+                arrays = (*operands[:3], *tables, *operands[3:], *(array for array, _ in soon))
                 found.append(Call(kernel, (a, b, c + behind_c, *values, *more), arrays))
         return found
 
