@@ -19,6 +19,7 @@ from triconv.engines import bfloat16, direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import chunks, prepared, schedule, ways
 from triconv.kernels import target as targets
+from triconv.kernels.program import Program, Tiled
 from triconv.kernels.target import target
 
 THREADS = (1, 2, 3, 8)
@@ -129,10 +130,10 @@ def test_panels_and_blocks_of_channels(vector: str, dtype: str, found: Found, mo
                 across = buffer.shape[1] // buffer.panel if buffer.panel else 0
                 assert buffer.size == across * buffer.layout.panel_step or not across
             kinds = {"panels": all(panels), "rows": one.blocks[0] > 1, "columns": one.blocks[1] > 1}
-            kinds |= {"ahead": one.ahead, "again": not one.ahead and prod(one.blocks) > 1}
+            kinds |= {"ahead": one.ahead, "again": not one.ahead and prod(one.blocks) > 1, "asks": one.asks}
             kinds |= {"gap": any(buffer.gap for buffer in one.bands.way.buffers[:2] if buffer), "": True}
             tried.update(kind for kind, is_so in kinds.items() if is_so)
-    assert set(tried) >= {"panels", "rows", "columns", "ahead", "again", ""}, tried
+    assert set(tried) >= {"panels", "rows", "columns", "ahead", "again", "asks", ""}, tried
 
 
 @pytest.mark.skipif(not target().pairs, reason="this processor multiplies no pairs of bfloat16")
@@ -165,9 +166,41 @@ def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     for visible, hidden, kernel in (((8, 256, 56, 56), 64, 1), ((8, 256, 28, 28), 512, 1), ((8, 64, 56, 56), 64, 3)):
         one = chosen(visible, hidden, kernel)
         assert one is not None
-        assert one.bands.way.copied <= 384 << 10
+        sums = hidden * visible[1] * kernel**2 * 4 // prod(one.blocks)
+        assert one.bands.way.copied * (1 + one.asks) + sums <= 384 << 10
+        assert one.asks is (hidden != 512)
         assert one.units >= chunks.SHARED
         assert one.bands.units == len(list(one.bands.moves(0, (1, 1, 1, 1)))) > 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_the_next_chunk_is_copied_from_is_asked_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first number on, and as many as there are; the last of a piece asks for its own."""
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    one = chosen((4, 64, 28, 28), 96, 1)
+    assert one is not None
+    assert one.asks
+    assert one.pieces > 1
+    lie = ORDERS["channels last"]
+    given = [lie(np.zeros(shape, "float32")) for shape in ((4, 64, 28, 28), (4, 96, 28, 28), (96, 64, 1, 1))]
+    plan = one.schedule(tuple(tuple(step // 4 for step in array.strides) for array in given))
+    tables: list[Tiled] = []
+    monkeypatch.setattr(chunks, "Program", lambda own, *_, **how: (tables.extend(own), Program(own, *_, **how))[1])
+    room = np.zeros(plan.shared + plan.own, "float32")
+    stage = plan.stages[0]
+    each = stage.calls((*given, room), plan.shared, 0, stage.units)
+    copies, products = each[number::3], each[2::3]
+    positions, array = one.bands.way.asked.batch * prod(one.bands.way.asked.geometry.hidden), given[number]
+    begins = [(copy.values[0] - array.ctypes.data) // (4 * array.shape[1]) for copy in copies]
+    assert begins == list(range(0, 4 * 28 * 28, positions))
+    asked = [(call.values[7 + number] - array.ctypes.data) // (4 * array.shape[1]) for call in products]
+    many = len(begins) // one.pieces
+    assert asked == [begin if n % many == many - 1 else begin + positions for n, begin in enumerate(begins)]
+    assert all(call.arrays[-2:] == (given[0], given[1]) for call in products)
+    steps = sum(len(table.tiles) * table.contraction.depth for table in tables) // 2  # there are two programs
+    channels = array.shape[1]
+    assert tables
+    assert all(0 <= table.contraction.soon[number] * steps - positions * channels < steps for table in tables)
 
 
 def test_chunks_of_two_threads_have_a_gap_between_them_where_there_is_room(
