@@ -34,6 +34,9 @@ UNROLLED = 160
 CHAINS = 8
 """Sums that must be under way at once, as a multiply-add takes four cycles and two begin in each."""
 
+TILES = 4
+"""After so many others comes the tile whose numbers are asked for where products are written out."""
+
 FEW = 4
 """Lines that are asked for one by one: a loop over them would take as long as what they are for."""
 
@@ -92,6 +95,9 @@ class Contraction:
     stored: str = ""
     """How C is stored, if not as it is summed; nothing can be added to it then."""
 
+    fetched: bool = False
+    """Whether a tile asks for its part of C before it sums, which it adds to or which is far from the caches. Where
+    products are written out, for that of a later tile, and for what this one reads of A."""
     soon: tuple[int, ...] = ()
     """How many numbers a step asks for of each of some arrays, which are to be copied next, one after the other."""
 
@@ -121,6 +127,8 @@ class Contraction:
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
         with self._each_tile(k) as (i, (a0, b0, t0, t1), corner, ends):
             ahead = self._ahead(k, i, a0, b0)
+            if self.fetched:
+                self._ask_for_c(k, corner)
             soon = [k.at(k[f"soon{n}"], k.mul(i, each * self.depth)) for n, each in enumerate(self.soon)]
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
@@ -161,7 +169,12 @@ class Contraction:
         """Tiles whose sums have no loops; each number of C is written as soon as its sum is whole."""
         nothing = k.scratch(lanes)
         k.store_vector(k.zeros(lanes), nothing)
-        with self._each_tile(k) as (_, (a0, b0, word, _), corner, ends):
+        with self._each_tile(k) as (i, (a0, b0, word, _), corner, ends):
+            if self.fetched:
+                a, _, c, *_ = self._tile_after(k, i, TILES)
+                for place in sorted({a_m + a_k for a_m, _ in self.rows for a_k, _ in self.steps}):
+                    k.prefetch(k.at(k["A"], a), place)
+                self._ask_for_c(k, k.at(k["C"], c))
             places = {
                 (m, j): (k.at(corner, c_m + column.c), self.finish.at(k, ends, c_m + column.c))
                 for m, (_, c_m) in enumerate(self.rows)
@@ -278,11 +291,18 @@ class Contraction:
         """How far ahead to ask for A and B: where they are for a later tile, if there is one."""
         if not self.later:
             return self.ahead
-        number = k.add(tile, self.later)
-        number = k.build.select(k.less(number, k["count"]), number, tile)
-        a, b, *_ = k.row("tiles", number, TILE)
+        a, b, *_ = self._tile_after(k, tile, self.later)
         far_a, far_b = self.ahead
         return k.sub(a, a0) if far_a else 0, k.sub(b, b0) if far_b else 0
+
+    def _tile_after(self, k: Kernel, tile: Value, others: int) -> Sequence[Value]:
+        """The tile that is so many after one, if there is one; or this one."""
+        number = k.add(tile, others)
+        return k.row("tiles", k.build.select(k.less(number, k["count"]), number, tile), TILE)
+
+    def _ask_for_c(self, k: Kernel, corner: Place) -> None:
+        for (_, c_m), column in product(self.rows, self.columns):
+            k.prefetch(corner, c_m + column.c)
 
     def _ask(self, k: Kernel, a: Place, b: Place, lanes: int, ahead: Ahead) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.

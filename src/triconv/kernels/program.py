@@ -295,6 +295,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         for b, c in zip(offsets(columns, "b"), offsets(columns, "c"), strict=True)
         for place in places
     )
+    past = in_line and _past(cut, sizes, lanes)
     return Contraction(
         dtype,
         tuple(zip(offsets(rows, "a"), offsets(rows, "c"), strict=True)),
@@ -313,9 +314,19 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         steps=cut.steps,
         together=cut.together,
         pairs=cut.pairs if fits(runs(offsets(rows, "a")), len(each)) else 0,
-        past=in_line and _past(cut, sizes, lanes),
+        past=past,
         stored=stored,
+        fetched=not past and _fetched(cut, bool(vector.a), 2 if stored else BYTES[dtype]),
     )
+
+
+def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
+    """Whether tiles ask for C before they write it: they add to it, or it is larger than the caches."""
+    if cut.depth.vector or (cut.steps and (cut.adds or not wide)):
+        return False
+    corners = cut.nest.corners[:, 2]
+    span = int(np.ptp(corners)) + sum((loop.count - 1) * abs(loop.c) for loop in cut.results)
+    return cut.adds or span * itemsize > cache_bytes()[1]
 
 
 def _later(cut: Cut, sizes: Sequence[int], itemsize: int) -> int:
