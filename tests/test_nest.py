@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from triconv.kernels import nest as nests
+from triconv.kernels import program as programs
 from triconv.kernels.block import Sets, least_written, written_out
+from triconv.kernels.compile import assembly
 from triconv.kernels.index import Index, merged, outer_sum
 from triconv.kernels.nest import Cut, Nest, cut
 from triconv.kernels.program import Program, tiled
@@ -304,3 +306,41 @@ def test_zeros_are_written_in_the_order_of_memory() -> None:
 def test_outer_sum_runs_the_last_part_fastest() -> None:
     total: NDArray[np.int64] = outer_sum([(0, 0), (10, 20)], [(1, 2), (3, 4)])
     assert total.tolist() == [[1, 2], [3, 4], [11, 22], [13, 24]]
+
+
+def far(rows: int, outer: int) -> Nest:
+    """Products of matrices whose results begin 4 MB apart."""
+    wide = 2 * target().lanes(4)
+    loops = Index(rows, 8, 0, wide), Index(wide, 0, 1, 1, True)
+    corners = np.array([[0, 0, n << 20, 0, 1] for n in range(outer)], np.int64)
+    return Nest((), loops, (Index(64, 1, wide, 0),), corners, np.zeros((1, 2), np.int64))
+
+
+def asked(nest: Nest, cache: int, patch: pytest.MonkeyPatch) -> bool:
+    """Whether kernels ask for their parts of C; where products are written out, for what they read of A as well."""
+    patch.setattr(programs, "cache_bytes", lambda: (32 << 10, cache))
+    found = [one.contraction for one in tiled(cut(nest, 4, target(), ROOM), "float32", False)]
+    for one in found:
+        many = len(one.rows) * len(one.columns) + len({m + k for m, _ in one.rows for k, _ in one.steps})
+        more = (assembly(own, target()).count("prefetch") for own in (one, replace(one, fetched=False)))
+        assert next(more) - next(more) == many * one.fetched
+    (every,) = {one.fetched for one in found}
+    return every
+
+
+def test_results_that_are_far_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 4 * 2 * target().lanes(4) << 10
+    assert asked(far(1 << 10, 1), size - 64, monkeypatch)
+    assert not asked(far(1 << 10, 1), size, monkeypatch)
+    assert asked(far(1 << 10, 2), size, monkeypatch)  # its corners are far apart
+
+
+def test_results_of_products_written_out_are_asked_for_if_they_are_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    nest = channels_of(2, (70, 70), spread=False)
+    assert cut(nest, 4, target(), ROOM).steps
+    assert asked(nest, 4 << 10, monkeypatch)
+    assert not asked(nest, 1 << 20, monkeypatch)
+
+
+def test_results_that_are_added_to_are_asked_for_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(channels_of(2, (70, 70), spread=True), 1 << 20, monkeypatch)
