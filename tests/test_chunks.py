@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from math import prod
 from typing import Any
@@ -19,6 +20,8 @@ from triconv.engines import bfloat16, direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import chunks, prepared, schedule, ways
 from triconv.kernels import target as targets
+from triconv.kernels.compile import assembly
+from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.program import Program, Tiled
 from triconv.kernels.target import target
 
@@ -130,10 +133,10 @@ def test_panels_and_blocks_of_channels(vector: str, dtype: str, found: Found, mo
                 across = buffer.shape[1] // buffer.panel if buffer.panel else 0
                 assert buffer.size == across * buffer.layout.panel_step or not across
             kinds = {"panels": all(panels), "rows": one.blocks[0] > 1, "columns": one.blocks[1] > 1}
-            kinds |= {"ahead": one.ahead, "again": not one.ahead and prod(one.blocks) > 1, "asks": one.asks}
+            kinds |= {"ahead": one.ahead, "again": not one.ahead and prod(one.blocks) > 1}
             kinds |= {"gap": any(buffer.gap for buffer in one.bands.way.buffers[:2] if buffer), "": True}
             tried.update(kind for kind, is_so in kinds.items() if is_so)
-    assert set(tried) >= {"panels", "rows", "columns", "ahead", "again", "asks", ""}, tried
+    assert set(tried) >= {"panels", "rows", "columns", "ahead", "again", ""}, tried
 
 
 @pytest.mark.skipif(not target().pairs, reason="this processor multiplies no pairs of bfloat16")
@@ -175,7 +178,7 @@ def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_what_the_next_chunk_is_copied_from_is_asked_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its first number on, and as many as there are; the last of a piece asks for its own."""
+    """From its first number on, and as many as there are; the very last asks for its own."""
     monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
     one = chosen((4, 64, 28, 28), 96, 1)
     assert one is not None
@@ -194,13 +197,63 @@ def test_what_the_next_chunk_is_copied_from_is_asked_for(number: int, monkeypatc
     begins = [(copy.values[0] - array.ctypes.data) // (4 * array.shape[1]) for copy in copies]
     assert begins == list(range(0, 4 * 28 * 28, positions))
     asked = [(call.values[7 + number] - array.ctypes.data) // (4 * array.shape[1]) for call in products]
-    many = len(begins) // one.pieces
-    assert asked == [begin if n % many == many - 1 else begin + positions for n, begin in enumerate(begins)]
+    assert asked == [*begins[1:], begins[-1]]
     assert all(call.arrays[-2:] == (given[0], given[1]) for call in products)
     steps = sum(len(table.tiles) * table.contraction.depth for table in tables) // 2  # there are two programs
     channels = array.shape[1]
     assert tables
-    assert all(0 <= table.contraction.soon[number] * steps - positions * channels < steps for table in tables)
+    each = {table.contraction.soon[number] for table in tables}
+    assert each == {(0, -(-positions * channels // steps))}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("vector", ["hidden", "visible"])
+def test_chunks_that_ask(vector: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole numbers, in any order of memory, for any number of threads."""
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    monkeypatch.setattr(prepared, "chunks", lambda best: found.append(chunks.chunks.__wrapped__(best)) or found[-1])
+    found: list[chunks.Chunks] = []
+    have_way(monkeypatch, vector)
+    random = np.random.default_rng(0)
+    v, h = (random.integers(-3, 4, (2, channels, 28, 28)).astype(dtype) for channels in (64, 96))
+    expected = triconv.conv_weight(v, h, 1, engine="im2row")
+    problem = triconv.explain("conv_weight", v.shape, expected.shape, dtype=dtype).problem
+    for order in ("channels last", "C order"):
+        for out in results(problem, v, h, expected, ORDERS[order]):
+            np.testing.assert_array_equal(out, expected)
+    assert found
+    assert all(one.asks and one.bands.units > 1 for one in found)
+
+
+def test_tables_ask_one_after_the_other() -> None:
+    """Each for its share; together for all, and a line at a time at most."""
+    small, large = (
+        Tiled(
+            Contraction("float32", ((0, 0),), (Column(0, 0, 0, 16),), depth, 1, 16),
+            np.zeros((tiles, 5), np.int64),
+            np.zeros((1, 2), np.int64),
+            range(tiles + 1),
+        )
+        for depth, tiles in ((50, 3), (50, 7))
+    )
+    found = [table.contraction.soon for table in chunks._asking([small, large], [499, 20_000])]
+    assert found == [((0, 1), (0, 40)), ((150, 1), (6000, 40))]
+    plain, one, three = (
+        assembly(replace(small.contraction, soon=soon), target()).count("prefetch")
+        for soon in ((), ((0, 1),), ((0, 40),))
+    )
+    assert (three - plain) == 3 * (one - plain) > 0
+
+
+def test_copies_begin_where_the_first_number_lies_that_they_read() -> None:
+    """Zeros around an array are read nowhere."""
+    one = chosen((2, 64, 56, 56), 64, 3)
+    assert one is not None
+    assert one.bands.parts.count > 1
+    rows = 56 // one.bands.parts.count
+    found = [move.begin for move in one.bands.moves(0, (56 * 56 * 64, 1, 56 * 64, 64))]
+    begins = [max(0, row - 1) for row in range(0, 56, rows)]
+    assert found == [(example * 56 + row) * 56 * 64 for example in range(2) for row in begins]
 
 
 def test_chunks_of_two_threads_have_a_gap_between_them_where_there_is_room(

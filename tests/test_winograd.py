@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,3 +421,16 @@ def test_calls_of_a_gradients_block_do_not_grow_with_the_channels(
         multiplied = [call for call in calls if len(call.values) == 7]  # others are transforms
         several.append(len(multiplied) / (len(calls) - len(multiplied)))
     assert several[0] == several[1] <= 4  # of two kinds of tiles each, at most, for the first and for what is added
+
+
+def test_blocks_have_tiles_for_rows_of_six_where_there_is_room() -> None:
+    """As many as fill a block if these are more, and no more than are worth a kernel where a tile is large."""
+
+    def most(points: int, *rows: int) -> int:
+        sizes = SimpleNamespace(points=points, itemsize=4, fitting=lambda *_: 1 << 20)
+        return ways._most(sizes, 0, *rows)  # type: ignore[arg-type]
+
+    block = ways.BLOCK
+    assert most(36, 128, 64) == 36
+    assert most(216, 32, 32) == 28
+    assert most(36, 16, 16) == block // (36 * 32 * 4)

@@ -7,10 +7,10 @@ blocks of the gradient's channels, and pieces of the sum, which have results of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 
 import numpy as np
@@ -18,13 +18,14 @@ import numpy as np
 from ..channels import Channels
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
+from . import relay
 from .adding import adding
 from .bands import COPIED, Bands
 from .compile import Call
 from .copy import Move, Stored
 from .layout import Buffer, Layout
 from .loops import Lying, nests
-from .program import Program, contractions
+from .program import Program, Tiled, contractions
 from .schedule import Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
@@ -56,6 +57,9 @@ ASKED = 0.5
 SHARED = 8
 """Units that make for an even share of any thread."""
 
+WORDS = 12
+"""Of a call."""
+
 MANY_CHUNKS = 2048
 """Each has tables of copies of its own."""
 
@@ -83,6 +87,12 @@ class Chunks:
     def size(self) -> int:
         """The numbers of a piece's result, if it has one of its own."""
         return whole_lines(self._own.size, self._asked.itemsize) if self.pieces > 1 else 0
+
+    @property
+    def told(self) -> int:
+        """The bytes of the words of calls: as they are written down, and once more as threads take them."""
+        copies = 0 if self.ahead else 2
+        return 2 * relay.WORD * WORDS * prod(self.blocks) * self.bands.units * (1 + copies)
 
     @property
     def described(self) -> str:
@@ -161,7 +171,7 @@ class Chunks:
                         found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
                     data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
                     a, b = data[:: -1 if self._wide else 1]
-                    to_come = [moves[number][at][min(chunk + 1, end - 1)].begin for number, at in every]
+                    to_come = [moves[number][at][min(chunk + 1, chunks - 1)].begin for number, at in every]
                     soon = [(given[n], self._asked.itemsize * at) for n, at in enumerate(to_come) if self.asks]
                     found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block], soon)
             return found
@@ -185,9 +195,7 @@ class Chunks:
             for table in contractions(replace(nest, reread=0, adds=True), asked.dtype)
         ]
         if self.asks:
-            steps = sum(len(table.tiles) * table.contraction.depth for table in tables)
-            each = tuple(-(-prod(asked.shape(role)) // steps) for role in ROLES[:2])
-            tables = [replace(table, contraction=replace(table.contraction, soon=each)) for table in tables]
+            tables = _asking(tables, [prod(asked.shape(role)) for role in ROLES[:2]])
         return Program(tables, asked.flops, first=True), Program(tables, asked.flops)
 
     def _behind(self, result: Layout) -> list[int]:
@@ -208,6 +216,18 @@ class Chunks:
             return [call for unit in range(first, last) for call in program.calls(operands, unit, units)]
 
         return Stage(units, calls)
+
+
+def _asking(tables: Sequence[Tiled], sizes: Sequence[int]) -> list[Tiled]:
+    """Contractions that ask for so many numbers of arrays, each for its share, one after the other."""
+    steps = [len(table.tiles) * table.contraction.depth for table in tables]
+    each = [-(-size // sum(steps)) for size in sizes]
+    before = accumulate(steps, initial=0)
+    found = [tuple((begin * one, one) for one in each) for begin in before]
+    return [
+        replace(table, contraction=replace(table.contraction, soon=soon))
+        for table, soon in zip(tables, found, strict=False)
+    ]
 
 
 def _plain(problem: Problem) -> Problem:
@@ -259,12 +279,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """So many chunks of a shape for each of some blocks, and the numbers that they copy and add to in all."""
+    """So many chunks of a shape for each of some blocks, and what they move: numbers that they copy and add to, each
+    with what it takes."""
 
     shape: Shape
     blocks: tuple[int, int]
     ahead: bool
     asks: bool
+    """There is room for what the next chunk is copied from, beside the copies."""
     count: int
     moved: float
 
@@ -338,12 +360,16 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
         if (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
             continue
         seen, made = shape.visible * visible, shape.hidden * hidden
-        able = rows * columns == 1 < count and problem.dtype != PAIRS
-        able = able and (2 * copies + sums) * problem.itemsize <= room
+        asks = rows * columns == 1 < count and _in_one_run(problem) and (2 * copies + sums) * problem.itemsize <= room
         for ahead in (False, True)[: 1 + (rows * columns > 1)]:
             copied = FAR * (seen + made) if ahead else columns * seen + rows * made
-            moved = count * (copied * (ASKED if able else 1) + RETURNED * taps * visible * hidden)
-            yield Plan(shape, (rows, columns), ahead, able, count, moved)
+            moved = count * (copied * (ASKED if asks else 1) + RETURNED * taps * visible * hidden)
+            yield Plan(shape, (rows, columns), ahead, asks, count, moved)
+
+
+def _in_one_run(problem: Problem) -> bool:
+    """Whether chunks are one run each where channels lie innermost, which a single tap multiplies."""
+    return problem.dtype != PAIRS and all(axis.kernel == axis.stride == 1 for axis in problem.geometry.axes)
 
 
 def _divisors(number: int) -> list[int]:

@@ -97,9 +97,9 @@ class Contraction:
 
     fetched: bool = False
     """Whether a tile asks for its part of C before it sums, which it adds to or which is far from the caches. Where
-    products are written out, for that of a later tile, and for what this one reads of A."""
-    soon: tuple[int, ...] = ()
-    """How many numbers a step asks for of each of some arrays, which are to be copied next, one after the other."""
+    products are written out, for all that a later tile reads of A and writes."""
+    soon: tuple[tuple[int, int], ...] = ()
+    """Of arrays that are to be copied next: from which number on, and how many a step, to ask for. Taps ask alike."""
 
     finish: Finish = AS_IT_IS
     """What is done to the sums. Where a bias is added, vectors run over channels of C."""
@@ -129,7 +129,10 @@ class Contraction:
             ahead = self._ahead(k, i, a0, b0)
             if self.fetched:
                 self._ask_for_c(k, corner)
-            soon = [k.at(k[f"soon{n}"], k.mul(i, each * self.depth)) for n, each in enumerate(self.soon)]
+            soon = [
+                k.at(k[f"soon{n}"], k.add(k.mul(i, each * self.depth), begin))
+                for n, (begin, each) in enumerate(self.soon)
+            ]
             for part in (part for line in sums for parts in line for part in parts):
                 k.put(part, k.zeros(lanes))
             with self._each_tap(k, a0, b0, t0, t1) as (t, a, b):
@@ -336,8 +339,9 @@ class Contraction:
                     k.prefetch(here, k.add(ahead[1], column.b))
             if any(self.onward):
                 self._ask_onward(k, a, at)
-            for place, each in zip(soon, self.soon, strict=True):
-                k.prefetch(place, k.mul(at, each))
+            for place, (_, each) in zip(soon, self.soon, strict=True):
+                for line in range(0, each, LINE // BYTES[self.dtype]):
+                    k.prefetch(place, k.add(k.mul(at, each), line))
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
         full = lanes if self.summed else None

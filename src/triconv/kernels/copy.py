@@ -162,8 +162,9 @@ class Move:
 
     @property
     def begin(self) -> int:
-        """The first of the numbers that it reads."""
-        return self.source + int(self.jobs.table[:, 1].min(initial=np.iinfo(np.int64).max))
+        """The lowest place that it reads from."""
+        read = self.jobs.table[:, 0] < ZERO_RUNS
+        return self.source + (int(self.jobs.table[read, 1].min()) if read.any() else 0)
 
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""

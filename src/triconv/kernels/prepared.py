@@ -354,7 +354,7 @@ def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
         return found.schedule(strides).scratch * problem.itemsize
     if in_chunks := chunks(best):
         own = 0 if weight is None else weight.size
-        return (own + in_chunks.schedule(strides).scratch) * problem.itemsize
+        return (own + in_chunks.schedule(strides).scratch) * problem.itemsize + in_chunks.told
     more = 0 if weight is None else (best.near_copies(thread_count()) - 1) * weight.size * problem.itemsize
     count = pieces(best)
     return best.copied + more + (count > 1) * count * problem.bytes_of(Role.WEIGHT)

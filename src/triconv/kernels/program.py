@@ -322,9 +322,9 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
 
 def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
     """Whether tiles ask for C before they write it: they add to it, or it is larger than the caches."""
-    if cut.depth.vector or (cut.steps and (cut.adds or not wide)):
-        return False
     corners = cut.nest.corners[:, 2]
+    if not len(corners) or cut.depth.vector or cut.pairs or (cut.steps and (cut.adds or not wide)):
+        return False
     span = int(np.ptp(corners)) + sum((loop.count - 1) * abs(loop.c) for loop in cut.results)
     return cut.adds or span * itemsize > cache_bytes()[1]
 

@@ -246,7 +246,7 @@ class Kernel:
 
     def prefetch(self, place: Place, offset: Value | int) -> None:
         """Ask for the line of the cache with the offset-th number from a place on; it may be beyond an array's end."""
-        beyond = self.build.gep(place.pointer, self.whole(offset), self.real)
+        beyond = self.build.gep(place.pointer, self.whole(offset), self.element(place))
         values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, from the nearest cache, as data
         if not CHECKED:
             self.intrinsic("prefetch", ir.VOID, values, [POINTER])
