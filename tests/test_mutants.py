@@ -366,8 +366,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: every block of channels writes the first": (
         "kernels/chunks.py",
-        ".calls([(a, b, c)], 0, 1, behind[block])",
-        ".calls([(a, b, c)], 0, 1)",
+        ".calls([(a, b, c)], 0, 1, behind[block], soon)",
+        ".calls([(a, b, c)], 0, 1, 0, soon)",
     ),
     "native: pieces of the sum lie over each other": (
         "kernels/chunks.py",
