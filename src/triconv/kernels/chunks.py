@@ -25,7 +25,7 @@ from .compile import Call
 from .copy import Move, Stored
 from .layout import Buffer, Layout
 from .loops import Lying, nests
-from .program import Program, Tiled, contractions
+from .program import Program, Tiled, Within, contractions
 from .schedule import Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
@@ -58,7 +58,7 @@ SHARED = 8
 """Units that make for an even share of any thread."""
 
 WORDS = 12
-"""Of a call."""
+"""Of a call, at most."""
 
 MANY_CHUNKS = 2048
 """Each has tables of copies of its own."""
@@ -154,6 +154,10 @@ class Chunks:
             target = given[3][self._place(number, at, chunk, place) :]
             return moves[number][at][chunk].calls(given[number], target, 0, 1)
 
+        def to_come(given: Arrays, chunk: int) -> list[Within]:
+            itemsize = self._asked.itemsize
+            return [(given[number], itemsize * moves[number][0][chunk].begin) for number in (0, 1)]
+
         def copies(given: Arrays, place: int, first: int, last: int) -> list[Call]:
             every = [(number, at) for number in (0, 1) for at in range(self.blocks[number])]
             units = (divmod(unit, len(every)) for unit in range(first, last))
@@ -171,8 +175,7 @@ class Chunks:
                         found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
                     data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
                     a, b = data[:: -1 if self._wide else 1]
-                    to_come = [moves[number][at][min(chunk + 1, chunks - 1)].begin for number, at in every]
-                    soon = [(given[n], self._asked.itemsize * at) for n, at in enumerate(to_come) if self.asks]
+                    soon = to_come(given, min(chunk + 1, chunks - 1)) if self.asks else []
                     found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block], soon)
             return found
 

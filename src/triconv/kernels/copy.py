@@ -105,6 +105,12 @@ class Jobs:
         return np.concatenate([[0], np.cumsum(self.table[:, 3::3].prod(axis=1))])
 
     @cached_property
+    def lowest(self) -> int:
+        """The lowest place of the source that is read; zeros are read nowhere."""
+        read = self.table[:, 0] < ZERO_RUNS
+        return int(self.table[read, 1].min()) if read.any() else 0
+
+    @cached_property
     def sizes(self) -> tuple[int, int]:
         """Bytes of a number of the source and of the target."""
         source, target, _ = self.stored
@@ -163,8 +169,7 @@ class Move:
     @property
     def begin(self) -> int:
         """The lowest place that it reads from."""
-        read = self.jobs.table[:, 0] < ZERO_RUNS
-        return self.source + (int(self.jobs.table[read, 1].min()) if read.any() else 0)
+        return self.source + self.jobs.lowest
 
     def run(self, source: Array, target: Array) -> None:
         """Copy. The arrays' first entries are offset 0."""

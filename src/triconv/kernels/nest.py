@@ -219,8 +219,9 @@ def _block(
     # What a step reads of A is met again by the next ones, if they read the same lines.
     page, whole = PAGE // itemsize, bool(nest.pieces)
     sets = Sets(page, line, ways) if abs(depth.a) < line and not depth.vector else None
-    how = (loads, whole_lines, nest.spread, found, sets, whole, page)
-    block = best_block(results, depth, steps, lanes, registers, *how)
+    block = best_block(
+        results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole, page
+    )
     able, pairs = nest.pairs and machine.matrices and not nest.once, 0
     if able and (other := best_matrices(results, depth, steps, lanes)) and other.cycles < block.cycles:
         block, pairs = other, at_a_time(depth.count)
