@@ -18,7 +18,7 @@ from triconv.form import OPERATIONS
 
 from .workloads import cases
 
-MEASURED = ("direct", "winograd", "fft")
+MEASURED = ("direct", "winograd", "split", "fft")
 
 
 def errors(workload: Workload, operation: str) -> Iterator[tuple[str, float]]:

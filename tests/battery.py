@@ -459,6 +459,26 @@ def pairs_of_halves() -> None:
     )
 
 
+def numbers_in_halves() -> None:
+    """Every row of test_split.py in bands of parts of an example and whole, and numbers that cannot be split."""
+    import test_split
+
+    from triconv.kernels import halves
+
+    if not test_split.target().matrices:
+        return
+    usual = halves.cache_bytes
+    for (row, operation), caches in product(test_split.PAIRS, (usual, lambda: (1 << 12, 1 << 16))):
+        halves.cache_bytes = caches
+        try:
+            if test_split.takes(row, operation):
+                test_split.assert_right(row, operation, "channels last", (1,))
+        finally:
+            halves.cache_bytes = usual
+    for operation in ("conv", "conv_transpose"):
+        test_split.assert_as_written(operation, "data", 1e-40)
+
+
 def pairs_in_chunks() -> None:
     """In a cache that is too small for them, and as vectors: what goes as matrices is not in chunks."""
     from triconv.kernels import chunks, target
@@ -541,6 +561,7 @@ IN_ORDER: list[str | Callable[[], None]] = [
     what_follows_a_sum,
     pairs_in_lines,
     pairs_in_chunks,
+    numbers_in_halves,
     pairs_of_halves,
     frequencies_of_each_axis,
     "winograd",

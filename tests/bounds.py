@@ -35,8 +35,15 @@ def takes(engine: str, operation: str, row: Row) -> bool:
     return not ENGINES[engine].why_not(problem_of(operation, row))
 
 
+HALVED = 2.0**-15 * (1 + 2.0**-7)
+"""Of a product of split numbers, what may be left out: of low halves, 2⁻⁸ · 2⁻⁸, and rests, 2⁻¹⁷ for either factor."""
+
+
 def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -> Array:
     """By the sum as written; or of what goes through transforms, by the most that these reach on the way."""
+    if engine == "split":
+        sizes = {role: np.abs(array).astype("float64") for role, array in operands.items()}
+        return np.asarray(row.allowed(operation, operands) + HALVED * row.expected(operation, sizes))
     if engine != "winograd":
         return row.allowed(operation, operands, engine not in TOTAL)
     a, b = OPERATIONS[operation]

@@ -31,7 +31,7 @@ def test_all_that_could_be_best_are_timed_and_no_others() -> None:
     found = measured(Geometry(Workload("one", (2, 16, 20, 20), (16, 16, 3, 3), {"padding": 1}), "conv"), 1, 1)
     assert found.chosen in found.seconds
     assert found.seconds.keys() == found.expected.keys()
-    assert {"direct", "winograd"} <= found.seconds.keys() <= {"direct", "winograd", "fft"}
+    assert {"direct", "winograd"} <= found.seconds.keys() <= {"direct", "winograd", "split", "fft"}
     assert found.ratio == found.seconds[found.chosen] / min(found.seconds.values())
 
 

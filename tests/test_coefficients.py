@@ -21,7 +21,7 @@ from triconv.coefficients import DEFAULT, Coefficients, coefficients, depending,
 from triconv.dispatch import ENGINES
 
 MEASURED = replace(DEFAULT, cycles=3e9, winograd_called=1.0)
-GEOMETRY = ("conv", (4, 64, 28, 28), (64, 64, 3, 3))
+GEOMETRY = ("conv", (4, 64, 28, 28), (72, 64, 3, 3))
 
 
 @pytest.fixture

@@ -337,6 +337,8 @@ def draw_and_check(rank: int, examples: int) -> Counter[str]:
 
 def assert_enough(rank: int, counts: Counter[str], at_least: int) -> None:
     for engine, one in dispatch.ENGINES.items():
+        if engine == "split":  # sums of so few channels are no matrices: it has drawn problems of its own
+            continue
         least = at_least * TRANSFORMED * (rank in (1, 2, 3)) if one.spreads else at_least
         assert counts[engine] >= least, f"rank {rank}: {engine} agreed on {counts[engine]} problems only"
     for peer in (["PyTorch"] if rank in (1, 2, 3) else []) + (["SciPy"] if rank else []):

@@ -46,10 +46,10 @@ ROOMS: dict[str, list[list[str]]] = {
         ["bands"],
         ["chunks"],
         ["prepared"],
-        ["fourier"],
+        ["fourier", "halves"],
         [""],
     ],
-    "engines": [["im2row", "matrix", "reference", "direct", "bfloat16", "winograd", "fft"], [""]],
+    "engines": [["im2row", "matrix", "reference", "direct", "bfloat16", "winograd", "split", "fft"], [""]],
     "layers": [["losses"], ["base"], ["convolution", "elementwise", "optimizers", "spatial"], [""]],
     "torch": [
         ["layout", "options", "registry"],

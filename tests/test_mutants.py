@@ -489,8 +489,30 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        cut = self.build.trunc(bits, ir.like(value.type, I16))\n"
         "        return self.build.bitcast(cut, ir.like(value.type, half))",
     ),
-    "matrices: every run begins with the first row": ("kernels/matrices.py", "k.at(a, run.first)", "a"),
-    "matrices: sums go on from tile to tile": ("kernels/contract.py", "held.zero(k)\n            step", "step"),
+    "matrices: every run begins with the first row": (
+        "kernels/matrices.py",
+        "k.at(a, run.first + other)",
+        "k.at(a, other)",
+    ),
+    "matrices: sums go on from tile to tile": ("kernels/contract.py", "held.zero(k)\n            if", "if"),
+    "split: low halves of B are left out": ("kernels/matrices.py", "(low_b, (0,))] if any", "] if any"),
+    "split: the high half of A twice": ("kernels/matrices.py", "[(0, (0, low_a))", "[(0, (0, 0))"),
+    "split: low halves are what is to be split": (
+        "kernels/words.py",
+        "left = self.build.fsub(numbers, self.build.bitcast(high, kind))",
+        "left = numbers",
+    ),
+    "split: small numbers are split": (
+        "kernels/words.py",
+        'least, most = self.build.trunc(self["least"], I32)',
+        "least, most = I32(1)",
+    ),
+    "split: every band writes the first": ("kernels/halves.py", "one.at([(0, 0, place)])", "one.at([(0, 0, 0)])"),
+    "split: parts of an axis begin where the first does": (
+        "kernels/halves.py",
+        "before[2] = -begin",
+        "before[2] = -begins[0]",
+    ),
     "matrices: rows of B as far apart as those of A": (
         "kernels/contract.py",
         "k.at(b, k.mul(at, self.bk)), columns, self.bk)",
@@ -579,6 +601,7 @@ FIRST = {
     "im2row": ("examples_in_parts", "im2row"),
     "matrices": PAIRS[::-1],
     "pooling": ("pooling",),
+    "split": ("numbers_in_halves",),
     "winograd": ("what_follows_a_sum", "winograd"),
     **{engine: (engine,) for engine in ("matrix", "reference")},
 }

@@ -21,6 +21,7 @@ import torch.nn.functional as tnf
 from bounds import TOTAL, problem_of, takes
 from grid import GRID, OPERATIONS, RESULT, Row, normal
 from numpy.typing import NDArray
+from test_split import ROWS as SPLIT_ROWS
 
 import triconv
 from triconv import dispatch, ops, trial
@@ -305,7 +306,13 @@ def test_no_workspace_is_above_the_most(engine: str) -> None:
     assert known.most is not None
     checked = 0
     wide = Row("wide", (1, 64, 3), (2,), 64, stride=4000, padding=40000, border="circular")
-    for row in (*GRID, *WORKSPACES.values(), wide, Row("no examples", (0, 64, 100, 100), (3, 3), 64, padding=1)):
+    for row in (
+        *GRID,
+        *WORKSPACES.values(),
+        *SPLIT_ROWS,
+        wide,
+        Row("no examples", (0, 64, 100, 100), (3, 3), 64, padding=1),
+    ):
         for operation in OPERATIONS:
             problem = problem_of(operation, row)
             if engine in dispatch.HALVES:
@@ -313,7 +320,7 @@ def test_no_workspace_is_above_the_most(engine: str) -> None:
             if not known.why_not(problem):
                 assert known.workspace(problem) <= known.most(problem), f"{row.name}, {operation}"
                 checked += 1
-    assert checked > 100
+    assert checked > (20 if engine == "split" else 100) or (engine == "split" and not target().matrices)
 
 
 @pytest.mark.parametrize(("room", "expected"), [(1 << 30, "large"), (1 << 20, "slow")])

@@ -20,11 +20,13 @@ from .after import After
 from .arrays import STORED
 from .coefficients import coefficients, depending, multiplying
 from .engine import Array, Engine, Run
-from .engines import bfloat16, direct, fft, im2row, matrix, reference, winograd
+from .engines import bfloat16, direct, fft, im2row, matrix, reference, split, winograd
 from .form import OPERANDS, Problem, Role, equation
 from .kept import Kept
 
-ENGINES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (direct, winograd, fft, im2row, matrix, reference)}
+ENGINES: dict[str, Engine] = {
+    e.ENGINE.name: e.ENGINE for e in (direct, winograd, split, fft, im2row, matrix, reference)
+}
 
 HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
 """Engines of operands in half precision as they are; all others compute with them in float32."""

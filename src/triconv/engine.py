@@ -36,7 +36,8 @@ class Run(Protocol):
         Infinities and NaN travel as IEEE says, without a warning. With `kept`, what was made of the weight, if it is an
         operand, is used again. `after` is done to the result, which is no weight then.
 
-        One that `spreads` returns whether the result is finite, if it knows; if not, `after` is left to its caller.
+        One that `spreads` returns whether the result is finite and to be trusted, if it knows; if not, `after` is left
+        to its caller.
         """
 
 
@@ -57,7 +58,8 @@ class Engine:
     tables: Callable[[Problem], int]
     build: Callable[[Problem], Run]
     spreads: bool = False
-    """Whether an infinity or NaN reaches results that it should not. Then one that is not finite is computed again."""
+    """Whether an infinity or NaN reaches results that it should not, or there are numbers that it cannot take. Then
+    what is not finite, or not to be trusted, as its callable says, is computed again."""
     dtypes: tuple[str, ...] = COMPUTED
     """What it takes. Where that is what a dtype that is only stored is computed in, it takes that as such."""
     describe: Callable[[Problem], str] = lambda _: ""

@@ -90,6 +90,8 @@ class Contraction:
     """How many steps of a longer depth are written out so."""
     pairs: int = 0
     """How many pairs of the depth are multiplied at a time, as matrices; 0 where they are vectors."""
+    low: tuple[int, int] = (0, 0)
+    """How far the low halves of numbers are behind the high ones in A and B, if numbers are split."""
     past: bool = False
     """Whether C goes to memory past the caches, which it would only fill; its vectors are whole and in line then."""
     stored: str = ""
@@ -197,14 +199,22 @@ class Contraction:
 
     def _by_matrices(self, k: Kernel, lanes: int) -> None:
         """Tiles that the processor holds as matrices."""
-        held = Matrices(runs([a_m for a_m, _ in self.rows]), [column.used for column in self.columns], self.pairs)
+        rows, used = runs([a_m for a_m, _ in self.rows]), [column.used for column in self.columns]
+        held = Matrices(rows, used, self.pairs, self.low)
         room, columns = held.begin(k), [column.b for column in self.columns]
+        whole = not (self.add or self.stored or self.past) and self.finish == AS_IT_IS
+        apart = held.apart([c_m for _, c_m in self.rows]) if whole else None
         with self._each_tile(k) as (_, (a0, b0, t0, t1), corner, ends):
             held.zero(k)
+            if self.fetched:
+                self._ask_for_c(k, corner)
             step = self.pairs
             with self._each_tap(k, a0, b0, t0, t1) as (_, a, b), k.loop(self.depth, step=step, stepped=True) as at:
                 held.multiply(k, k.at(a, at), k.at(b, k.mul(at, self.bk)), columns, self.bk)
-            self._finish(k, held.sums(k, room, lanes), corner, ends)
+            if apart is None:
+                self._finish(k, held.sums(k, room, lanes), corner, ends)
+            else:
+                held.store(k, corner, apart, [column.c for column in self.columns])
         held.end(k)
         k.build.ret_void()
 

@@ -8,7 +8,7 @@ cuts what is left into jobs of three loops, small enough for the first-level cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
@@ -22,7 +22,21 @@ from . import ir
 from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts, parts_of
-from .words import BFLOAT16, BYTES, FLOAT16, GATHERED, I64, POINTER, Kernel, Place, Value, begin
+from .words import (
+    BFLOAT16,
+    BYTES,
+    FLOAT16,
+    GATHERED,
+    I32,
+    I64,
+    POINTER,
+    SPLITS,
+    STORED,
+    Kernel,
+    Place,
+    Value,
+    begin,
+)
 
 Array = NDArray[Any]
 
@@ -32,6 +46,9 @@ ZERO = -1
 RUNS, BESIDE, BELOW, SCATTERED, ZERO_RUNS, ZERO_SCATTERED = range(6)
 """Kinds of jobs: vectors along the columns; blocks to transpose, of slices side by side or one below the other; number
 by number; and zeros."""
+
+LOW, KINDS = 8, 7
+"""What is added to the kind of a job that takes low halves; and the bits of a kind besides."""
 
 JOB = 12
 """Integers of a job: its kind, source, target; and count, source step, target step of its slices, rows and columns."""
@@ -71,11 +88,13 @@ ONCE = Loop(1, 0, 0)
 
 
 class Stored(NamedTuple):
-    """How source and target are stored, if not as numbers of the copy's dtype; and how far the other of a pair is."""
+    """How source and target are stored, if not as numbers of the copy's dtype; how far the other of a pair is; and the
+    bits of the least number that can be split."""
 
     source: str = ""
     target: str = ""
     other: int = 0
+    least: int = 0
 
 
 AS_THEY_ARE = Stored()
@@ -92,7 +111,7 @@ class Jobs:
 
     @cached_property
     def kernel(self) -> Compiled:
-        turned = (self.table[:, :1] == (BESIDE, BELOW)).any(axis=1)
+        turned = (self.table[:, :1] & KINDS == (BESIDE, BELOW)).any(axis=1)
         return function(Copy(self.dtype, bool(turned.any()), not turned.all(), *self.stored[:2]))
 
     @cached_property
@@ -107,14 +126,15 @@ class Jobs:
     @cached_property
     def lowest(self) -> int:
         """The lowest place of the source that is read; zeros are read nowhere."""
-        read = self.table[:, 0] < ZERO_RUNS
+        read = self.table[:, 0] & KINDS < ZERO_RUNS
         return int(self.table[read, 1].min()) if read.any() else 0
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
         """Bytes of a number of the source and of the target."""
-        source, target, _ = self.stored
-        return 2 if source else BYTES[self.dtype], 2 if target else BYTES[self.dtype]
+        source, target = self.stored[:2]
+        own = BYTES[self.dtype]
+        return STORED[source].bytes if source else own, STORED[target].bytes if target else own
 
     def slice(self, part: int, parts: int) -> tuple[int, int]:
         """Where a part's jobs begin, in bytes, and how many there are."""
@@ -157,6 +177,13 @@ class Move:
         jobs = np.concatenate([np.zeros((0, JOB), np.int64), *tables])
         return cls(Jobs(np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")]), dtype, stored))
 
+    def halves(self, low: int) -> Move:
+        """This copy, of high halves, and that of the low ones, which go so many numbers further on."""
+        table = self.jobs.table.copy()
+        table[:, 0] += LOW
+        table[:, 2] += low
+        return replace(self, jobs=self._of_jobs([self.jobs.table, table], self.jobs.dtype, self.jobs.stored).jobs)
+
     def moved(self, source: int, target: int) -> Move:
         """The plan of the same copy from and to places so much further on."""
         return Move(self.jobs, self.source + source, self.target + target)
@@ -176,14 +203,14 @@ class Move:
         (call,) = self.calls(source, target, 0, 1)
         call.run()
 
-    def calls(self, source: Array, target: Array, part: int, parts: int) -> list[Call]:
-        """What copies one part; parts may run at the same time."""
+    def calls(self, source: Array, target: Array, part: int, parts: int, *mark: Array) -> list[Call]:
+        """What copies one part; parts may run at the same time. A mark is set if a number cannot be split."""
         jobs = self.jobs
         (first, count), (read, written) = jobs.slice(part, parts), jobs.sizes
         places = address(source) + self.source * read, address(target) + self.target * written
-        return [
-            Call(jobs.kernel, (*places, jobs.begin + first, count, jobs.stored.other), (source, target, jobs.table))
-        ]
+        marked = (jobs.stored.least, *map(address, mark)) if mark else ()
+        told = *places, jobs.begin + first, count, jobs.stored.other, *marked
+        return [Call(jobs.kernel, told, (source, target, jobs.table, *mark))]
 
 
 Copying = tuple[Move, Array, Array]
@@ -371,20 +398,26 @@ class Copy:
     """How the two are stored, if not as numbers."""
 
     name: ClassVar[str] = "copy"
-    arguments: ClassVar[dict[str, ir.Type]] = {
-        "source": POINTER,
-        "target": POINTER,
-        "jobs": POINTER,
-        "count": I64,
-        "other": I64,
-    }
+
+    @property
+    def arguments(self) -> dict[str, ir.Type]:
+        """Where numbers are split, a mark is set if one of them cannot be."""
+        own = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64, "other": I64}
+        return {**own, "least": I64, "mark": POINTER} if self.source in SPLITS else own
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
         k = begin(module, name, self.dtype, self.arguments, {"source": self.source, "target": self.target})
-        lanes = machine.lanes(BYTES[self.dtype])
+        lanes, splits = machine.lanes(BYTES[self.dtype]), self.source in SPLITS
+        if splits:
+            unable = k.arguments["unable"] = k.variable(I64)
+            k.put(unable, I64(0))
         with k.loop(k["count"]) as i:
             kind, source, target, *rest = k.row("jobs", i, JOB)
+            if splits:
+                low = k.build.icmp_signed("!=", k.build.and_(kind, I64(LOW)), I64(0))
+                k.arguments["low"] = k.build.select(low, I32(-1), I32(0))
+                kind = k.build.and_(kind, I64(KINDS))
             slices, rows, columns = (Loop(*rest[cell : cell + 3]) for cell in (0, 3, 6))
             corner = k.at(k["source"], source), k.at(k["target"], target)
             below = k.build.icmp_signed("==", kind, I64(BELOW))
@@ -400,6 +433,9 @@ class Copy:
             for number, write in writers.items():
                 with k.when(k.build.icmp_signed("==", kind, I64(number))):
                     write()
+        if splits:
+            with k.when(k.build.icmp_signed("!=", k.get(unable, I64), I64(0))):
+                k.store(k.real(1.0), k["mark"])
         k.build.ret_void()
 
 

@@ -36,6 +36,8 @@ class Layout:
     residue: int = 0
     panel: int = 0
     panel_step: int = 0
+    low: int = 0
+    """How far low halves of numbers are behind the high ones, if numbers are split."""
 
     def at(self, axis: int, position: int) -> int:
         """How far a position along an axis is from the first."""
@@ -91,6 +93,8 @@ class Buffer:
     """Numbers left free after each turn of the last axis in order, or after each panel."""
     apart: Apart | None = None
     """Where an axis is cut into parts, which are further examples."""
+    halves: bool = False
+    """Whether low halves of numbers follow the high ones of each turn of the last axis in order, or of a panel."""
 
     @property
     def turns(self) -> int:
@@ -106,7 +110,12 @@ class Buffer:
     def size(self) -> int:
         last, numbers = self.sizes[self.order[-1]] if self.order else 1, prod(self.sizes)
         turns = last // self.panel if self.panel else numbers // max(last, 1)
-        return numbers + turns * self.gap
+        return (1 + self.halves) * numbers + turns * self.gap
+
+    @property
+    def low(self) -> int:
+        """How far low halves are behind the high ones; 0 if numbers have none."""
+        return (self.panel or self.sizes[self.order[-1]]) * self.halves
 
     @property
     def layout(self) -> Layout:
@@ -115,9 +124,11 @@ class Buffer:
         for axis in reversed(self.order):
             steps[axis] = step
             last = axis == self.order[-1]
-            step *= self.panel if self.panel and last else self.sizes[axis] + self.gap * last
+            turn = self.panel if self.panel and last else self.sizes[axis] + self.gap * last
+            step *= turn + self.low * last
         residue = steps[-1] * self.turns if self.split > 1 else 0
-        return Layout(tuple(steps), self.split, residue, self.panel, step + self.gap if self.panel else 0)
+        panel_step = step + self.gap if self.panel else 0
+        return Layout(tuple(steps), self.split, residue, self.panel, panel_step, self.low)
 
     def fill(
         self,
@@ -144,7 +155,8 @@ class Buffer:
             last = self.order[-1]
             panels = Dim(((0, 0, self.shape[last] // self.panel),), steps[last] * self.panel, own.panel_step)
             dims[last : last + 1] = [panels, Dim(((0, 0, self.panel),), steps[last], 1)]
-        return Move.of(dims, dtype, how)
+        move = Move.of(dims, dtype, how)
+        return move.halves(self.low) if self.halves else move
 
     def drain(
         self, shape: Sequence[int], steps: Sequence[int], dtype: str, stored: Stored | None = None

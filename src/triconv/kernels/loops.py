@@ -20,7 +20,7 @@ from .index import Index, outer_sum
 from .layout import Layout
 from .nest import Nest
 from .target import target
-from .words import PAIRS
+from .words import HALVED, SPLIT
 
 WIDE = {
     "hidden": (Role.HIDDEN, Role.WEIGHT),
@@ -139,10 +139,12 @@ def nests(
         corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
+        inside |= problem.dtype == SPLIT
         loops = tuple(outer), tuple(results), tuple(sums)
         leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
-        pairs = problem.dtype == PAIRS
-        nest = Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps, pairs=pairs)
+        nest = Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps)
+        low = tuple(getattr(lying, role.value).low for role in roles[:2])
+        nest = replace(nest, pairs=problem.dtype in HALVED, low=low)
         found.append(nest)
     return found
 
@@ -217,8 +219,12 @@ def _order(
             return [], [*g, *residues, *o[:-1], *taps, *i, o[-1]], spatial
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
+            if problem.dtype == SPLIT:  # what taps share of a panel is near then
+                sums = [*i[:-1], *taps, i[-1]]
         case Role.VISIBLE:
             channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
+            if problem.dtype == SPLIT:
+                sums = [*o[:-1], *taps, o[-1]]
     near = 2 if vector == "example" and problem.batch * problem.itemsize % LINE else 1
     lines, line = spatial[:-near], spatial[-near:]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:

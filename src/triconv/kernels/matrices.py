@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from math import ceil, prod
 from operator import itemgetter
 
@@ -20,6 +20,15 @@ from .words import Kernel, Place, Value
 
 SIDE, REGISTERS = 16, 8
 """Rows, and numbers of four bytes in each; and how many such matrices the processor holds."""
+
+PRODUCTS, NEW, SHARED = 3, 2.4, 0.25
+"""Of split numbers, products that make one, each of which takes a cycle for each row of a matrix, full or not; cycles
+that a new line of either operand takes, of its high and its low halves; and how much of A is new where taps share it.
+"""
+
+SUMS = 2
+"""Matrices of sums of a tile. A processor has few registers besides those that hold something, and a product or load
+waits for one: where a second thread has half of them, four sums took twice as long as two, and in no case less."""
 
 LEAST = 4
 """Pairs at a time that make up for fewer than it could multiply."""
@@ -59,16 +68,18 @@ def at_a_time(depth: int) -> int:
     return max(n for n in range(1, SIDE + 1) if depth % n == 0)
 
 
-def fits(rows: Sequence[Run], columns: int) -> bool:
-    """Whether the registers hold the sums of runs by columns, a matrix of B for each column, and of A for each height.
+def fits(rows: Sequence[Run], used: Sequence[int]) -> bool:
+    """Whether the registers hold the sums of runs by columns, and a matrix of each shape."""
+    return len(rows) * len(used) + len(set(used)) + len({run.count for run in rows}) <= REGISTERS
 
-    For two heights at least, as what is left over may have.
+
+def best_matrices(
+    results: Sequence[Index], depth: Index, steps: float, lanes: int, split: bool = False, shared: bool = False
+) -> Block | None:
+    """The tile of the fewest cycles whose sums are such matrices, if there is one; of numbers that are `split`?
+
+    What a tap reads of A may be `shared` with others then, which find it near.
     """
-    return len(rows) * columns + columns + max(2, len({run.count for run in rows})) <= REGISTERS
-
-
-def best_matrices(results: Sequence[Index], depth: Index, steps: float, lanes: int) -> Block | None:
-    """The tile of the fewest cycles whose sums are such matrices, if there is one."""
     pairs = at_a_time(depth.count)
     vector = next((loop for loop in results if loop.vector), None)
     if pairs < LEAST or depth.a != 1 or depth.vector or vector is None or vector.a:
@@ -78,19 +89,33 @@ def best_matrices(results: Sequence[Index], depth: Index, steps: float, lanes: i
     rows = [loop.count if loop.row else 1 for loop in results]
     around = prod(loop.count for loop in results if not loop.row and not loop.vector)
     every, found = ceil(vector.count / lanes), []
-    for tall in extents(tuple(rows), (REGISTERS - 3) * SIDE):
+    for tall in extents(tuple(rows), SUMS * SIDE):
         high, tiles = prod(tall), around * covering(rows, tall)
-        most = (REGISTERS - 2) // (ceil(high / SIDE) + 1)  # columns that fit if rows are as few runs as can be
-        for vectors in range(1, min(every, most) + 1):
+        for vectors in range(1, min(every, SUMS // ceil(high / SIDE)) + 1):
             loaded = high + pairs * vectors
             each = max(high * vectors, LOADED * loaded) + FED * loaded
+            if split:
+                new = high * (SHARED if shared else 1) + pairs * vectors
+                each = PRODUCTS * SIDE * _runs(results, tall) * vectors + NEW * new
             cycles = steps / pairs * each + high * vectors * ENDED + BEGUN
             found.append((cycles * (tiles * ceil(every / vectors)), vectors, tall))
     for cycles, vectors, tall in sorted(found, key=itemgetter(0)):
         tile = [replace(loop, count=n) for loop, n in zip(results, tall, strict=True) if loop.row]
-        if fits(runs(offsets(tile, "a")), vectors):
+        places = offsets(tile, "a")
+        if len(runs(places)) * vectors <= SUMS:
             return Block(sizes_of(results, tall, (1,) * len(rows), vectors * lanes), cycles)
     return None
+
+
+def _runs(results: Sequence[Index], tall: Sequence[int]) -> int:
+    """How many runs the rows of a tile are: loops around each other go on with one where they step on from its end."""
+    around, step, length = 1, 0, 1
+    for apart, size in sorted((abs(loop.a), size) for loop, size in zip(results, tall, strict=True) if size > 1):
+        if length == 1 or apart == step * length:
+            step, length = step or apart, length * size
+        else:
+            around *= size
+    return around * ceil(length / SIDE)
 
 
 @dataclass(frozen=True)
@@ -100,15 +125,18 @@ class Matrices:
     rows: Sequence[Run]
     used: Sequence[int]
     pairs: int
+    low: tuple[int, int] = (0, 0)
+    """How far low halves are behind the high ones in A and B, if numbers are split: but two low ones, all are
+    multiplied with each other."""
 
     def begin(self, k: Kernel) -> Place:
         """Tell the processor the shapes; and room for the sums."""
         shapes = dict.fromkeys(range(REGISTERS), (0, 0))
         for r, run in enumerate(self.rows):
-            shapes[self._a(r)] = run.count, self.pairs
+            shapes[self._a(run)] = run.count, self.pairs
             for c, used in enumerate(self.used):
                 shapes[self._sum(r, c)] = run.count, used
-                shapes[self._b(c)] = self.pairs, used
+                shapes[self._b(used)] = self.pairs, used
         content = bytearray(LINE)
         content[0] = 1
         for number, (high, wide) in shapes.items():
@@ -126,12 +154,28 @@ class Matrices:
 
     def multiply(self, k: Kernel, a: Place, b: Place, columns: Sequence[int], step: int) -> None:
         """Add the products of some pairs: rows of A from a place on, and rows of B, a step apart, from another."""
-        for c, (place, used) in enumerate(zip(columns, self.used, strict=True)):
-            self._load(k, self._b(c), k.at(b, place), step, self.pairs, used)
-        for r, run in enumerate(self.rows):
-            self._load(k, self._a(r), k.at(a, run.first), run.step, run.count, self.pairs)
-            for c in range(len(self.used)):
-                self._call(k, "tdpbf16ps", *map(I8, (self._sum(r, c), self._a(r), self._b(c))))
+        low_a, low_b = self.low
+        factors = [(0, (0, low_a)), (low_b, (0,))] if any(self.low) else [(0, (0,))]
+        for (c, (place, used)), (half, halves) in product(enumerate(zip(columns, self.used, strict=True)), factors):
+            self._load(k, self._b(used), k.at(b, place + half), step, self.pairs, used)
+            for other, (r, run) in product(halves, enumerate(self.rows)):
+                self._load(k, self._a(run), k.at(a, run.first + other), run.step, run.count, self.pairs)
+                self._call(k, "tdpbf16ps", *map(I8, (self._sum(r, c), self._a(run), self._b(used))))
+
+    def apart(self, places: Sequence[int]) -> list[tuple[int, int]] | None:
+        """Where the rows of each run begin in C, and how far apart they are, if they are evenly so."""
+        ends = [0, *accumulate(run.count for run in self.rows)]
+        found = [runs(places[first:last]) for first, last in pairwise(ends)]
+        return [(own[0].first, own[0].step) for own in found] if all(len(own) == 1 for own in found) else None
+
+    def store(self, k: Kernel, corner: Place, apart: Sequence[tuple[int, int]], columns: Sequence[int]) -> None:
+        """Write the sums to where they belong."""
+        for r, c in self._cells:
+            (first, step), run = apart[r], self.rows[r]
+            place = k.at(corner, first + columns[c])
+            for row in range(run.count):
+                k.check(k.at(place, row * step), 4 * self.used[c])
+            self._call(k, "tilestored64", I8(self._sum(r, c)), place.pointer, I64(4 * step))
 
     def sums(self, k: Kernel, room: Place, lanes: int) -> list[Value]:
         """The sums as vectors, row by row."""
@@ -156,14 +200,11 @@ class Matrices:
     def _sum(self, r: int, c: int) -> int:
         return r * len(self.used) + c
 
-    def _b(self, c: int) -> int:
-        return len(self._cells) + c
+    def _b(self, used: int) -> int:
+        return len(self._cells) + sorted(set(self.used)).index(used)
 
-    def _a(self, r: int) -> int:
-        """Each run has its own register, if there are so many; or else those of one height share one."""
-        heights = [run.count for run in self.rows]
-        own = len(self._cells) + len(self.used) + len(heights) <= REGISTERS
-        return REGISTERS - 1 - (r if own else sorted(set(heights)).index(heights[r]))
+    def _a(self, run: Run) -> int:
+        return REGISTERS - 1 - sorted({other.count for other in self.rows}).index(run.count)
 
     def _load(self, k: Kernel, number: int, place: Place, step: int, high: int, wide: int) -> None:
         for row in range(high):

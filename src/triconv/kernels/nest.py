@@ -72,8 +72,15 @@ class Nest:
     """Whether C may hold something already, to which all is added."""
     pairs: bool = False
     """Whether numbers are pairs of bfloat16, which a processor may multiply as matrices."""
+    low: tuple[int, int] = (0, 0)
+    """How far low halves of numbers are behind the high ones in A and B, if numbers are split, as for matrices only."""
     pieces: tuple[int, ...] = ()
     """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
+
+    @property
+    def split(self) -> bool:
+        """Whether numbers are."""
+        return any(self.low)
 
     def turn(self, loop: Index, i: int) -> tuple[int, ...]:
         """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
@@ -170,7 +177,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
     least = least_written(results, steps, lanes) * len(corners)
-    if made.parts == 1 and not nest.spread and least < block.cycles and (written := _steps(nest)):
+    if made.parts == 1 and not nest.spread and least < block.cycles and not nest.split and (written := _steps(nest)):
         other = _written(nest, results, len(outer), written, machine, lanes)
         if other.block.cycles < block.cycles:
             return other
@@ -223,7 +230,10 @@ def _block(
         results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole, page
     )
     able, pairs = nest.pairs and machine.matrices and not nest.once, 0
-    if able and (other := best_matrices(results, depth, steps, lanes)) and other.cycles < block.cycles:
+    shared = len(nest.taps) > 1 or len(others) > 1
+    other = best_matrices(results, depth, steps, lanes, nest.split, shared) if able else None
+    assert other is not None or not nest.split, f"depth {depth}: expected pairs that fill matrices"
+    if other is not None and (nest.split or other.cycles < block.cycles):
         block, pairs = other, at_a_time(depth.count)
     return replace(block, cycles=block.cycles * len(nest.corners)), pairs
 
@@ -266,10 +276,12 @@ def _in_blocks(results: tuple[Index, ...], outside: int, blocks: int, lanes: int
 def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     """The sum that is the depth, and the others.
 
-    The depth is the sum over vectors; or the one of those of some length that has the shortest steps; or where taps are
-    inside, the last if it is a loop of taps.
+    The depth is the sum over vectors; or that over a matrix's pairs, which is the last; or the one of those of some
+    length that has the shortest steps; or where taps are inside, the last if it is a loop of taps.
     If the sum is taken in parts, the others should have as many turns.
     """
+    if nest.split:
+        return nest.sums[-1], merged(nest.sums[:-1])
     loops = list(merged(nest.sums))
     some = 1 if nest.spread else min(SOME, max((loop.count for loop in loops), default=1))
     able = [loop for loop in loops if loop.vector] or [loop for loop in loops if loop.count >= some]

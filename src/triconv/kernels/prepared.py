@@ -32,7 +32,7 @@ from .target import cache_bytes
 from .team import SLICES, in_parts, run_stages, worth_sharing
 from .threads import thread_count
 from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, shape_of, way
-from .words import BFLOAT16, CHECKED, GATHERED, PAIRS
+from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
@@ -254,7 +254,7 @@ class Prepared:
     def kind(self) -> np.dtype[Any]:
         """Of the numbers in buffers."""
         dtype = self.way.asked.dtype
-        return np.dtype("float32" if dtype == PAIRS else dtype)
+        return np.dtype("float32" if dtype in HALVED else dtype)
 
     @cached_property
     def copies(self) -> tuple[tuple[int, int], ...]:

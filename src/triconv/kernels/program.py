@@ -295,6 +295,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         for b, c in zip(offsets(columns, "b"), offsets(columns, "c"), strict=True)
         for place in places
     )
+    pairs = cut.pairs if fits(runs(offsets(rows, "a")), [column.used for column in each]) else 0
+    assert pairs or not cut.nest.split, f"tiles of {sizes}: expected as many as the registers hold"
     past = in_line and _past(cut, sizes, lanes)
     return Contraction(
         dtype,
@@ -313,7 +315,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         turns=prod(loop.count for loop in cut.others),
         steps=cut.steps,
         together=cut.together,
-        pairs=cut.pairs if fits(runs(offsets(rows, "a")), len(each)) else 0,
+        pairs=pairs,
+        low=cut.nest.low,
         past=past,
         stored=stored,
         fetched=not past and _fetched(cut, bool(vector.a), 2 if stored else BYTES[dtype]),
@@ -323,6 +326,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
 def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
     """Whether tiles ask for C before they write it: they add to it, or it is larger than the caches."""
     corners = cut.nest.corners[:, 2]
+    if cut.nest.split:  # of the whole result each part is written once, and long after what was written before
+        return True
     if not len(corners) or cut.depth.vector or cut.pairs or (cut.steps and (cut.adds or not wide)):
         return False
     span = int(np.ptp(corners)) + sum((loop.count - 1) * abs(loop.c) for loop in cut.results)

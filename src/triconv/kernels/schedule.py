@@ -22,8 +22,8 @@ from .words import CHECKED
 
 Array = NDArray[Any]
 Arrays = Sequence[Array]
-"""Three arrays, scratch, marks (zeros that stay zero unless something in the result is not finite), kernels, and what
-the result is finished with."""
+"""Three arrays, scratch, marks (zeros that stay zero unless something in the result is not finite, or in an operand
+cannot be taken), kernels, and what the result is finished with."""
 
 
 THREADS = 2
@@ -97,7 +97,7 @@ class Schedule:
         return self.kernels + self._room(thread_count())
 
     def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
-        """Run the stages on three arrays and write over the one that is the result; is all of that finite?
+        """Run the stages on three arrays and write over the one that is the result; is nothing marked?
 
         Behind the three comes what it is finished with. None if there are no marks that tell.
         """
@@ -110,12 +110,15 @@ class Schedule:
                 self._go(arrays, threads)
             else:
 
-                def kernels() -> Array:
+                def kernels() -> tuple[Array, bool]:
                     made = empty((self.kernels,), dtype)
                     self._go((*operands, *scratch, made, *more), threads, slice(1))
-                    return made
+                    return made, bool(scratch[1].any())
 
-                arrays = *operands, *scratch, kept.of(self.keeps, kernels), *more
+                made, marked = kept.of(self.keeps, kernels)
+                if marked:
+                    return False
+                arrays = *operands, *scratch, made, *more
                 self._go(arrays, threads, slice(1, None))
             return not arrays[4].any() if self.marks else None
 

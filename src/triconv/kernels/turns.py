@@ -28,6 +28,7 @@ def in_turn(cut: Cut, sizes: Sequence[int], starts: Sequence[Table], itemsize: i
         return outer_sum(none, *(at for *_, at in inner))
     rows, columns = (outer_sum(none, *(at for loop, _, at in inner if loop.row is row)) for row in (True, False))
     width = prod(size for loop, size, _ in inner if not loop.row)
+    itemsize *= 1 + cut.nest.split
     blocks = min(len(rows), _blocks(cut, [loop for loop, *_ in inner], width, len(rows), len(columns), itemsize))
     if blocks == 1:
         return outer_sum(none, *(at for *_, at in inner))

@@ -36,7 +36,7 @@ from .matrices import LEAST, at_a_time
 from .nest import Cut, cut
 from .patches import in_patches
 from .target import cache_bytes, target
-from .words import PAIRS
+from .words import PAIRS, SPLIT
 
 FAR = 1.25
 """How much longer multiplications take whose vectors are data, which come from further away than weights do; where both
@@ -236,11 +236,12 @@ def way(
             panel,
             _gap(problem, role, vector, shape),
             None if parts is None or role is Role.WEIGHT else _apart(parts, role),
+            problem.dtype == SPLIT and role is not produces,
         )
         lies_well = _along(problem, role, vector, steps)
         if role not in (Role.WEIGHT, produces) and vector in ("hidden", "visible"):
             lies_well = lies_well and _near(problem, role, steps)
-        changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart
+        changed = any(buffer.before) or buffer.split > 1 or buffer.panel or buffer.gap or buffer.apart or buffer.halves
         same = buffer.shape == shape and not changed
         as_it_is = same and lies_well and role not in copied and not (role is produces and folds(problem))
         buffers.append(None if as_it_is else buffer)
@@ -315,6 +316,8 @@ BEGUN = 16
 
 def _panel(problem: Problem, role: Role, vector: str, channels: int) -> int:
     """How many channels of a weight to put side by side, so that what one tile reads is near; 0 leaves it."""
+    if problem.dtype == SPLIT:
+        return _matrix(problem, role, vector, channels)
     wide = PANEL * target().lanes(problem.itemsize)
     other = {Role.HIDDEN: "hidden", Role.VISIBLE: "visible"}.get(problem.produces)
     one = role is Role.WEIGHT and vector == other and problem.channels.groups == 1 and not problem.geometry.banked
@@ -382,6 +385,8 @@ def _along(problem: Problem, role: Role, vector: str, steps: Strides) -> bool:
 def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[int, ...]:
     """The order of the axes of a copy, the last one that along which it steps by one."""
     axes = range(len(steps))
+    if problem.dtype == SPLIT and role is not problem.produces:
+        return _of_matrices(problem, role, vector)
     if role is Role.WEIGHT:
         channel = _unit(problem, role, vector)
         others = sorted((axis for axis in axes if axis != channel), key=lambda axis: -abs(steps[axis]))
@@ -399,6 +404,24 @@ def _order(problem: Problem, role: Role, vector: str, steps: Strides) -> tuple[i
     if _transposed(problem, role, vector):
         return tuple(axes)
     return (0, *axes[2:], 1)
+
+
+def _of_matrices(problem: Problem, role: Role, vector: str) -> tuple[int, ...]:
+    """The order of the axes of a copy whose parts are matrices: pairs of a sum innermost in A, the vector in B."""
+    rank = problem.geometry.rank
+    spatial = tuple(range(2, 2 + rank))
+    if role is Role.WEIGHT:
+        other, channel = (0, 1) if vector == "visible" else (1, 0)
+        return (*spatial, other, channel)
+    return (0, *spatial, 1)
+
+
+def _matrix(problem: Problem, role: Role, vector: str, channels: int) -> int:
+    """How many neighbours matrices take side by side of a copy's last axis; 0 for all."""
+    if role is problem.produces:
+        return 0
+    size = target().lanes(problem.itemsize) if role in WIDE[vector] else at_a_time(channels)
+    return size if channels > size else 0
 
 
 def _transposed(problem: Problem, role: Role, vector: str) -> bool:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from . import ir
 
 I1, I16, I32, I64, POINTER = ir.I1, ir.I16, ir.I32, ir.I64, ir.POINTER
@@ -19,12 +21,33 @@ I1, I16, I32, I64, POINTER = ir.I1, ir.I16, ir.I32, ir.I64, ir.POINTER
 PAIRS = "bfloat16 pairs"
 """A dtype of kernels: two bfloat16 numbers side by side, in the place of one float32. What is summed is float32."""
 
-REAL = {"float32": ir.FLOAT, "float64": ir.DOUBLE, PAIRS: ir.FLOAT}
-BYTES = {"float32": 4, "float64": 8, PAIRS: 4}
+SPLIT = "float32 split"
+"""A dtype of kernels: two float32 numbers as four of bfloat16, the two high halves in one place, and the two low ones,
+which are what the high ones leave over, in another. What is summed is float32."""
+
+HALVED = (PAIRS, SPLIT)
+"""Those of bfloat16 two at a time."""
+
+REAL = {"float32": ir.FLOAT, "float64": ir.DOUBLE, **dict.fromkeys(HALVED, ir.FLOAT)}
+BYTES = {"float32": 4, "float64": 8, **dict.fromkeys(HALVED, 4)}
 
 BFLOAT16, FLOAT16, GATHERED = "bfloat16", "float16", "gathered"
 """How arrays may be stored: each float32 number as bfloat16 or float16, in two bytes; or the two of a pair as far apart
 as the kernel's argument `other` says."""
+
+WHOLE, APART = "whole pairs", "float32 apart"
+"""How arrays may be stored whose pairs are to be split: the two float32 numbers of a pair side by side, or as far apart
+as `other` says. They are read as their high halves, or as their low ones where all bits of `low` are set; where one
+cannot be split, being smaller than `least` or too large, some bit of what `unable` holds is set then."""
+
+LEAST_DATA, LEAST_WEIGHT, MOST_SPLIT = 2.0**-62, 2.0**-40, 2.0**50
+"""Of numbers that can be split, but for zero. So no product of halves is too small to be normal, which would be lost: a
+low half is no less than 2⁻²⁴ of its number. And no sum is infinite before that of whole numbers would be."""
+
+SPLITS = (WHOLE, APART)
+
+STORED = {BFLOAT16: I16, FLOAT16: I16, GATHERED: I16, WHOLE: I64, APART: ir.FLOAT}
+"""What lies in such arrays."""
 
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
 """Whether kernels test the bounds of their arrays; read once, as kernels of both kinds do not mix."""
@@ -147,11 +170,13 @@ class Kernel:
 
     def element(self, place: Place) -> ir.Type:
         """What lies at a place."""
-        return I16 if place.array in self.stored else self.real
+        return STORED.get(self.stored.get(place.array, ""), self.real)
 
     def load(self, place: Place, offset: Value | int = 0, kind: ir.Type | None = None) -> Value:
         """One number, or one of another kind."""
         where = self.at(place, offset, kind)
+        if kind is None and self.stored.get(place.array) in SPLITS:
+            return self.build.extract_element(self._halves(where, 8, 1), I32(0))
         if kind is None and place.array in self.stored:
             return self._loaded(where, lambda at: self.load(at, 0, I16), I32, self.real)
         self.check(where, (kind or self.real).bytes)
@@ -170,6 +195,8 @@ class Kernel:
 
     def load_vector(self, place: Place, lanes: int, used: Value | int | None = None) -> Value:
         """The numbers from a place on; zero behind the first `used`, which alone are read."""
+        if self.stored.get(place.array) in SPLITS:
+            return self._halves(place, lanes, used)
         if place.array in self.stored:
             wide = ir.vector(I32, lanes)
             return self._loaded(place, lambda at: self._vector(at, lanes, used), wide, self.vector(lanes))
@@ -198,6 +225,49 @@ class Kernel:
         if gathered:
             bits = self.build.or_(bits, self.build.zext(load(place), wide))
         return self.build.bitcast(bits, kind)
+
+    def _halves(self, place: Place, lanes: int, used: Value | int | None) -> Value:
+        """One half each of the numbers of pairs, as pairs of bfloat16."""
+        if self.stored[place.array] == APART:
+            both = [self._floats(at, lanes, used) for at in (place, self.at(place, self["other"]))]
+            first, second = (self.build.zext(self._half(one), ir.vector(I32, lanes)) for one in both)
+            bits = self.build.or_(first, self.build.shl(second, ir.vector(I32, lanes)(16)))
+        else:
+            many = 2 * lanes if used is None else self.mul(used, 2)
+            behind = Place(self.build.gep(place.pointer, I64(lanes), ir.FLOAT), place.array)
+            parts = [(place, None if used is None else many), (behind, None if used is None else self.sub(many, lanes))]
+            first, second = (self._half(self._floats(at, lanes, count)) for at, count in parts)
+            halves = self.shuffle(first, second, range(2 * lanes))
+            bits = self.build.bitcast(halves, ir.vector(I32, lanes))
+        return self.build.bitcast(bits, self.vector(lanes))
+
+    def _floats(self, place: Place, lanes: int, used: Value | int | None) -> Value:
+        """The float32 numbers from a place on, whatever else it has."""
+        kind = ir.vector(ir.FLOAT, lanes)
+        if used is None or (isinstance(used, int) and used >= lanes):
+            self.check(place, lanes * 4)
+            return self.build.load(place.pointer, kind, align=4)
+        self.check(place, self.mul(self.build.select(self.less(used, 0), I64(0), self.whole(used)), 4))
+        return self.intrinsic(
+            "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
+        )
+
+    def _half(self, numbers: Value) -> Value:
+        """The bits of the high half of each number, or of the low one."""
+        kind, lanes = numbers.type, numbers.type.count
+        whole, half = ir.vector(I32, lanes), ir.vector(ir.BFLOAT, lanes)
+        rounded = self.build.bitcast(self.build.fptrunc(numbers, half), ir.vector(I16, lanes))
+        high = self.build.shl(self.build.zext(rounded, whole), whole(16))
+        high = self.build.and_(high, self.broadcast(self["low"], lanes))
+        left = self.build.fsub(numbers, self.build.bitcast(high, kind))
+        size = self.build.and_(self.build.bitcast(numbers, whole), whole(0x7FFFFFFF))
+        least, most = self.build.trunc(self["least"], I32), I32(bits_of(MOST_SPLIT))
+        within = self.broadcast(self.build.sub(most, least), lanes)
+        outside = self.build.icmp_unsigned(">", self.build.sub(size, self.broadcast(least, lanes)), within)
+        outside = self.build.and_(outside, self.build.icmp_signed("!=", size, whole(0)))
+        unable = self.build.zext(self.build.bitcast(outside, {8: ir.I8, 16: I16}[lanes]), I64)
+        self.put(self["unable"], self.build.or_(self.get(self["unable"], I64), unable))
+        return self.build.bitcast(self.build.fptrunc(left, half), ir.vector(I16, lanes))
 
     def _sixteen(self, wide: ir.Type) -> Value:
         return wide(16)
@@ -340,6 +410,11 @@ class Kernel:
         full = ".".join(["llvm", name, *(kind.suffix for kind in overload)])
         declared = self.function.module.declared(result, [value.type for value in values], full)
         return self.build.call(declared, values)
+
+
+def bits_of(number: float) -> int:
+    """The bits of a float32 number."""
+    return int(np.float32(number).view(np.int32))
 
 
 LIMITS = "limits"

@@ -1,0 +1,181 @@
+"""float32 numbers as sums of two of bfloat16, by the processor's own products of small matrices (AMX).
+
+x = high + low + rest, where high is x rounded to bfloat16, low what that leaves over, rounded too: |low| ≤ 2⁻⁸ |x| and
+|rest| ≤ 2⁻¹⁷ |x|. A product is taken as high · high + high · low + low · high, each exact in
+float32, which leaves out low · low and rests: about 2⁻¹⁵ |product| at most or, root mean square on random operands,
+4.5 · 10⁻⁶ of it, and of sums no more (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
+datatype for higher-precision computations", section II). What sums of n add is as of float32's own, n · 2⁻²⁴
+Σ|products|. The instructions take numbers too small to be normal as zero, and leave none; so numbers are only split
+that are far from that (2⁻⁶² of data and 2⁻⁴⁰ of a weight, to 2⁵⁰) or zero. Where an operand has another, an infinity
+or a NaN, that is found while it is copied, and the problem is computed as written. Groups of channels are problems of
+their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from ..after import After
+from ..channels import Channels
+from ..coefficients import coefficients, depending, moving
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
+from ..form import Problem, Role
+from ..kept import Kept
+
+if TYPE_CHECKING:
+    from ..kernels.halves import Halves, Lying
+
+KEPT_STRIDES = 1024
+"""How many arrays' strides are looked at once only."""
+
+SIZE = 4
+"""Bytes of a number, and of a pair of halves."""
+
+
+def why_not(problem: Problem) -> tuple[str, ...]:
+    if problem.dtype != "float32":
+        return (f"it splits float32, not {problem.dtype}",)
+    if problem.precision == "highest":
+        return ('precision="highest" forbids to leave out what is small',)
+    if problem.channels.mask is not None:
+        return ("needs whole groups of channels",)
+    if _summed(problem) % 2:
+        return (f"needs pairs of channels, not {_summed(problem)} to a sum",)
+    from ..kernels.halves import why_not
+
+    return why_not(pairs(problem))
+
+
+def _summed(problem: Problem) -> int:
+    """How many channels a sum has."""
+    channels = problem.channels
+    return (channels.hidden if problem.produces is Role.VISIBLE else channels.visible) // channels.groups
+
+
+def pairs(problem: Problem) -> Problem:
+    """The problem of a group on pairs of channels."""
+    from ..kernels.words import SPLIT
+
+    groups = problem.channels.groups
+    visible, hidden = problem.channels.visible // groups, problem.channels.hidden // groups
+    both = (visible // 2, hidden) if problem.produces is Role.HIDDEN else (visible, hidden // 2)
+    return replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
+
+
+def _axes(problem: Problem) -> tuple[int | None, int | None, int | None]:
+    """The axis of the visible, the hidden and the weight along which pairs are; none of the result."""
+    lead = problem.geometry.rank * problem.geometry.banked
+    return (1, None, lead + 1) if problem.produces is Role.HIDDEN else (None, 1, lead)
+
+
+def build(problem: Problem) -> Run:
+    if problem.batch == 0:
+        return nothing
+    from ..kernels.halves import prepared
+    from ..kernels.prepared import aligned
+    from ..kernels.ways import ROLES, arguments
+
+    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(problem)))
+    produced, given_at, axes = ROLES.index(problem.produces), arguments(problem), _axes(problem)
+    every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(problem.channels.groups)]
+
+    def one(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
+        visible, hidden, weight = (_lying(array.strides, axis) for array, axis in zip(given, axes, strict=True))
+        steps = after.steps if after is not None and after.fits(given[produced]) else None
+        best = ready((visible, hidden, weight), steps)
+        able = best.run(given, kept, after.arrays if best.finishes and after is not None else ())
+        if able and after is not None and not best.finishes:
+            after.apply(given[produced])
+        return able
+
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
+        numbers = aligned(a), aligned(b), aligned(out)
+        given = [numbers[number] for number in given_at]
+        given = [_apart(array, axis) for array, axis in zip(given, axes, strict=True)]
+        if len(every) == 1:
+            able = one(given, kept, after)
+        else:
+            own = [None] * len(every) if kept is None else kept.of("groups", lambda: [Kept() for _ in every])
+            parts = [[array[where] for array, where in zip(given, group, strict=True)] for group in every]
+            able = all(one(some, known, None) for some, known in zip(parts, own, strict=True))
+            if able and after is not None:
+                after.apply(given[produced])
+        if given[produced] is not out:
+            out[...] = given[produced]
+        return able
+
+    return run
+
+
+def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
+    """Where the channels of a group are in an array; of a weight, those of the hidden."""
+    channels, axis = problem.channels, 0 if role is Role.WEIGHT else 1
+    each = (channels.visible if role is Role.VISIBLE else channels.hidden) // channels.groups
+    return (*(slice(None),) * axis, slice(number * each, (number + 1) * each))
+
+
+def _apart(array: Array, axis: int | None) -> Array:
+    """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
+    return array if axis is None or array.strides[axis] else array.copy()
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _lying(strides: tuple[int, ...], axis: int | None) -> Lying:
+    """How an array lies: in numbers, or in pairs along an axis where their two numbers are side by side."""
+    steps = [step // SIZE for step in strides]
+    if axis is None:
+        return tuple(steps), 0
+    others = [*steps[:axis], *steps[axis + 1 :]]
+    if steps[axis] == 1 and not any(step % 2 for step in others):
+        return tuple(step if number == axis else step // 2 for number, step in enumerate(steps)), 0
+    return tuple(2 * step if number == axis else step for number, step in enumerate(steps)), steps[axis]
+
+
+@depending(KEPT_ORDERS)
+def _expected(problem: Problem, well: bool) -> Halves:
+    """The bands for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
+    from ..kernels.halves import halves
+    from ..kernels.layout import Buffer
+    from ..kernels.ways import ROLES
+
+    inner, strides = pairs(replace(problem, batch=max(problem.batch, 1))), []
+    for role in ROLES:
+        shape = inner.shape(role)
+        order = inner.order(role) if well else tuple(range(len(shape)))
+        strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
+    return halves(inner, tuple(strides))
+
+
+def cost(problem: Problem) -> float:
+    """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
+    seconds = coefficients().called + _expected(problem, True).seconds()
+    return problem.channels.groups * seconds + moving(problem.bytes)
+
+
+def workspace(problem: Problem) -> int:
+    """The weight's halves, those of a band for each thread, and the result in another order."""
+    found = _expected(problem, False)
+    return found.whole.copied + SIZE * found.scratch + 2 * tables(problem)
+
+
+def most(problem: Problem) -> int:
+    """Copies of arrays in any memory order."""
+    return MUCH * problem.padded + 2 * tables(problem)
+
+
+def tables(problem: Problem) -> int:
+    """Tiles and taps of each band."""
+    return _expected(problem, True).tables
+
+
+def describe(problem: Problem) -> str:
+    """The bands, what vectors run over, the tiles, of pairs."""
+    groups = f"{problem.channels.groups} groups, each of " if problem.channels.groups > 1 else ""
+    return groups + _expected(problem, True).described
+
+
+ENGINE = Engine(
+    "split", why_not, cost, workspace, tables, build, spreads=True, dtypes=("float32",), describe=describe, most=most
+)

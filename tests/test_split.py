@@ -1,0 +1,449 @@
+"""float32 numbers in halves: how they are split, every problem that is multiplied so, and what cannot be split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+from bounds import HALVED, problem_of
+from grid import OPERATIONS, RESULT, Row
+from numpy.typing import NDArray
+from test_direct import ORDERS
+from test_matrices import HERE
+
+import triconv
+from triconv.after import After
+from triconv.dispatch import ENGINES
+from triconv.engines import split
+from triconv.kept import Kept
+from triconv.kernels import halves as banded
+from triconv.kernels.block import Block
+from triconv.kernels.compile import assembly
+from triconv.kernels.contract import Column, Contraction
+from triconv.kernels.copy import Dim, Move, Stored
+from triconv.kernels.index import Index
+from triconv.kernels.matrices import SIDE, best_matrices
+from triconv.kernels.target import target
+from triconv.kernels.words import APART, LEAST_DATA, LEAST_WEIGHT, MOST_SPLIT, SPLIT, WHOLE, bits_of
+
+Array = NDArray[Any]
+
+able = pytest.mark.skipif(not target().matrices, reason="this processor, or its system, multiplies no matrices")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+ROWS = [
+    Row("affine", (3, 8), (), 16, dtype="float32"),
+    Row("line", (2, 24, 37), (9,), 32, padding=4, dtype="float32"),
+    Row("image", (3, 32, 9, 11), (3, 3), 48, padding=1, dtype="float32"),
+    Row("strided", (2, 64, 11, 14), (3, 2), 32, stride=(2, 3), padding=(1, 0), dtype="float32"),
+    Row("more stride than kernel", (2, 16, 9, 9), (1, 1), 16, stride=2, dtype="float32"),
+    Row("dilated", (1, 48, 17, 12), (2, 3), 16, dilation=(3, 2), padding=(2, 3), dtype="float32"),
+    Row("circular", (2, 32, 10, 8), (3, 3), 16, padding=1, border=("circular", "reflect"), dtype="float32"),
+    Row("few and odd panels", (2, 20, 7, 8), (3, 3), 8, padding=1, dtype="float32"),
+    Row("groups", (2, 48, 9, 7), (3, 3), 96, padding=1, groups=3, dtype="float32"),
+    Row("volume", (2, 16, 6, 5, 7), (3, 2, 3), 32, padding=(1, 0, 1), dtype="float32"),
+    Row("long lines", (1, 32, 4, 100), (3, 3), 16, padding=(1, 2), dtype="float32"),
+    Row("bands of one example", (2, 32, 24, 10), (3, 3), 16, padding=1, dtype="float32"),
+    Row("bands of a strided transpose", (1, 16, 24, 18), (4, 4), 64, stride=2, padding=1, dtype="float32"),
+    Row("a large weight", (4, 64, 5, 6), (3, 3), 96, padding=1, dtype="float32"),
+]
+"""Sums have an even number of channels, for one operation or both."""
+
+PAIRS = [
+    (row, operation) for row in ROWS for operation in ("conv", "conv_transpose") if "weight" in OPERATIONS[operation]
+]
+
+
+@pytest.fixture
+def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which a band of few lines, or a weight of few channels, fills half."""
+    monkeypatch.setattr(banded, "cache_bytes", lambda: (1 << 12, 1 << 16))
+
+
+def takes(row: Row, operation: str) -> bool:
+    return not split.why_not(problem_of(operation, row))
+
+
+def random_in(order: Callable[[Array], Array], row: Row) -> dict[str, Array]:
+    return {role: order(array) for role, array in row.operands().items()}
+
+
+def laid_out(array: Array, order: tuple[int, ...]) -> Array:
+    """The same numbers, the axes in this order in memory."""
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+
+
+def allowed(row: Row, operation: str, operands: dict[str, Array]) -> Array:
+    """What a sum may be off, and what its products may: HALVED of each, derived in engines/split.py."""
+    sizes = {role: np.abs(array).astype("float64") for role, array in operands.items()}
+    found: Array = row.allowed(operation, operands) + HALVED * row.expected(operation, sizes)
+    return found
+
+
+# Halves
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Array:
+    """Numbers of all sizes that can be split, and zeros of either sign; an even number."""
+    random = np.random.default_rng(0)
+    sizes = random.uniform(np.log2(LEAST_DATA), np.log2(MOST_SPLIT), 2000)
+    plain = [0.0, -0.0, LEAST_DATA, -MOST_SPLIT, 1.0, 1 + 2.0**-23, 255 / 256, 1 + 2.0**-8]
+    return np.concatenate([np.float32(random.choice([-1, 1], 2000) * 2**sizes), np.float32(plain)])
+
+
+def split_up(source: Array, dims: list[Dim], how: Stored, low: int, size: int) -> tuple[Array, bool]:
+    """What a copy of halves writes, two to a number, and whether it marks anything."""
+    target, mark = np.full(size, np.nan, "float32"), np.zeros(1, "float32")
+    (call,) = Move.of(dims, SPLIT, how).halves(low).calls(source, target, 0, 1, mark)
+    call.run()
+    return target.view(BFLOAT16).astype("float32").reshape(size, 2), bool(mark[0])
+
+
+@able
+@pytest.mark.parametrize("how", [WHOLE, APART])
+@pytest.mark.parametrize("turned", [False, True])
+def test_halves(numbers: Array, how: str, turned: bool) -> None:
+    """The high one is the number rounded, the low one what that leaves over, rounded; two of them are side by side."""
+    count = 31
+    given = numbers[: 64 * count].reshape((32, 2 * count) if how == WHOLE else (64, count))
+    step, other = (count, 0) if how == WHOLE else (2 * count, count)
+    wide, high = (1, 40) if turned else (100, 1)
+    low = 2000 if turned else 50
+    dims = [Dim(((0, 0, 32),), step, wide), Dim(((0, 0, count),), 1, high)]
+    found, marked = split_up(given, dims, Stored(how, "", other, bits_of(LEAST_DATA)), low, 4000)
+    assert not marked
+    rows, columns = np.ogrid[:32, :count]
+    place = rows * wide + columns * high
+    expected = given.reshape(32, count, 2) if how == WHOLE else given.reshape(32, 2, count).swapaxes(1, 2)
+    upper = expected.astype(BFLOAT16).astype("float32")
+    np.testing.assert_array_equal(found[place], upper)
+    np.testing.assert_array_equal(found[place + low], (expected - upper).astype(BFLOAT16).astype("float32"))
+    written = np.zeros(4000, bool)
+    written[place] = written[place + low] = True
+    assert np.isnan(found[~written, 1]).all()
+
+
+def test_what_halves_leave_over(numbers: Array) -> None:
+    """At most 2⁻¹⁷ of a number, and a low half is at most 2⁻⁸ of it: what the bound is made of."""
+    high = numbers.astype(BFLOAT16).astype("float64")
+    low = (numbers - high).astype("float32").astype(BFLOAT16).astype("float64")
+    assert (np.abs(low) <= 2.0**-8 * np.abs(numbers)).all()
+    assert (np.abs(numbers - high - low) <= 2.0**-17 * np.abs(numbers)).all()
+
+
+@able
+@pytest.mark.parametrize("how", [WHOLE, APART])
+@pytest.mark.parametrize(
+    "number", [np.inf, -np.inf, np.nan, 1e-45, LEAST_DATA / 2, -np.nextafter(np.float32(2.0**50), np.float32(np.inf))]
+)
+def test_what_cannot_be_split_is_marked(how: str, number: float) -> None:
+    """Wherever it is, in whole vectors or what is left of them, and nothing beside what is copied."""
+    source = np.ones(2 * 45, "float32")
+    dims, stored = [Dim(((0, 0, 40),), 1, 1)], Stored(how, "", 45 * (how == APART), bits_of(LEAST_DATA))
+    read = range(80) if how == WHOLE else [*range(40), *range(45, 85)]
+    for place in range(90):
+        source[place] = number
+        assert split_up(source, dims, stored, 40, 80)[1] is (place in read), place
+        source[place] = 1
+
+
+# Problems
+
+
+@able
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
+def test_every_row(row: Row, operation: str, order: str) -> None:
+    """Within the bound, and the same bits for any number of threads."""
+    if not takes(row, operation):
+        assert row.out % 2 or row.visible[1] % SIDE or row.border != "zero"
+        return
+    assert_right(row, operation, order, (1, 2, 3, 8))
+    operands = row.operands()
+    found, other = (
+        row.call(getattr(triconv, operation), operation, operands, engine=engine) for engine in ("split", "direct")
+    )
+    assert not np.array_equal(found, other)
+
+
+def assert_right(row: Row, operation: str, order: str, threads: Sequence[int]) -> None:
+    """A call of an engine built anew."""
+    operands, found = random_in(ORDERS[order], row), []
+    run = ENGINES["split"].build(problem_of(operation, row))
+    a, b = (operands[role] for role in OPERATIONS[operation])
+    for count in threads:
+        with triconv.threads(count):
+            out = ORDERS[order](np.full(getattr(row, RESULT[operation]), np.nan, "float32"))
+            assert run(a, b, out)
+            found.append(out)
+    expected, within = row.expected(operation, operands), allowed(row, operation, operands)
+    oracle.assert_close(found[0], expected, within, f"{row}, {operation}, {order}")
+    assert len({one.tobytes() for one in found}) == 1
+
+
+@able
+@pytest.mark.usefixtures("small_caches")
+@pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
+def test_every_row_in_bands(row: Row, operation: str) -> None:
+    """Of parts of an example, in turn for a weight that is too large, and otherwise."""
+    if takes(row, operation):
+        assert_right(row, operation, "channels last", (1, 3))
+
+
+@able
+@pytest.mark.parametrize("small", [False, True])
+def test_drawn_problems(small: bool, request: pytest.FixtureRequest) -> None:
+    """Of every rank, with any stride, dilation, padding and border, in some memory order."""
+    if small:
+        request.getfixturevalue("small_caches")
+    random, taken = np.random.default_rng(5), Counter[str]()
+
+    def some(values: Sequence[Any], rank: int) -> tuple[Any, ...]:
+        return tuple(values[n] for n in random.integers(len(values), size=rank))
+
+    while min(taken[name] for name in ("conv", "conv_transpose")) < 15:
+        rank = int(random.integers(1, 5))
+        kernel, stride = some([1, 2, 3, 4] if rank < 4 else [1, 2], rank), some([1, 1, 2, 3], rank)
+        dilation, padding = some([1, 1, 2], rank), some([(0, 0), (1, 1), (2, 0), (0, 3)], rank)
+        sizes = tuple(int(n) for n in random.integers(7, (30, 14, 10, 9)[rank - 1], size=rank))
+        border = some(["zero", "zero", "zero", "circular", "reflect", "replicate"], rank)
+        channels = some([16, 20, 24, 32, 48, 64], 2)
+        visible = (int(random.integers(1, 4)), channels[0], *sizes)
+        row = Row("drawn", visible, kernel, channels[1], stride, padding, dilation, border=border, dtype="float32")
+        row = replace(row, visible_size=sizes)
+        for operation in ("conv", "conv_transpose"):
+            if takes(row, operation):
+                taken[operation] += 1
+                assert_right(row, operation, list(ORDERS)[int(random.integers(len(ORDERS)))], (1,))
+
+
+@able
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0), (2, 3, 0, 1)])
+def test_results_have_the_memory_order_of_the_data(order: tuple[int, ...]) -> None:
+    row = next(row for row in ROWS if row.name == "image")
+    operands = {role: array if role == "weight" else laid_out(array, order) for role, array in row.operands().items()}
+    for operation in ("conv", "conv_transpose"):
+        found = row.call(getattr(triconv, operation), operation, operands, engine="split")
+        assert sorted(range(4), key=lambda axis: -abs(found.strides[axis])) == list(order)
+
+
+@able
+def test_enough_of_them_are_taken() -> None:
+    taken = [operation for row, operation in PAIRS if takes(row, operation)]
+    assert taken.count("conv") == len(ROWS)
+    assert taken.count("conv_transpose") >= 8
+
+
+@able
+@pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
+def test_relative_error(row: Row, operation: str) -> None:
+    """At most 5e-6 of the result, root mean square, of random operands; and 1e-5 of its largest number anywhere."""
+    if takes(row, operation):
+        operands = row.operands()
+        wrong = row.call(getattr(triconv, operation), operation, operands, engine="split")
+        expected = row.expected(operation, operands)
+        wrong = wrong - expected
+        assert np.sqrt(np.mean(wrong**2)) <= 5e-6 * np.sqrt(np.mean(expected**2))
+        assert np.abs(wrong).max() <= 1e-5 * np.abs(expected).max()
+
+
+@able
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e-40, 1e30])
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("role", ["data", "weight"])
+def test_numbers_that_cannot_be_split(operation: str, role: str, number: float) -> None:
+    """The result is that of the sum as written, to the bit, whether the weight is kept or not."""
+    assert_as_written(operation, role, number)
+
+
+def assert_as_written(operation: str, role: str, number: float) -> None:
+    """With such a number in one of the operands."""
+    row = next(row for row in ROWS if row.name == "image")
+    operands = row.operands()
+    data = "visible" if operation == "conv" else "hidden"
+    operands[data if role == "data" else "weight"][1, 3, 2, 1] = number
+    run = getattr(triconv, operation)
+    with np.errstate(all="ignore"):
+        expected = row.call(run, operation, operands, precision="highest")
+        np.testing.assert_array_equal(row.call(run, operation, operands, engine="split"), expected)
+        plan = triconv.explain(operation, row.visible, row.weight, dtype="float32", engine="split", **row.options)
+        known, found = plan.with_weight(operands["weight"]), np.empty_like(expected)
+        for _ in range(2):
+            found[...] = -1
+            known(operands[data], found)
+            np.testing.assert_array_equal(found, expected)
+
+
+@able
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_small_numbers(operation: str) -> None:
+    """Products of the smallest numbers that can be split keep all their halves; of smaller ones all is as written."""
+    row = next(row for row in ROWS if row.name == "image")
+    data = "visible" if operation == "conv" else "hidden"
+    random = np.random.default_rng(2)
+    for down in (0, 1):
+        operands = row.operands()
+        for role, least in ((data, LEAST_DATA), ("weight", LEAST_WEIGHT)):
+            sizes = random.uniform(1, 2, operands[role].shape) * random.choice([-1, 1], operands[role].shape)
+            operands[role] = (sizes * least / 2**down).astype("float32")
+        found, other = (
+            row.call(getattr(triconv, operation), operation, operands, engine=engine) for engine in ("split", "direct")
+        )
+        oracle.assert_close(found, row.expected(operation, operands), allowed(row, operation, operands), operation)
+        assert np.array_equal(found, other) is bool(down)
+
+
+@able
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("role", ["data", "weight"])
+@pytest.mark.parametrize("axis", range(4))
+def test_operands_that_repeat_a_number_along_an_axis(operation: str, role: str, axis: int) -> None:
+    row = next(row for row in ROWS if row.name == "image")
+    operands = row.operands()
+    name = role if role == "weight" else OPERATIONS[operation][0]
+    array = operands[name]
+    first = array[tuple(slice(1) if number == axis else slice(None) for number in range(4))]
+    operands[name] = np.broadcast_to(first, array.shape)
+    found = row.call(getattr(triconv, operation), operation, operands, engine="split")
+    oracle.assert_close(found, row.expected(operation, operands), allowed(row, operation, operands), operation)
+
+
+@able
+def test_what_no_window_meets_need_not_be_split() -> None:
+    """A number of the visible between windows is not looked at; one that is copied beside them, and zero, is."""
+    visible, weight = np.ones((1, 16, 9), "float32"), np.ones((16, 16, 1), "float32")
+    expected = triconv.conv(visible, weight, stride=3, engine="split")
+    visible[0, :, 8] = np.inf
+    np.testing.assert_array_equal(triconv.conv(visible, weight, stride=3, engine="split"), expected)
+
+
+@able
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (2, 3, 0, 1), (3, 0, 2, 1)])
+@pytest.mark.parametrize("name", ["image", "groups"])
+@pytest.mark.parametrize("small", [False, True])
+def test_what_is_done_to_the_result(
+    operation: str, order: tuple[int, ...], name: str, small: bool, request: pytest.FixtureRequest
+) -> None:
+    """The bias, the positive part and a mask give the bits that they give afterwards, in tiles and beside them."""
+    if small:
+        request.getfixturevalue("small_caches")
+    row = next(row for row in ROWS if row.name == name)
+    operands = {role: array if role == "weight" else laid_out(array, order) for role, array in row.operands().items()}
+    run = ENGINES["split"].build(problem_of(operation, row))
+    plain = row.call(getattr(triconv, operation), operation, operands, engine="split")
+    random = np.random.default_rng(1)
+    bias = random.standard_normal(plain.shape[1]).astype("float32")
+    where = laid_out(random.standard_normal(plain.shape).astype("float32"), order)
+    for after in (After(bias), After(None, True), After(bias, True), After(None, False, where)):
+        expected, out = plain.copy(order="K"), np.full_like(plain, np.nan)
+        after.apply(expected)
+        a, b = (operands[role] for role in OPERATIONS[operation])
+        assert run(a, b, out, None, after)
+        np.testing.assert_array_equal(out, expected)
+
+
+@able
+@pytest.mark.parametrize(("name", "times"), [("image", 1), ("groups", 4)])
+def test_a_weight_is_split_once_where_it_is_kept(name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = next(row for row in ROWS if row.name == name)
+    operands, made = row.operands(), list[object]()
+    of = Kept.of
+    monkeypatch.setattr(Kept, "of", lambda self, key, make: of(self, key, lambda: made.append(key) or make()))
+    run, kept = ENGINES["split"].build(problem_of("conv", row)), Kept()
+    found = [np.empty(row.hidden, "float32") for _ in range(3)]
+    for out in found:
+        assert run(operands["visible"], operands["weight"], out, kept)
+    assert len(made) == times
+    assert run(operands["visible"], operands["weight"], found[0], None)
+    assert len({one.tobytes() for one in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "changes", "reason"),
+    [
+        ("conv", {"dtype": "float64"}, "float32, not float64"),
+        ("conv_weight", {}, "weight's gradient"),
+        ("conv", {"visible": (2, 31, 9, 9)}, "pairs of channels, not 31"),
+        ("conv_transpose", {"out": 3}, "pairs of channels, not 3"),
+        ("conv", {"visible": (2, 34, 9, 9)}, "pairs of visible channels, 4 to 16"),
+        ("conv", {"out": 17}, "at most 16 hidden channels, or a multiple"),
+        ("conv_transpose", {"visible": (2, 17, 9, 9)}, "at most 16 visible channels, or a multiple"),
+        ("conv", {"groups": 8}, "pairs of visible channels, 4 to 16"),
+        ("conv", {"groups": 32}, "pairs of channels, not 1"),
+        ("conv", {"groups": ((True,) * 32,) * 32}, "whole groups"),
+        ("conv", {"bank": 2}, "one kernel for all positions"),
+        ("conv_transpose", {"border": "circular"}, "border"),
+    ],
+)
+def test_why_not(operation: str, changes: dict[str, Any], reason: str) -> None:
+    given: dict[str, Any] = {"visible": (2, 32, 9, 9), "kernel": (3, 3), "out": 32, "padding": 1, "dtype": "float32"}
+    row = Row("one", **{**given, **changes})
+    assert any(reason in one for one in split.why_not(problem_of(operation, row)))
+
+
+@able
+def test_the_highest_precision_splits_nothing() -> None:
+    row = ROWS[2]
+    plan = triconv.explain("conv", row.visible, row.weight, dtype="float32", precision="highest", padding=1)
+    assert "precision" in plan.why_not["split"]
+
+
+# Bands
+
+
+def halves_of(row: Row, operation: str = "conv") -> banded.Halves:
+    return split._expected(problem_of(operation, row), True)
+
+
+@able
+@pytest.mark.usefixtures("small_caches")
+def test_bands_fit_the_cache() -> None:
+    found = {row.name: halves_of(row) for row in ROWS}
+    assert found["bands of one example"].parts is not None
+    transpose = next(row for row in ROWS if row.name == "bands of a strided transpose")
+    assert halves_of(transpose, "conv_transpose").parts is not None
+    assert found["a large weight"].in_turn
+    assert not found["affine"].in_turn
+    room = banded.ROOM * (1 << 16)
+    too_large = {name for name, one in found.items() if 4 * one.buffer(one.seen).size > room}
+    assert too_large <= {"circular", "long lines", "volume"}  # of borders, or of few lines that are long
+
+
+@able
+def test_memory() -> None:
+    """Besides the result no more than one padded copy of the operands and the weight, of rows worth several bands."""
+    for row in ROWS:
+        problem = problem_of("conv", row)
+        assert 4 * halves_of(row).scratch <= problem.extra + 64 * 1024, row.name
+
+
+# Tiles
+
+
+def test_the_code_multiplies_all_halves_but_two_low_ones() -> None:
+    rows = tuple((32 * m, 64 * m) for m in range(2 * SIDE))
+    kernel = Contraction(SPLIT, rows, (Column(0, 0, 0, SIDE),), SIDE, 1, 2 * SIDE, pairs=SIDE, low=(SIDE, SIDE))
+    text = assembly(kernel, HERE)
+    assert [text.count(word) for word in ("tdpbf16ps", "tileloadd", "tilestored", "tilezero")] == [6, 8, 2, 2]
+
+
+def test_rows_of_tiles_are_whole_matrices() -> None:
+    """A tile of lines too short for matrices costs as much as one of whole ones."""
+    columns, depth = Index(64, 0, 1, 1, True), Index(16, 1, 32, 0)
+
+    def best(*rows: Index) -> Block:
+        found = best_matrices((*rows, columns), depth, 576.0, SIDE, True)
+        assert found is not None
+        return found
+
+    whole, short = best(Index(64, 32, 0, 64)), best(Index(8, 320, 0, 512), Index(8, 32, 0, 64))
+    assert whole.sizes[0] in (SIDE, 2 * SIDE)
+    assert short.cycles > 1.5 * whole.cycles
