@@ -510,8 +510,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "split: every band writes the first": ("kernels/halves.py", "one.at([(0, 0, place)])", "one.at([(0, 0, 0)])"),
     "split: parts of an axis begin where the first does": (
         "kernels/halves.py",
-        "before[2] = -begin",
-        "before[2] = -begins[0]",
+        "-begin, *buffer",
+        "-begins[0], *buffer",
     ),
     "matrices: rows of B as far apart as those of A": (
         "kernels/contract.py",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 from numpy.typing import NDArray
@@ -170,15 +170,15 @@ class Halves:
                 yield move.moved(example * steps[0], 0), example * made[0]
             return
         begins = [parts.first[self.seen] + n * parts.step[self.seen] for n in range(parts.count)]
-        moves = []
-        for begin in begins:
-            before = list(buffer.before)
-            before[2] = -begin
-            moves.append(replace(buffer, before=tuple(before)).fill(shape, steps, axes, SPLIT, how))
-        for example in range(self.asked.batch):
-            for n, move in enumerate(moves):
-                place = example * made[0] + n * parts.step[self.produced] * made[2]
-                yield move.moved(example * steps[0], 0), place
+        inside = [begin for begin in begins if 0 <= begin <= shape[2] - buffer.shape[2]]
+        plans = dict[int, Move]()
+        for begin in {*begins} - {*inside[1:]}:  # those inside are alike
+            own = replace(buffer, before=(*buffer.before[:2], -begin, *buffer.before[3:]))
+            plans[begin] = own.fill(shape, steps, axes, SPLIT, how)
+        for example, (n, begin) in product(range(self.asked.batch), enumerate(begins)):
+            like = begin if begin in plans else inside[0]
+            place = example * made[0] + n * parts.step[self.produced] * made[2]
+            yield plans[like].moved(example * steps[0] + (begin - like) * steps[2], 0), place
 
 
 def _stored(other: int, least: float) -> Stored:
