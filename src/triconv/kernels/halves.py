@@ -78,6 +78,11 @@ class Halves:
         return ROLES.index(next(role for role in self.asked.operands if role is not Role.WEIGHT))
 
     @property
+    def extra(self) -> int:
+        """The bytes that a call may take besides: of whole numbers, which operands on pairs have twice as many of."""
+        return 2 * self.asked.extra
+
+    @property
     def produced(self) -> int:
         """Which of them the result is."""
         return ROLES.index(self.asked.produces)
@@ -117,7 +122,7 @@ class Halves:
         asked, weight = self.asked, self.buffer(WEIGHT)
         own, kernels = (whole_lines(self.buffer(number).size, asked.itemsize) for number in (self.seen, WEIGHT))
         shared, own = (own, 0) if self.in_turn else (0, own)
-        most, room = max(UNITS, self.units), asked.extra // asked.itemsize
+        most, room = max(UNITS, self.units), self.extra // asked.itemsize
         make, key = partial(self._stages, lying, finish), ("halves", weight, lying[WEIGHT])
         return Schedule(asked.flops, shared, own, 1, make, most, kernels, key, room=room)
 
@@ -253,7 +258,7 @@ def _moved(found: Halves) -> tuple[bool, bool, float]:
     copy, weight = (found.buffer(number).size * size for number in (found.seen, WEIGHT))
     few = 1.0 if found.in_turn else max(1.0, SOME / found.units)
     taken = copy * (1 if found.in_turn else THREADS) + weight + size * TOLD
-    return copy > room, taken > found.asked.extra, found.units * (copy + weight) * few
+    return copy > room, taken > found.extra, found.units * (copy + weight) * few
 
 
 def _divisors(number: int) -> list[int]:
