@@ -79,7 +79,7 @@ def cases() -> list[tuple[Row, str, dict[str, Array], Array]]:
 def no_engine_is_left_out() -> None:
     from triconv import dispatch
 
-    assert sorted(ON_THE_GRID) == sorted(dispatch.ENGINES)
+    assert sorted([*ON_THE_GRID, "split"]) == sorted(dispatch.ENGINES)  # of which numbers_in_halves has rows
 
 
 def examples_in_parts() -> None:

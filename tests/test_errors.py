@@ -10,13 +10,16 @@ from bench.errors import MEASURED, errors, main
 from triconv.benchmark.first import TINY
 from triconv.benchmark.workload import operands
 
+ABLE = tuple(name for name in MEASURED if name != "split")
+"""A tiny problem's sums have too few channels to be split."""
+
 
 def test_errors_are_relative_to_the_result() -> None:
     a, b = operands(TINY.problem("conv")).values()
     exact, found = (triconv.conv(x, w, engine="direct", **TINY.options) for x, w in ((a.astype("f8"), b), (a, b)))
     expected = np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean())
     measured = dict(errors(TINY, "conv"))
-    assert tuple(measured) == MEASURED
+    assert tuple(measured) == ABLE
     assert measured["direct"] == pytest.approx(expected, rel=1e-6)
     assert all(1e-8 < error < 1e-6 for error in measured.values())
 
@@ -25,4 +28,4 @@ def test_what_it_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["--only", "tiny"]) == 0
     printed = capsys.readouterr().out.split()
-    assert [printed.count(name) for name in MEASURED] == [1, 1, 1]
+    assert [printed.count(name) for name in MEASURED] == [int(name in ABLE) for name in MEASURED]
