@@ -509,9 +509,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "split: every band writes the first": ("kernels/halves.py", "one.at([(0, 0, place)])", "one.at([(0, 0, 0)])"),
     "split: parts of an axis begin where the first does": (
-        "kernels/halves.py",
-        "-begin, *buffer",
-        "-begins[0], *buffer",
+        "kernels/bands.py",
+        "before[2 + self.axis] = -begin",
+        "before[2 + self.axis] = -self.parts.first[number]",
     ),
     "matrices: rows of B as far apart as those of A": (
         "kernels/contract.py",

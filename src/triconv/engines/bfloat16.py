@@ -157,7 +157,7 @@ def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
     from ..kernels.finite import all_finite
-    from ..kernels.prepared import prepared
+    from ..kernels.prepared import apart, paired, prepared
     from ..kernels.ways import ROLES, arguments
 
     def readied(inner: Problem) -> Callable[[tuple[Strides, ...], tuple[int, ...], bool, bool], Prepared]:
@@ -181,12 +181,12 @@ def build(problem: Problem) -> Run:
             a, b = _in_line(a), _weight_in_lines(b, problem)
         elif count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
-        numbers = _apart(a, axes[0]), _apart(b, axes[1]), _aligned(out)
+        numbers = *(_aligned(apart(one, axis)) for one, axis in zip((a, b), axes, strict=True)), _aligned(out)
         a, b, result = numbers
         lying = (
-            _paired(a.strides, axes[0], address(a) % PAIR),
-            _paired(b.strides, axes[1], address(b) % PAIR),
-            _single(result.strides),
+            paired(a.strides, axes[0], HALF, address(a) % PAIR),
+            paired(b.strides, axes[1], HALF, address(b) % PAIR),
+            paired(result.strides, None, HALF),
         )
         strides, others = zip(*(lying[number] for number in given_at), strict=True)
         # Of a gradient some pairs of examples may be taken at a time.
@@ -210,11 +210,6 @@ def build(problem: Problem) -> Run:
 def _aligned(array: Array) -> Array:
     """The array, or a copy where its numbers do not lie on multiples of their size."""
     return array if _on_halves(address(array) % HALF, array.strides) else array.copy()
-
-
-def _apart(array: Array, axis: int) -> Array:
-    """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
-    return _aligned(array) if array.strides[axis] else array.copy()
 
 
 @lru_cache(maxsize=KEPT_STRIDES)
@@ -243,28 +238,6 @@ FEW = 8
 def _in_twos(array: Array) -> Array:
     """The array with an axis of two behind that of the examples."""
     return array.reshape(-1, 2, *array.shape[1:])
-
-
-Lying = tuple[tuple[int, ...], int]
-"""An array's steps, and 0; or where the numbers of pairs are not neighbours how far apart they are, in numbers as the
-steps are then too."""
-
-
-@lru_cache(maxsize=KEPT_STRIDES)
-def _paired(strides: Strides, axis: int, place: int) -> Lying:
-    """How an array of pairs along an axis lies, so many bytes behind where a pair can."""
-    others = [place, *strides[:axis], *strides[axis + 1 :]]
-    other = strides[axis] // HALF
-    doubled = [2 * step if number == axis else step for number, step in enumerate(strides)]
-    if other == 1 and not any(step % PAIR for step in others):
-        return tuple(step // PAIR for step in doubled), 0
-    return tuple(step // HALF for step in doubled), other
-
-
-@lru_cache(maxsize=KEPT_STRIDES)
-def _single(strides: Strides) -> Lying:
-    """How an array of numbers lies."""
-    return tuple(step // HALF for step in strides), 0
 
 
 @depending(KEPT_ORDERS)

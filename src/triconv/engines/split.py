@@ -1,9 +1,9 @@
 """float32 numbers as sums of two of bfloat16, by the processor's own products of small matrices (AMX).
 
 x = high + low + rest, where high is x rounded to bfloat16, low what that leaves over, rounded too: |low| ≤ 2⁻⁸ |x| and
-|rest| ≤ 2⁻¹⁷ |x|. A product is taken as high · high + high · low + low · high, each exact in
-float32, which leaves out low · low and rests: about 2⁻¹⁵ |product| at most or, root mean square on random operands,
-4.5 · 10⁻⁶ of it, and of sums no more (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
+|rest| ≤ 2⁻¹⁷ |x|. A product is taken as high · high + high · low + low · high, each exact in float32, which leaves out
+low · low and rests: about 2⁻¹⁵ |product| at most or, root mean square on random operands, 4.5 · 10⁻⁶ of it, and of sums
+no more (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
 datatype for higher-precision computations", section II). What sums of n add is as of float32's own, n · 2⁻²⁴
 Σ|products|. The instructions take numbers too small to be normal as zero, and leave none; so numbers are only split
 that are far from that (2⁻⁶² of data and 2⁻⁴⁰ of a weight, to 2⁵⁰) or zero. Where an operand has another, an infinity
@@ -25,10 +25,7 @@ from ..form import Problem, Role
 from ..kept import Kept
 
 if TYPE_CHECKING:
-    from ..kernels.halves import Halves, Lying
-
-KEPT_STRIDES = 1024
-"""How many arrays' strides are looked at once only."""
+    from ..kernels.halves import Halves
 
 SIZE = 4
 """Bytes of a number, and of a pair of halves."""
@@ -37,44 +34,52 @@ SIZE = 4
 def why_not(problem: Problem) -> tuple[str, ...]:
     if problem.dtype != "float32":
         return (f"it splits float32, not {problem.dtype}",)
-    if problem.precision == "highest":
-        return ('precision="highest" forbids to leave out what is small',)
-    if problem.channels.mask is not None:
-        return ("needs whole groups of channels",)
-    if _summed(problem) % 2:
-        return (f"needs pairs of channels, not {_summed(problem)} to a sum",)
-    from ..kernels.halves import why_not
+    if problem.produces is Role.WEIGHT:
+        return ("positions of a weight's gradient are no pairs side by side",)
+    from ..kernels import matrices
+    from ..kernels.target import target
 
-    return why_not(pairs(problem))
+    summed, made = _channels(problem)
+    side, least, bordered = matrices.SIDE, matrices.LEAST, any(axis.border != "zero" for axis in problem.geometry.axes)
+    reasons = {
+        "this processor multiplies no matrices of bfloat16 (amx)": not target().matrices,
+        'precision="highest" forbids to leave out what is small': problem.precision == "highest",
+        "needs whole groups of channels": problem.channels.mask is not None,
+        "needs one kernel for all positions": problem.geometry.banked,
+        "what lies on a border is added up elsewhere": problem.produces is Role.VISIBLE and bordered,
+        f"needs pairs of channels, not {summed} to a sum": summed % 2 == 1,
+        f"needs {least} to {side} pairs of channels at a time": matrices.at_a_time(max(summed // 2, 1)) < least,
+        f"needs at most {side} channels of a group's result, or a multiple": made > side and made % side != 0,
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
 
 
-def _summed(problem: Problem) -> int:
-    """How many channels a sum has."""
+def _channels(problem: Problem) -> tuple[int, int]:
+    """How many a sum has, and how many a group of the result has."""
     channels = problem.channels
-    return (channels.hidden if problem.produces is Role.VISIBLE else channels.visible) // channels.groups
+    each = channels.visible // channels.groups, channels.hidden // channels.groups
+    return each if problem.produces is Role.HIDDEN else each[::-1]
 
 
 def pairs(problem: Problem) -> Problem:
     """The problem of a group on pairs of channels."""
     from ..kernels.words import SPLIT
 
-    groups = problem.channels.groups
-    visible, hidden = problem.channels.visible // groups, problem.channels.hidden // groups
-    both = (visible // 2, hidden) if problem.produces is Role.HIDDEN else (visible, hidden // 2)
+    summed, made = _channels(problem)
+    both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
     return replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
 
 
 def _axes(problem: Problem) -> tuple[int | None, int | None, int | None]:
     """The axis of the visible, the hidden and the weight along which pairs are; none of the result."""
-    lead = problem.geometry.rank * problem.geometry.banked
-    return (1, None, lead + 1) if problem.produces is Role.HIDDEN else (None, 1, lead)
+    return (1, None, 1) if problem.produces is Role.HIDDEN else (None, 1, 0)
 
 
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
     from ..kernels.halves import prepared
-    from ..kernels.prepared import aligned
+    from ..kernels.prepared import aligned, apart, paired
     from ..kernels.ways import ROLES, arguments
 
     ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(problem)))
@@ -82,7 +87,7 @@ def build(problem: Problem) -> Run:
     every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(problem.channels.groups)]
 
     def one(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
-        visible, hidden, weight = (_lying(array.strides, axis) for array, axis in zip(given, axes, strict=True))
+        visible, hidden, weight = (paired(array.strides, axis, SIZE) for array, axis in zip(given, axes, strict=True))
         steps = after.steps if after is not None and after.fits(given[produced]) else None
         best = ready((visible, hidden, weight), steps)
         able = best.run(given, kept, after.arrays if best.finishes and after is not None else ())
@@ -93,7 +98,7 @@ def build(problem: Problem) -> Run:
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
-        given = [_apart(array, axis) for array, axis in zip(given, axes, strict=True)]
+        given = [apart(array, axis) for array, axis in zip(given, axes, strict=True)]
         if len(every) == 1:
             able = one(given, kept, after)
         else:
@@ -114,23 +119,6 @@ def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
     channels, axis = problem.channels, 0 if role is Role.WEIGHT else 1
     each = (channels.visible if role is Role.VISIBLE else channels.hidden) // channels.groups
     return (*(slice(None),) * axis, slice(number * each, (number + 1) * each))
-
-
-def _apart(array: Array, axis: int | None) -> Array:
-    """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
-    return array if axis is None or array.strides[axis] else array.copy()
-
-
-@lru_cache(maxsize=KEPT_STRIDES)
-def _lying(strides: tuple[int, ...], axis: int | None) -> Lying:
-    """How an array lies: in numbers, or in pairs along an axis where their two numbers are side by side."""
-    steps = [step // SIZE for step in strides]
-    if axis is None:
-        return tuple(steps), 0
-    others = [*steps[:axis], *steps[axis + 1 :]]
-    if steps[axis] == 1 and not any(step % 2 for step in others):
-        return tuple(step if number == axis else step // 2 for number, step in enumerate(steps)), 0
-    return tuple(2 * step if number == axis else step for number, step in enumerate(steps)), steps[axis]
 
 
 @depending(KEPT_ORDERS)

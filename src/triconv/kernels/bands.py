@@ -62,15 +62,14 @@ class Bands:
     @property
     def places(self) -> tuple[int, int, int]:
         """Where the copies of a band begin, those of the visible and of the hidden, and where they end; in numbers."""
-        visible, hidden = (whole_lines(buffer.size, self.whole.asked.itemsize) for buffer in self._buffers)
+        visible, hidden = (whole_lines(buffer.size, self.whole.asked.itemsize) for buffer in map(self._buffer, (0, 1)))
         return 0, visible, visible + hidden
 
-    @property
-    def _buffers(self) -> tuple[Buffer, Buffer]:
-        visible, hidden, _ = self.way.buffers
-        assert visible is not None
-        assert hidden is not None
-        return visible, hidden
+    def _buffer(self, number: int) -> Buffer:
+        """The copy of a band's part of an array."""
+        found = self.way.buffers[number]
+        assert found is not None
+        return found
 
     def schedule(self, strides: tuple[Strides, ...]) -> Schedule:
         """The bands, which threads share, on arrays of these strides, in the order of ROLES."""
@@ -100,7 +99,7 @@ class Bands:
     def moves(self, number: int, steps: Strides, how: Stored | None = None) -> Iterator[Move]:
         """The copies between an array and the bands' buffers, of all bands; and `how` the array is stored."""
         made = ROLES[number] is self.whole.asked.produces
-        shape, room = self.whole.asked.shape(ROLES[number]), self._buffers[number].shape
+        shape, room = self.whole.asked.shape(ROLES[number]), self._buffer(number).shape
         begins = [self.parts.first[number] + n * self.parts.step[number] for n in range(self.parts.count)]
         inside = [begin for begin in begins if 0 <= begin <= shape[2 + self.axis] - room[2 + self.axis]]
         plans = {begin: self._move(number, steps, begin, how) for begin in {*begins} - {*inside[1:]}}
@@ -113,9 +112,9 @@ class Bands:
     def _move(self, number: int, steps: Strides, begin: int, how: Stored | None) -> Move:
         """The copy of the first examples' band that begins here."""
         asked, role = self.whole.asked, ROLES[number]
-        shape, before = (self.examples, *asked.shape(role)[1:]), list(self._buffers[number].before)
+        shape, before = (self.examples, *asked.shape(role)[1:]), list(self._buffer(number).before)
         before[2 + self.axis] = -begin
-        buffer = replace(self._buffers[number], before=tuple(before))
+        buffer = replace(self._buffer(number), before=tuple(before))
         if role is not asked.produces:
             axes = (None, None, *asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
             return buffer.fill(shape, steps, axes, asked.dtype, how)

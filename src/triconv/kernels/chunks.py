@@ -23,6 +23,7 @@ from .adding import adding
 from .bands import COPIED, Bands
 from .compile import Call
 from .copy import Move, Stored
+from .index import divisors
 from .layout import Buffer, Layout
 from .loops import Lying, nests
 from .program import Program, Tiled, Within, contractions
@@ -342,9 +343,9 @@ def _shapes(problem: Problem) -> Iterator[Shape]:
     """Examples with all of their positions, or parts of one."""
     first, *others = problem.geometry.axes
     around = prod(axis.padded[1] for axis in others), prod(axis.hidden for axis in others)
-    for parts in _divisors(first.hidden):  # products with zeros that are put in could be NaN
+    for parts in divisors(first.hidden):  # products with zeros that are put in could be NaN
         axis = first.parts(parts, False).axis
-        for examples in _divisors(problem.batch) if parts == 1 else (1,):
+        for examples in divisors(problem.batch) if parts == 1 else (1,):
             yield Shape(examples, parts, examples * axis.visible * around[0], examples * axis.hidden * around[1])
 
 
@@ -355,7 +356,7 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
     if not SHORT <= shape.hidden <= MOST:
         return
     blocks = (
-        _divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)
+        divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)
     )
     for rows, columns in product(*blocks):
         across, along = visible // rows, hidden // columns
@@ -373,7 +374,3 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
 def _in_one_run(problem: Problem) -> bool:
     """Whether chunks are one run each where channels lie innermost, which a single tap multiplies."""
     return problem.dtype != PAIRS and all(axis.kernel == axis.stride == 1 for axis in problem.geometry.axes)
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]

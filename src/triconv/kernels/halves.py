@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from ..coefficients import coefficients
 from ..form import Problem, Role
 from ..geometry import Parts
-from . import matrices
+from .bands import Bands
 from .compile import Call
 from .copy import Move, Stored
 from .finish import Finish
+from .index import divisors
 from .layout import Buffer
-from .matrices import SIDE, at_a_time
-from .prepared import Prepared, Steps, finishing, moves
+from .prepared import Paired, Prepared, Steps, finishing, moves
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
-from .target import cache_bytes, target
+from .target import cache_bytes
 from .ways import ROLES, Strides, Way, way
 from .words import APART, LEAST_DATA, LEAST_WEIGHT, SPLIT, WHOLE, bits_of
 
@@ -45,9 +45,6 @@ SOME = 8
 
 SPLIT_UP, KERNELS = 1.5, 2.5
 """How much longer it takes to split data than to copy it, and a weight, of which pairs lie further apart."""
-
-Lying = tuple[Strides, int]
-"""An operand's steps: of pairs of float32 numbers, and 0; or of numbers, and how far the two of a pair are apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ class Halves:
         """The numbers of scratch in all."""
         return self.schedule((((0,), 0),) * 3, None).scratch
 
-    def schedule(self, lying: tuple[Lying, Lying, Lying], finish: Finish | None) -> Schedule:
+    def schedule(self, lying: tuple[Paired, Paired, Paired], finish: Finish | None) -> Schedule:
         """What runs it on arrays that lie so, in the order of ROLES."""
         asked, weight = self.asked, self.buffer(WEIGHT)
         own, kernels = (whole_lines(self.buffer(number).size, asked.itemsize) for number in (self.seen, WEIGHT))
@@ -126,7 +123,7 @@ class Halves:
         make, key = partial(self._stages, lying, finish), ("halves", weight, lying[WEIGHT])
         return Schedule(asked.flops, shared, own, 1, make, most, kernels, key, room=room)
 
-    def _stages(self, lying: tuple[Lying, Lying, Lying], finish: Finish | None) -> tuple[Stage, ...]:
+    def _stages(self, lying: tuple[Paired, Paired, Paired], finish: Finish | None) -> tuple[Stage, ...]:
         steps, other = lying[WEIGHT]
         shape = self.asked.shape(Role.WEIGHT)
         split = self.buffer(WEIGHT).fill(shape, steps, (None,) * len(shape), SPLIT, _stored(other, LEAST_WEIGHT))
@@ -161,7 +158,7 @@ class Halves:
             return split_up, Stage(self.units, both)
         return split_up, *(shared(make, band) for band in range(self.units) for make in (copied, multiplied))
 
-    def _bands(self, lying: tuple[Lying, Lying, Lying]) -> Iterator[tuple[Move, int]]:
+    def _bands(self, lying: tuple[Paired, Paired, Paired]) -> Iterator[tuple[Move, int]]:
         """How the data of each is copied, and where its part of the result begins."""
         steps, other = lying[self.seen]
         made, examples = self.whole.layouts[self.produced].steps, self.band.asked.batch
@@ -174,16 +171,9 @@ class Halves:
             for example in range(0, self.asked.batch, examples):
                 yield move.moved(example * steps[0], 0), example * made[0]
             return
-        begins = [parts.first[self.seen] + n * parts.step[self.seen] for n in range(parts.count)]
-        inside = [begin for begin in begins if 0 <= begin <= shape[2] - buffer.shape[2]]
-        plans = dict[int, Move]()
-        for begin in {*begins} - {*inside[1:]}:  # those inside are alike
-            own = replace(buffer, before=(*buffer.before[:2], -begin, *buffer.before[3:]))
-            plans[begin] = own.fill(shape, steps, axes, SPLIT, how)
-        for example, (n, begin) in product(range(self.asked.batch), enumerate(begins)):
-            like = begin if begin in plans else inside[0]
-            place = example * made[0] + n * parts.step[self.produced] * made[2]
-            yield plans[like].moved(example * steps[0] + (begin - like) * steps[2], 0), place
+        copies = Bands(self.whole, self.band, 0, parts).moves(self.seen, steps, how)
+        for (example, n), move in zip(product(range(self.asked.batch), range(parts.count)), copies, strict=True):
+            yield move, example * made[0] + n * parts.step[self.produced] * made[2]
 
 
 def _stored(other: int, least: float) -> Stored:
@@ -191,26 +181,7 @@ def _stored(other: int, least: float) -> Stored:
     return Stored(APART if other else WHOLE, "", other, bits_of(least))
 
 
-def why_not(problem: Problem) -> tuple[str, ...]:
-    """Why a problem on pairs cannot lie as matrices, if it cannot."""
-    if problem.produces is Role.WEIGHT:
-        return ("positions of a weight's gradient are no pairs side by side",)
-    channels, bordered = problem.channels, any(axis.border != "zero" for axis in problem.geometry.axes)
-    by_name = {"hidden": channels.hidden, "visible": channels.visible}
-    summed, made = ("hidden", "visible") if problem.produces is Role.VISIBLE else ("visible", "hidden")
-    reasons = {
-        "this processor multiplies no matrices of bfloat16 (amx)": not target().matrices,
-        "needs all channels in one group": channels.mask is not None or channels.groups > 1,
-        "needs one kernel for all positions": problem.geometry.banked,
-        "what lies on a border is added up elsewhere": problem.produces is Role.VISIBLE and bordered,
-        f"needs pairs of {summed} channels, {matrices.LEAST} to {SIDE} at a time": at_a_time(by_name[summed])
-        < matrices.LEAST,
-        f"needs at most {SIDE} {made} channels, or a multiple": by_name[made] > SIDE and by_name[made] % SIDE != 0,
-    }
-    return tuple(reason for reason, holds in reasons.items() if holds)
-
-
-def prepared(problem: Problem, lying: tuple[Lying, Lying, Lying], steps: Steps | None = None) -> Prepared:
+def prepared(problem: Problem, lying: tuple[Paired, Paired, Paired], steps: Steps | None = None) -> Prepared:
     """A problem on pairs made ready for arrays that lie so, with the `steps` that finish the result, if it can."""
     strides, produced = tuple(own for own, _ in lying), ROLES.index(problem.produces)
     found = halves(problem, strides)
@@ -238,13 +209,13 @@ def halves(problem: Problem, strides: tuple[Strides, ...]) -> Halves:
 
 def _choices(problem: Problem) -> Iterator[tuple[Problem, Parts | None]]:
     """The problem of a band, and of what parts it is."""
-    for batch in _divisors(problem.batch):
+    for batch in divisors(problem.batch):
         yield replace(problem, batch=batch), None
     axes, made = problem.geometry.axes, ROLES.index(problem.produces)
     if not axes or axes[0].border != "zero":
         return
     size = (axes[0].visible, axes[0].hidden)[made]
-    for count in _divisors(size)[1:]:
+    for count in divisors(size)[1:]:
         parts = axes[0].parts(count, problem.produces is Role.VISIBLE)
         if parts.step[made] * count == size == count * (parts.axis.visible, parts.axis.hidden)[made]:
             geometry = replace(problem.geometry, axes=(parts.axis, *axes[1:]))
@@ -259,7 +230,3 @@ def _moved(found: Halves) -> tuple[bool, bool, float]:
     few = 1.0 if found.in_turn else max(1.0, SOME / found.units)
     taken = copy * (1 if found.in_turn else THREADS) + weight + size * TOLD
     return copy > room, taken > found.extra, found.units * (copy + weight) * few
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]

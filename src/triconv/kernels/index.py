@@ -59,6 +59,11 @@ def merged(loops: Sequence[Index]) -> tuple[Index, ...]:
     return tuple(reversed(kept))
 
 
+def divisors(number: int) -> list[int]:
+    """Into how many equal parts so many turns can be cut."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 def outer_sum(*parts: Any) -> Table:
     """Rows of fields, summed for every combination of one row from each part, the last part running fastest."""
     total = np.asarray(parts[0], dtype=np.int64)

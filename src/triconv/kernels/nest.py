@@ -217,6 +217,27 @@ def _block(
     lanes: int,
 ) -> tuple[Block, int]:
     """The best block for sums in loops, with the cycles of all corners; and its pairs, 0 for vectors."""
+    able, other = nest.pairs and machine.matrices and not nest.once, None
+    if able:
+        other = best_matrices(results, depth, steps, lanes, nest.split, len(nest.taps) > 1 or len(others) > 1)
+    block = other if nest.split else _block_of_vectors(nest, results, depth, others, steps, machine, loads, lanes)
+    if other is not None and (block is None or other.cycles < block.cycles):
+        block = other
+    assert block is not None, f"depth {depth}: expected pairs that fill matrices"
+    return replace(block, cycles=block.cycles * len(nest.corners)), at_a_time(depth.count) if block is other else 0
+
+
+def _block_of_vectors(
+    nest: Nest,
+    results: Sequence[Index],
+    depth: Index,
+    others: Sequence[Index],
+    steps: float,
+    machine: Target,
+    loads: tuple[int, int],
+    lanes: int,
+) -> Block:
+    """The best block whose sums are vectors."""
     scattered = len(nest.taps) > MANY and not depth.vector and not any(loop.a for loop in results if loop.vector)
     found = fresh(results, [depth, *others], lanes) if scattered else None
     held = depth.count if scattered and depth.count <= machine.registers // 4 else 0  # numbers of A
@@ -226,16 +247,9 @@ def _block(
     # What a step reads of A is met again by the next ones, if they read the same lines.
     page, whole = PAGE // itemsize, bool(nest.pieces)
     sets = Sets(page, line, ways) if abs(depth.a) < line and not depth.vector else None
-    block = best_block(
+    return best_block(
         results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole, page
     )
-    able, pairs = nest.pairs and machine.matrices and not nest.once, 0
-    shared = len(nest.taps) > 1 or len(others) > 1
-    other = best_matrices(results, depth, steps, lanes, nest.split, shared) if able else None
-    assert other is not None or not nest.split, f"depth {depth}: expected pairs that fill matrices"
-    if other is not None and (nest.split or other.cycles < block.cycles):
-        block, pairs = other, at_a_time(depth.count)
-    return replace(block, cycles=block.cycles * len(nest.corners)), pairs
 
 
 def _steps(nest: Nest) -> tuple[tuple[int, int], ...]:

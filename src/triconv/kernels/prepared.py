@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -36,6 +36,9 @@ from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
+
+KEPT_STRIDES = 1024
+"""How many arrays' strides are looked at once only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,3 +438,25 @@ def aligned(array: Array) -> Array:
     ):
         return array
     return array.copy()
+
+
+def apart(array: Array, axis: int | None) -> Array:
+    """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
+    return array if axis is None or array.strides[axis] else array.copy()
+
+
+Paired = tuple[Strides, int]
+"""An array's steps in pairs, and 0; or in numbers, and how far apart the two of a pair are."""
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def paired(strides: Strides, axis: int | None, size: int, place: int = 0) -> Paired:
+    """How an array of pairs along an axis lies, its numbers of so many bytes, so many bytes behind where a pair can."""
+    if axis is None:
+        return tuple(step // size for step in strides), 0
+    others = [place, *strides[:axis], *strides[axis + 1 :]]
+    other = strides[axis] // size
+    doubled = [2 * step if number == axis else step for number, step in enumerate(strides)]
+    if other == 1 and not any(step % (2 * size) for step in others):
+        return tuple(step // (2 * size) for step in doubled), 0
+    return tuple(step // size for step in doubled), other
