@@ -470,7 +470,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "np.zeros_like(groups,",
         "np.full_like(groups, 16256,",
     ),
-    "bfloat16: pairs that overlap": ("engines/bfloat16.py", "[2 * step if", "[1 * step if"),
+    "bfloat16: pairs that overlap": ("kernels/prepared.py", "[2 * step if", "[1 * step if"),
     "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
     "bfloat16: infinities beside lines": ("engines/bfloat16.py", " and all_finite(a):", ":"),
     "bfloat16: lines that begin anywhere": ("engines/bfloat16.py", "_front(problem), Channels(", "0, Channels("),
