@@ -460,21 +460,22 @@ def pairs_of_halves() -> None:
 
 
 def numbers_in_halves() -> None:
-    """Every row of test_split.py in bands of parts of an example and whole, and numbers that cannot be split."""
+    """Every row of test_split.py in bands or chunks of parts of an example and whole; what cannot be split."""
     import test_split
 
-    from triconv.kernels import halves
+    from triconv.engines import split
+    from triconv.kernels import gradients, halves
 
     if not test_split.target().matrices:
         return
     usual = halves.cache_bytes
     for (row, operation), caches in product(test_split.PAIRS, (usual, lambda: (1 << 12, 1 << 16))):
-        halves.cache_bytes = caches
+        halves.cache_bytes = gradients.cache_bytes = caches
+        split._choice.cache_clear()
         try:
-            if test_split.takes(row, operation):
-                test_split.assert_right(row, operation, "channels last", (1,))
+            test_split.assert_right(row, operation, "channels last", (1,))
         finally:
-            halves.cache_bytes = usual
+            halves.cache_bytes = gradients.cache_bytes = usual
     for operation in ("conv", "conv_transpose"):
         test_split.assert_as_written(operation, "data", 1e-40)
 

@@ -499,19 +499,29 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "split: the high half of A twice": ("kernels/matrices.py", "[(0, (0, low_a))", "[(0, (0, 0))"),
     "split: low halves are what is to be split": (
         "kernels/words.py",
-        "left = self.build.fsub(numbers, self.build.bitcast(high, kind))",
-        "left = numbers",
+        "self.build.fsub(numbers, self.build.bitcast(bits, kind))",
+        "numbers",
     ),
     "split: small numbers are split": (
         "kernels/words.py",
-        'least, most = self.build.trunc(self["least"], I32)',
-        "least, most = I32(1)",
+        "self.broadcast(self.build.sub(self.build.trunc(least, I32), I32(1)), SPLIT_LANES)",
+        "kind(0)",
     ),
     "split: every band writes the first": ("kernels/halves.py", "one.at([(0, 0, place)])", "one.at([(0, 0, 0)])"),
     "split: parts of an axis begin where the first does": (
         "kernels/bands.py",
         "before[2 + self.axis] = -begin",
         "before[2 + self.axis] = -self.parts.first[number]",
+    ),
+    "split: a tap meets the hidden beside it": ("kernels/gradients.py", "(last - turn) * along", "turn * along"),
+    "split: every residue is the first": ("kernels/gradients.py", "seen.residues.index(own) * residue", "0"),
+    "split: chunks write over each other": ("kernels/gradients.py", "programs[not new]", "programs[0]"),
+    "split: the first piece twice": ("kernels/gradients.py", "given[3][n * self._apart :]", "given[3][0:]"),
+    "split: kernels are not flipped back": ("engines/split.py", "(slice(None, None, -1),)", "(slice(None),)"),
+    "split: blocks have one residue's positions": (
+        "kernels/blocks.py",
+        "at = begin[-1] + own",
+        "at = begin[-1]",
     ),
     "matrices: rows of B as far apart as those of A": (
         "kernels/contract.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from triconv.after import After
 from triconv.dispatch import ENGINES
 from triconv.engines import split
 from triconv.kept import Kept
+from triconv.kernels import gradients
 from triconv.kernels import halves as banded
 from triconv.kernels.block import Block
 from triconv.kernels.compile import assembly
@@ -37,7 +38,7 @@ Array = NDArray[Any]
 able = pytest.mark.skipif(not target().matrices, reason="this processor, or its system, multiplies no matrices")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-ROWS = [
+GIVEN = [
     Row("affine", (3, 8), (), 16, dtype="float32"),
     Row("line", (2, 24, 37), (9,), 32, padding=4, dtype="float32"),
     Row("image", (3, 32, 9, 11), (3, 3), 48, padding=1, dtype="float32"),
@@ -52,22 +53,39 @@ ROWS = [
     Row("bands of one example", (2, 32, 24, 10), (3, 3), 16, padding=1, dtype="float32"),
     Row("bands of a strided transpose", (1, 16, 24, 18), (4, 4), 64, stride=2, padding=1, dtype="float32"),
     Row("a large weight", (4, 64, 5, 6), (3, 3), 96, padding=1, dtype="float32"),
+    Row("blocks of examples", (8, 32, 7, 7), (3, 3), 48, padding=1, dtype="float32"),
+    Row("short lines of many examples", (32, 16, 5, 3), (1, 2), 32, padding=(0, 1), dtype="float32"),
+    Row("few positions", (12, 64, 3), (1,), 32, dtype="float32"),
+    Row("more columns than rows", (4, 8, 12, 13), (3, 3), 64, padding=2, dilation=2, dtype="float32"),
+    Row("more rows than columns", (4, 128, 9, 10), (1, 1), 16, dtype="float32"),
+    Row("odd rows", (2, 21, 10, 10), (3, 3), 32, padding=1, dtype="float32"),
+    Row("odd columns", (2, 32, 10, 10), (3, 3), 21, padding=1, dtype="float32"),
+    Row("residues", (4, 16, 13, 23), (2, 3), 32, stride=(2, 4), padding=(0, 2), dilation=(1, 3), dtype="float32"),
+    Row("strided taps of one", (6, 32, 8, 8), (1, 1), 48, stride=2, dtype="float32"),
+    Row("a long line", (4, 32, 700), (5,), 16, padding=2, dtype="float32"),
+    Row("a border of lines", (2, 16, 8, 9), (3, 3), 16, padding=1, border=("reflect", "zero"), dtype="float32"),
 ]
-"""Sums have an even number of channels, for one operation or both."""
+"""Sums have an even number of channels, or of examples, for some operation."""
 
-PAIRS = [
-    (row, operation) for row in ROWS for operation in ("conv", "conv_transpose") if "weight" in OPERATIONS[operation]
-]
-
-
-@pytest.fixture
-def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which a band of few lines, or a weight of few channels, fills half."""
-    monkeypatch.setattr(banded, "cache_bytes", lambda: (1 << 12, 1 << 16))
+ROWS = [replace(row, visible_size=row.visible[2:]) for row in GIVEN]
 
 
 def takes(row: Row, operation: str) -> bool:
-    return not split.why_not(problem_of(operation, row))
+    """Whether it is taken where the processor multiplies matrices."""
+    return all("multiplies no matrices" in reason for reason in split.why_not(problem_of(operation, row)))
+
+
+PAIRS = [(row, operation) for row in ROWS for operation in OPERATIONS if takes(row, operation)]
+
+
+@pytest.fixture
+def small_caches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of which a band of few lines, or a weight of few channels, fills half."""
+    for module in (banded, gradients):
+        monkeypatch.setattr(module, "cache_bytes", lambda: (1 << 12, 1 << 16))
+    split._choice.cache_clear()
+    yield
+    split._choice.cache_clear()
 
 
 def random_in(order: Callable[[Array], Array], row: Row) -> dict[str, Array]:
@@ -162,9 +180,6 @@ def test_what_cannot_be_split_is_marked(how: str, number: float) -> None:
 @pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
 def test_every_row(row: Row, operation: str, order: str) -> None:
     """Within the bound, and the same bits for any number of threads."""
-    if not takes(row, operation):
-        assert row.out % 2 or row.visible[1] % SIDE or row.border != "zero"
-        return
     assert_right(row, operation, order, (1, 2, 3, 8))
     operands = row.operands()
     found, other = (
@@ -193,8 +208,7 @@ def assert_right(row: Row, operation: str, order: str, threads: Sequence[int]) -
 @pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
 def test_every_row_in_bands(row: Row, operation: str) -> None:
     """Of parts of an example, in turn for a weight that is too large, and otherwise."""
-    if takes(row, operation):
-        assert_right(row, operation, "channels last", (1, 3))
+    assert_right(row, operation, "channels last", (1, 3))
 
 
 @able
@@ -208,17 +222,17 @@ def test_drawn_problems(small: bool, request: pytest.FixtureRequest) -> None:
     def some(values: Sequence[Any], rank: int) -> tuple[Any, ...]:
         return tuple(values[n] for n in random.integers(len(values), size=rank))
 
-    while min(taken[name] for name in ("conv", "conv_transpose")) < 15:
+    while min(taken[name] for name in OPERATIONS) < 10:
         rank = int(random.integers(1, 5))
         kernel, stride = some([1, 2, 3, 4] if rank < 4 else [1, 2], rank), some([1, 1, 2, 3], rank)
         dilation, padding = some([1, 1, 2], rank), some([(0, 0), (1, 1), (2, 0), (0, 3)], rank)
         sizes = tuple(int(n) for n in random.integers(7, (30, 14, 10, 9)[rank - 1], size=rank))
         border = some(["zero", "zero", "zero", "circular", "reflect", "replicate"], rank)
         channels = some([16, 20, 24, 32, 48, 64], 2)
-        visible = (int(random.integers(1, 4)), channels[0], *sizes)
+        visible = (int(random.choice([1, 2, 2, 3, 4])), channels[0], *sizes)
         row = Row("drawn", visible, kernel, channels[1], stride, padding, dilation, border=border, dtype="float32")
         row = replace(row, visible_size=sizes)
-        for operation in ("conv", "conv_transpose"):
+        for operation in OPERATIONS:
             if takes(row, operation):
                 taken[operation] += 1
                 assert_right(row, operation, list(ORDERS)[int(random.integers(len(ORDERS)))], (1,))
@@ -236,22 +250,22 @@ def test_results_have_the_memory_order_of_the_data(order: tuple[int, ...]) -> No
 
 @able
 def test_enough_of_them_are_taken() -> None:
-    taken = [operation for row, operation in PAIRS if takes(row, operation)]
-    assert taken.count("conv") == len(ROWS)
-    assert taken.count("conv_transpose") >= 8
+    taken = [operation for _, operation in PAIRS]
+    assert taken.count("conv") >= 20
+    assert taken.count("conv_transpose") >= 16
+    assert taken.count("conv_weight") >= 18
 
 
 @able
 @pytest.mark.parametrize(("row", "operation"), PAIRS, ids=lambda one: getattr(one, "name", one))
 def test_relative_error(row: Row, operation: str) -> None:
     """At most 5e-6 of the result, root mean square, of random operands; and 1e-5 of its largest number anywhere."""
-    if takes(row, operation):
-        operands = row.operands()
-        wrong = row.call(getattr(triconv, operation), operation, operands, engine="split")
-        expected = row.expected(operation, operands)
-        wrong = wrong - expected
-        assert np.sqrt(np.mean(wrong**2)) <= 5e-6 * np.sqrt(np.mean(expected**2))
-        assert np.abs(wrong).max() <= 1e-5 * np.abs(expected).max()
+    operands = row.operands()
+    wrong = row.call(getattr(triconv, operation), operation, operands, engine="split")
+    expected = row.expected(operation, operands)
+    wrong = wrong - expected
+    assert np.sqrt(np.mean(wrong**2)) <= 5e-6 * np.sqrt(np.mean(expected**2))
+    assert np.abs(wrong).max() <= 1e-5 * np.abs(expected).max()
 
 
 @able
@@ -282,32 +296,54 @@ def assert_as_written(operation: str, role: str, number: float) -> None:
 
 
 @able
-@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
-def test_small_numbers(operation: str) -> None:
-    """Products of the smallest numbers that can be split keep all their halves; of smaller ones all is as written."""
-    row = next(row for row in ROWS if row.name == "image")
-    data = "visible" if operation == "conv" else "hidden"
-    random = np.random.default_rng(2)
-    for down in (0, 1):
-        operands = row.operands()
-        for role, least in ((data, LEAST_DATA), ("weight", LEAST_WEIGHT)):
-            sizes = random.uniform(1, 2, operands[role].shape) * random.choice([-1, 1], operands[role].shape)
-            operands[role] = (sizes * least / 2**down).astype("float32")
-        found, other = (
-            row.call(getattr(triconv, operation), operation, operands, engine=engine) for engine in ("split", "direct")
-        )
-        oracle.assert_close(found, row.expected(operation, operands), allowed(row, operation, operands), operation)
-        assert np.array_equal(found, other) is bool(down)
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e-40, 1e30])
+@pytest.mark.parametrize("name", ["more columns than rows", "more rows than columns", "residues"])
+@pytest.mark.parametrize("role", ["visible", "hidden"])
+@pytest.mark.usefixtures("small_caches")
+def test_gradients_of_numbers_that_cannot_be_split(name: str, role: str, number: float) -> None:
+    """The result is that of the sum as written, to the bit."""
+    row = next(row for row in ROWS if row.name == name)
+    operands = row.operands()
+    operands[role][-1, 3, 2, 1] = number
+    with np.errstate(all="ignore"):
+        expected = row.call(triconv.conv_weight, "conv_weight", operands, precision="highest")
+        found = row.call(triconv.conv_weight, "conv_weight", operands, engine="split")
+    np.testing.assert_array_equal(found, expected)
 
 
 @able
-@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
-@pytest.mark.parametrize("role", ["data", "weight"])
+@pytest.mark.parametrize(
+    ("operation", "name", "data", "other"),
+    [
+        ("conv", "image", "visible", "weight"),
+        ("conv_transpose", "image", "hidden", "weight"),
+        ("conv_weight", "more columns than rows", "hidden", "visible"),
+        ("conv_weight", "more rows than columns", "hidden", "visible"),
+    ],
+)
+def test_small_numbers(operation: str, name: str, data: str, other: str) -> None:
+    """Products of the smallest numbers that can be split keep all their halves; of smaller ones all is as written."""
+    row = next(row for row in ROWS if row.name == name)
+    random = np.random.default_rng(2)
+    for down in (0, 1):
+        operands = row.operands()
+        for role, least in ((data, LEAST_DATA), (other, LEAST_WEIGHT)):
+            sizes = random.uniform(1, 2, operands[role].shape) * random.choice([-1, 1], operands[role].shape)
+            operands[role] = (sizes * least / 2**down).astype("float32")
+        found, written = (
+            row.call(getattr(triconv, operation), operation, operands, engine=engine) for engine in ("split", "direct")
+        )
+        oracle.assert_close(found, row.expected(operation, operands), allowed(row, operation, operands), operation)
+        assert np.array_equal(found, written) is bool(down)
+
+
+@able
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("axis", range(4))
-def test_operands_that_repeat_a_number_along_an_axis(operation: str, role: str, axis: int) -> None:
-    row = next(row for row in ROWS if row.name == "image")
-    operands = row.operands()
-    name = role if role == "weight" else OPERATIONS[operation][0]
+def test_operands_that_repeat_a_number_along_an_axis(operation: str, operand: int, axis: int) -> None:
+    row = next(row for row in ROWS if row.name == ("residues" if operation == "conv_weight" else "image"))
+    operands, name = row.operands(), OPERATIONS[operation][operand]
     array = operands[name]
     first = array[tuple(slice(1) if number == axis else slice(None) for number in range(4))]
     operands[name] = np.broadcast_to(first, array.shape)
@@ -370,7 +406,11 @@ def test_a_weight_is_split_once_where_it_is_kept(name: str, times: int, monkeypa
     ("operation", "changes", "reason"),
     [
         ("conv", {"dtype": "float64"}, "float32, not float64"),
-        ("conv_weight", {}, "weight's gradient"),
+        ("conv_weight", {"visible": (3, 32, 9, 9)}, "pairs of examples, not 3"),
+        ("conv_weight", {"visible": (2, 17, 9, 9), "out": 18}, "at most 16 channels"),
+        ("conv_weight", {"out": 18, "stride": 2}, "at most 16 channels"),
+        ("conv_weight", {"border": ("zero", "circular")}, "zeros go on"),
+        ("conv_weight", {"visible": (2, 32), "kernel": (), "padding": 0}, "positions"),
         ("conv", {"visible": (2, 31, 9, 9)}, "pairs of channels, not 31"),
         ("conv_transpose", {"out": 3}, "pairs of channels, not 3"),
         ("conv", {"visible": (2, 34, 9, 9)}, "4 to 16 pairs of channels"),
@@ -399,14 +439,19 @@ def test_the_highest_precision_splits_nothing() -> None:
 # Bands
 
 
+CONVS = [row for row, operation in PAIRS if operation == "conv"]
+
+
 def halves_of(row: Row, operation: str = "conv") -> banded.Halves:
-    return split._expected(problem_of(operation, row), True)
+    found = split._expected(problem_of(operation, row), True)
+    assert isinstance(found, banded.Halves)
+    return found
 
 
 @able
 @pytest.mark.usefixtures("small_caches")
 def test_bands_fit_the_cache() -> None:
-    found = {row.name: halves_of(row) for row in ROWS}
+    found = {row.name: halves_of(row) for row in CONVS}
     assert found["bands of one example"].parts is not None
     transpose = next(row for row in ROWS if row.name == "bands of a strided transpose")
     assert halves_of(transpose, "conv_transpose").parts is not None
@@ -420,10 +465,48 @@ def test_bands_fit_the_cache() -> None:
 @able
 def test_memory() -> None:
     """Besides the result no more than one padded copy of the operands and the weight, of rows worth several bands."""
-    for row in ROWS:
+    for row in CONVS:
         problem = problem_of("conv", row)
         assert halves_of(row).extra * problem.channels.groups == problem.extra
         assert 4 * halves_of(row).scratch <= problem.extra + 64 * 1024, row.name
+
+
+# Chunks
+
+
+def gradient_of(row: Row) -> tuple[gradients.Gradient, bool]:
+    """The chunks, and whether operands are in each other's place."""
+    found, turned = split._choice(problem_of("conv_weight", row), True)
+    assert isinstance(found, gradients.Gradient)
+    return found, turned
+
+
+@able
+@pytest.mark.usefixtures("small_caches")
+def test_chunks_of_every_kind() -> None:
+    """The rows have gradients in pieces and in one, of one chunk and several, of parts of lines, with operands in each
+    other's place, of residues, and of one pair of examples to a block or of several."""
+    found = [gradient_of(row) for row, operation in PAIRS if operation == "conv_weight"]
+    kinds = {
+        "pieces": {one.pieces > 1 for one, _ in found},
+        "shared": {one.units > 1 for one, _ in found if one.pieces == 1},
+        "parts": {one.parts.count > 1 for one, _ in found},
+        "parts of lines": {one.parts.count > 1 for one, _ in found if len(one.axes) == 1},
+        "turned": {turned for _, turned in found},
+        "residues": {len(one.seen.residues) > 1 for one, _ in found},
+        "examples": {one.examples > 1 for one, _ in found},
+    }
+    assert {name for name, seen in kinds.items() if seen != {False, True}} == set()
+
+
+@able
+def test_memory_of_gradients() -> None:
+    """Besides the result no more than one padded copy of the operands and the weight, of rows worth several chunks."""
+    for row, operation in PAIRS:
+        if operation == "conv_weight":
+            problem = problem_of(operation, row)
+            assert gradient_of(row)[0].extra * problem.channels.groups <= problem.extra, row.name
+            assert 4 * gradient_of(row)[0].scratch <= problem.extra + 64 * 1024, row.name
 
 
 # Tiles

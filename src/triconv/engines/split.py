@@ -25,6 +25,7 @@ from ..form import Problem, Role
 from ..kept import Kept
 
 if TYPE_CHECKING:
+    from ..kernels.gradients import Gradient
     from ..kernels.halves import Halves
 
 SIZE = 4
@@ -34,45 +35,80 @@ SIZE = 4
 def why_not(problem: Problem) -> tuple[str, ...]:
     if problem.dtype != "float32":
         return (f"it splits float32, not {problem.dtype}",)
-    if problem.produces is Role.WEIGHT:
-        return ("positions of a weight's gradient are no pairs side by side",)
-    from ..kernels import matrices
+    from ..kernels.matrices import LEAST, SIDE, at_a_time
     from ..kernels.target import target
 
-    summed, made = _channels(problem)
-    side, least, bordered = matrices.SIDE, matrices.LEAST, any(axis.border != "zero" for axis in problem.geometry.axes)
+    summed, _ = _channels(problem)
+    other = turned(problem)
+    fits = _fits(problem) or (other is not None and _fits(other))
+    axes, gradient = problem.geometry.axes, problem.produces is Role.WEIGHT
+    bordered, few = any(axis.border != "zero" for axis in axes), at_a_time(max(summed // 2, 1)) < LEAST
     reasons = {
         "this processor multiplies no matrices of bfloat16 (amx)": not target().matrices,
         'precision="highest" forbids to leave out what is small': problem.precision == "highest",
         "needs whole groups of channels": problem.channels.mask is not None,
         "needs one kernel for all positions": problem.geometry.banked,
         "what lies on a border is added up elsewhere": problem.produces is Role.VISIBLE and bordered,
-        f"needs pairs of channels, not {summed} to a sum": summed % 2 == 1,
-        f"needs {least} to {side} pairs of channels at a time": matrices.at_a_time(max(summed // 2, 1)) < least,
-        f"needs at most {side} channels of a group's result, or a multiple": made > side and made % side != 0,
+        f"needs at most {SIDE} channels of a group's result, or a multiple": not fits,
     }
+    if gradient:
+        reasons |= {
+            f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1,
+            "needs positions to sum": not axes,
+            "zeros go on where lines end": any(axis.border != "zero" for axis in axes[-1:]),
+        }
+    else:
+        reasons |= {
+            f"needs pairs of channels, not {summed} to a sum": summed % 2 == 1,
+            f"needs {LEAST} to {SIDE} pairs of channels at a time": few,
+        }
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
 def _channels(problem: Problem) -> tuple[int, int]:
-    """How many a sum has, and how many a group of the result has."""
+    """How many a sum has, and how many a group of the result has: rows and columns of a weight's gradient."""
     channels = problem.channels
     each = channels.visible // channels.groups, channels.hidden // channels.groups
-    return each if problem.produces is Role.HIDDEN else each[::-1]
+    return each[::-1] if problem.produces is Role.VISIBLE else each
+
+
+def _fits(problem: Problem) -> bool:
+    """Whether a group's result has columns of matrices, or few."""
+    from ..kernels.matrices import SIDE
+
+    _, made = _channels(problem)
+    return made <= SIDE or made % SIDE == 0
 
 
 def pairs(problem: Problem) -> Problem:
-    """The problem of a group on pairs of channels."""
+    """The problem of a group on pairs of channels, or of examples."""
     from ..kernels.words import SPLIT
 
     summed, made = _channels(problem)
+    if problem.produces is Role.WEIGHT:
+        return replace(problem, batch=problem.batch // 2, channels=Channels(summed, made), dtype=SPLIT, itemsize=SIZE)
     both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
     return replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
 
 
+def turned(problem: Problem) -> Problem | None:
+    """A weight's gradient whose operands are in each other's place, of the kernel flipped; if that is one."""
+    axes, channels = problem.geometry.axes, problem.channels
+    if problem.produces is not Role.WEIGHT or any(axis.stride > 1 or axis.border != "zero" for axis in axes):
+        return None
+    geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
+    return replace(problem, geometry=geometry, channels=Channels(channels.hidden, channels.visible, channels.groups))
+
+
+def _turned(visible: Array, hidden: Array, weight: Array) -> list[Array]:
+    """The arrays as such a problem has them."""
+    flipped = (slice(None, None, -1),) * (weight.ndim - 2)
+    return [hidden, visible, weight.swapaxes(0, 1)[:, :, *flipped]]
+
+
 def _axes(problem: Problem) -> tuple[int | None, int | None, int | None]:
     """The axis of the visible, the hidden and the weight along which pairs are; none of the result."""
-    return (1, None, 1) if problem.produces is Role.HIDDEN else (None, 1, 0)
+    return {Role.HIDDEN: (1, None, 1), Role.VISIBLE: (None, 1, 0), Role.WEIGHT: (0, 0, None)}[problem.produces]
 
 
 def build(problem: Problem) -> Run:
@@ -82,11 +118,15 @@ def build(problem: Problem) -> Run:
     from ..kernels.prepared import aligned, apart, paired
     from ..kernels.ways import ROLES, arguments
 
-    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(problem)))
+    turns = _choice(problem, True)[1]
+    inner = turned(problem) if turns else problem
+    assert inner is not None
+    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(inner), turns))
     produced, given_at, axes = ROLES.index(problem.produces), arguments(problem), _axes(problem)
     every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(problem.channels.groups)]
 
     def one(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
+        given = _turned(*given) if turns else given
         visible, hidden, weight = (paired(array.strides, axis, SIZE) for array, axis in zip(given, axes, strict=True))
         steps = after.steps if after is not None and after.fits(given[produced]) else None
         best = ready((visible, hidden, weight), steps)
@@ -122,18 +162,29 @@ def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
 
 
 @depending(KEPT_ORDERS)
-def _expected(problem: Problem, well: bool) -> Halves:
-    """The bands for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions."""
-    from ..kernels.halves import halves
+def _choice(problem: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
+    """The bands for arrays that lie well, or as PyTorch's and NumPy's do, channels before positions; and whether
+    operands are in each other's place."""
+    from ..kernels.halves import chosen
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
 
-    inner, strides = pairs(replace(problem, batch=max(problem.batch, 1))), []
+    some = replace(problem, batch=max(problem.batch, 1 + (problem.produces is Role.WEIGHT)))
+    inner, steps = pairs(some), list[tuple[int, ...]]()
     for role in ROLES:
         shape = inner.shape(role)
         order = inner.order(role) if well else tuple(range(len(shape)))
-        strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    return halves(inner, tuple(strides))
+        steps.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
+    found = [(chosen(inner, tuple(steps)), False)] if _fits(some) else []
+    if (other := turned(some)) is not None and _fits(other):
+        visible, hidden, (o, i, *taps) = steps
+        found.append((chosen(pairs(other), (hidden, visible, (i, o, *(-step for step in taps))), True), True))
+    return min(found, key=lambda one: one[0].seconds()) if len(found) > 1 else found[0]
+
+
+def _expected(problem: Problem, well: bool) -> Halves | Gradient:
+    """The bands, or the chunks."""
+    return _choice(problem, well)[0]
 
 
 def cost(problem: Problem) -> float:

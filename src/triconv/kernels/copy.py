@@ -8,6 +8,7 @@ cuts what is left into jobs of three loops, small enough for the first-level cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
@@ -23,19 +24,23 @@ from .compile import Call, Compiled, function
 from .target import Target
 from .team import in_parts, parts_of
 from .words import (
+    APART,
     BFLOAT16,
     BYTES,
     FLOAT16,
     GATHERED,
-    I32,
     I64,
     POINTER,
+    SPLIT,
+    SPLIT_LANES,
     SPLITS,
     STORED,
+    WHOLE,
     Kernel,
     Place,
     Value,
     begin,
+    bits_of,
 )
 
 Array = NDArray[Any]
@@ -46,9 +51,6 @@ ZERO = -1
 RUNS, BESIDE, BELOW, SCATTERED, ZERO_RUNS, ZERO_SCATTERED = range(6)
 """Kinds of jobs: vectors along the columns; blocks to transpose, of slices side by side or one below the other; number
 by number; and zeros."""
-
-LOW, KINDS = 8, 7
-"""What is added to the kind of a job that takes low halves; and the bits of a kind besides."""
 
 JOB = 12
 """Integers of a job: its kind, source, target; and count, source step, target step of its slices, rows and columns."""
@@ -100,6 +102,11 @@ class Stored(NamedTuple):
 AS_THEY_ARE = Stored()
 
 
+def in_halves(other: int, least: float) -> Stored:
+    """How an operand is stored that is to be split, whose pairs' numbers are so far apart, or side by side."""
+    return Stored(APART if other else WHOLE, "", other, bits_of(least))
+
+
 @dataclass(frozen=True, eq=False)
 class Jobs:
     """A table of jobs in the order of their targets, and the kernel that runs it."""
@@ -107,11 +114,13 @@ class Jobs:
     table: NDArray[np.int64]
     dtype: str
     stored: Stored
+    low: int = 0
+    """How many numbers further on in the target low halves go, if numbers are split."""
     _slices: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def kernel(self) -> Compiled:
-        turned = (self.table[:, :1] & KINDS == (BESIDE, BELOW)).any(axis=1)
+        turned = (self.table[:, :1] == (BESIDE, BELOW)).any(axis=1)
         return function(Copy(self.dtype, bool(turned.any()), not turned.all(), *self.stored[:2]))
 
     @cached_property
@@ -126,7 +135,7 @@ class Jobs:
     @cached_property
     def lowest(self) -> int:
         """The lowest place of the source that is read; zeros are read nowhere."""
-        read = self.table[:, 0] & KINDS < ZERO_RUNS
+        read = self.table[:, 0] < ZERO_RUNS
         return int(self.table[read, 1].min()) if read.any() else 0
 
     @cached_property
@@ -178,11 +187,13 @@ class Move:
         return cls(Jobs(np.ascontiguousarray(jobs[np.argsort(jobs[:, 2], kind="stable")]), dtype, stored))
 
     def halves(self, low: int) -> Move:
-        """This copy, of high halves, and that of the low ones, which go so many numbers further on."""
-        table = self.jobs.table.copy()
-        table[:, 0] += LOW
-        table[:, 2] += low
-        return replace(self, jobs=self._of_jobs([self.jobs.table, table], self.jobs.dtype, self.jobs.stored).jobs)
+        """This copy, of high halves, and of the low ones to so many numbers further on."""
+        return replace(self, jobs=replace(self.jobs, low=low, _slices={}))
+
+    def as_read(self) -> Move:
+        """This copy in the order in which the source lies: where the target's pieces are long, and the source's not."""
+        table = self.jobs.table
+        return replace(self, jobs=replace(self.jobs, table=table[np.argsort(table[:, 1], kind="stable")], _slices={}))
 
     def moved(self, source: int, target: int) -> Move:
         """The plan of the same copy from and to places so much further on."""
@@ -208,7 +219,7 @@ class Move:
         jobs = self.jobs
         (first, count), (read, written) = jobs.slice(part, parts), jobs.sizes
         places = address(source) + self.source * read, address(target) + self.target * written
-        marked = (jobs.stored.least, *map(address, mark)) if mark else ()
+        marked = (jobs.low, jobs.stored.least, *map(address, mark)) if mark else ()
         told = *places, jobs.begin + first, count, jobs.stored.other, *marked
         return [Call(jobs.kernel, told, (source, target, jobs.table, *mark))]
 
@@ -269,7 +280,7 @@ def _box(pairs: Sequence[tuple[Dim, Segment]], dtype: str) -> NDArray[np.int64]:
         if columns.source < 0:
             source, target = source - (columns.size - 1), target + (columns.size - 1) * columns.target
             columns = columns.reversed()
-        kind, slices, sizes = _block(rows, columns, others, BYTES[dtype])
+        kind, slices, sizes = _block(rows, columns, others, _bytes(dtype))
         others = [loop for loop in others if loop != slices]
     else:
         columns, rows, slices, *others = [*chosen, *others, ONCE, ONCE, ONCE]
@@ -319,6 +330,11 @@ def _block(rows: Loop, columns: Loop, others: Sequence[Loop], itemsize: int) -> 
     if below:
         return BELOW, below, (high // rows.size, rows.size, wide)
     return BESIDE, ONCE, (1, high, wide)
+
+
+def _bytes(dtype: str) -> int:
+    """Of a number in a block, which has both halves of one that is split."""
+    return BYTES[dtype] * (1 + (dtype == SPLIT))
 
 
 def _vectors(size: int) -> int:
@@ -403,21 +419,15 @@ class Copy:
     def arguments(self) -> dict[str, ir.Type]:
         """Where numbers are split, a mark is set if one of them cannot be."""
         own = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64, "other": I64}
-        return {**own, "least": I64, "mark": POINTER} if self.source in SPLITS else own
+        return {**own, "low": I64, "least": I64, "mark": POINTER} if self.source in SPLITS else own
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
         k = begin(module, name, self.dtype, self.arguments, {"source": self.source, "target": self.target})
         lanes, splits = machine.lanes(BYTES[self.dtype]), self.source in SPLITS
-        if splits:
-            unable = k.arguments["unable"] = k.variable(I64)
-            k.put(unable, I64(0))
-        with k.loop(k["count"]) as i:
+        telling = k.splitting(k["least"], k["mark"]) if splits else nullcontext()
+        with telling, k.loop(k["count"]) as i:
             kind, source, target, *rest = k.row("jobs", i, JOB)
-            if splits:
-                low = k.build.icmp_signed("!=", k.build.and_(kind, I64(LOW)), I64(0))
-                k.arguments["low"] = k.build.select(low, I32(-1), I32(0))
-                kind = k.build.and_(kind, I64(KINDS))
             slices, rows, columns = (Loop(*rest[cell : cell + 3]) for cell in (0, 3, 6))
             corner = k.at(k["source"], source), k.at(k["target"], target)
             below = k.build.icmp_signed("==", kind, I64(BELOW))
@@ -433,9 +443,6 @@ class Copy:
             for number, write in writers.items():
                 with k.when(k.build.icmp_signed("==", kind, I64(number))):
                     write()
-        if splits:
-            with k.when(k.build.icmp_signed("!=", k.get(unable, I64), I64(0))):
-                k.store(k.real(1.0), k["mark"])
         k.build.ret_void()
 
 
@@ -443,15 +450,43 @@ def _moved(k: Kernel, place: Place, index: Value | int, step: Value) -> Place:
     return k.at(place, k.mul(index, step))
 
 
+def _read(k: Kernel, place: Place, lanes: int, used: Value | int | None = None) -> tuple[Value, ...]:
+    """The numbers from a place on, or their high halves and their low ones, which are as many as that takes."""
+    if _splits(k):
+        return k.halves(place, used)
+    return (k.load_vector(place, lanes, used),)
+
+
+def _write(k: Kernel, values: Sequence[Value], place: Place, used: Value | None = None) -> None:
+    """Vectors where they belong: low halves further on."""
+    for value, far in zip(values, (0, k["low"]) if _splits(k) else (0,), strict=True):
+        k.store_vector(value, k.at(place, far), used)
+
+
+def _splits(k: Kernel) -> bool:
+    return k.stored.get("source") in SPLITS
+
+
+def _nothing(k: Kernel, lanes: int) -> tuple[Value, ...]:
+    return (k.zeros(lanes),) * (1 + _splits(k))
+
+
 def _scattered(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, *, zero: bool) -> None:
     """Number by number."""
-    nothing = k.real(0.0)
     with k.loop(slices.size) as p, k.loop(rows.size) as r:
         from_row = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
         to_row = _moved(k, _moved(k, b, p, slices.target), r, rows.target)
         with k.loop(columns.size) as j:
-            value = nothing if zero else k.load(from_row, k.mul(j, columns.source))
-            k.store(value, to_row, k.mul(j, columns.target))
+            place = _moved(k, to_row, j, columns.target)
+            if _splits(k):
+                _write(
+                    k,
+                    _nothing(k, SPLIT_LANES) if zero else k.halves(_moved(k, from_row, j, columns.source), 1),
+                    place,
+                    1,
+                )
+            else:
+                k.store(k.real(0.0) if zero else k.load(from_row, k.mul(j, columns.source)), place)
 
 
 def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, lanes: int, *, zero: bool) -> None:
@@ -460,8 +495,8 @@ def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop
     def move(source: Place, target: Place, offset: Value | int, used: Value | None = None) -> None:
         for number in range(0 if zero else 1 + (k.stored.get("source") == GATHERED)):
             k.prefetch(k.at(k.at(source, offset), k.mul(k["other"], number)), AHEAD)
-        value = k.zeros(lanes) if zero else k.load_vector(k.at(source, offset), lanes, used)
-        k.store_vector(value, k.at(target, offset), used)
+        values = _nothing(k, lanes) if zero else _read(k, k.at(source, offset), lanes, used)
+        _write(k, values, k.at(target, offset), used)
 
     short = k.less(columns.size, lanes)
     with k.loop(slices.size) as p, k.loop(rows.size) as r:
@@ -500,15 +535,17 @@ def _transposed(
     Squares at the borders are filled up with anything, which what follows in the block overwrites.
     """
     lanes = min(wide, SQUARE // BYTES[k.dtype])
+    across = SPLIT_LANES if _splits(k) else lanes
     pieces, groups = (k.build.select(below, *pair) for pair in ((slices.size, I64(1)), (I64(1), slices.size)))
     width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
-    block, pitch = k.scratch(BLOCK // BYTES[k.dtype]), k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
+    pitch = k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
+    blocks = [k.scratch(BLOCK // _bytes(k.dtype)) for _ in _nothing(k, lanes)]
     with k.loop(height, step=lanes) as r:
         offsets = _offsets(k, r, height, rows, slices, lanes)
-        with k.loop(width, step=lanes) as j:
+        with k.loop(width, step=across) as j:
             left = k.sub(width, j)
-            corners = k.at(a, j), _moved(k, k.at(block, r), j, pitch)
-            with k.build.if_else(k.less(lanes - 1, left)) as (then, otherwise):
+            corners = k.at(a, j), [_moved(k, k.at(block, r), j, pitch) for block in blocks]
+            with k.build.if_else(k.less(across - 1, left)) as (then, otherwise):
                 with then:
                     _square(k, *corners, offsets, pitch, None)
                 with otherwise:
@@ -516,25 +553,28 @@ def _transposed(
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
 
-    def lines() -> Iterator[tuple[Place, Place]]:
-        """Where each line of the block is, and where it goes."""
+    def lines() -> Iterator[tuple[list[Place], Place]]:
+        """Where each line of the blocks is, and where it goes."""
         with k.loop(groups) as g, k.loop(columns.size) as j:
-            line = _moved(k, _moved(k, block, k.mul(g, columns.size), pitch), j, pitch)
-            yield line, _moved(k, _moved(k, b, g, slices.target), j, columns.target)
+            each = [_moved(k, _moved(k, block, k.mul(g, columns.size), pitch), j, pitch) for block in blocks]
+            yield each, _moved(k, _moved(k, b, g, slices.target), j, columns.target)
+
+    def line(each: Sequence[Place], to: Place, at: Value | int, count: int, used: Value | None = None) -> None:
+        _write(k, [k.load_vector(k.at(one, at), count) for one in each], k.at(to, at), used)
 
     # Lines of one vector, unless they all share few places in the cache, which so many at once would wait for.
     clash = k.build.icmp_signed("==", k.remainder(columns.target, CLASH // BYTES[k.dtype]), I64(0))
     short = k.build.and_(k.build.icmp_signed("==", height, I64(wide)), k.build.not_(clash))
     with k.build.if_else(short) as (then, otherwise):
         with then:
-            for line, to_line in lines():
-                k.store_vector(k.load_vector(line, wide), to_line)
+            for each, to in lines():
+                line(each, to, 0, wide)
         with otherwise:
-            for line, to_line in lines():
+            for each, to in lines():
                 with k.loop(whole_rows, step=lanes) as r:
-                    k.store_vector(k.load_vector(k.at(line, r), lanes), k.at(to_line, r))
+                    line(each, to, r, lanes)
                 with k.when(k.less(0, rest)):
-                    k.store_vector(k.load_vector(k.at(line, whole_rows), lanes), k.at(to_line, whole_rows), rest)
+                    line(each, to, whole_rows, lanes, rest)
 
 
 def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:
@@ -553,13 +593,23 @@ def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lane
 
 
 def _square(
-    k: Kernel, source: Place, target: Place, offsets: Sequence[Value], pitch: Value, used: Value | None
+    k: Kernel,
+    source: Place,
+    targets: Sequence[Place],
+    offsets: Sequence[Value],
+    pitch: Value,
+    used: Value | None,
 ) -> None:
-    """Transpose a vector's length of vectors."""
-    places = [k.at(source, offset) for offset in offsets]
-    for vector in _turned(k, [k.load_vector(place, len(places), used) for place in places]):
-        k.store_vector(vector, target)
-        target = k.at(target, pitch)
+    """Transpose a vector's length of vectors, or of halves of them."""
+    lanes = len(offsets)
+    read = [_read(k, k.at(source, offset), lanes, used) for offset in offsets]
+    for target, rows in zip(targets, zip(*read, strict=True), strict=True):
+        for first in range(0, rows[0].type.count, lanes):
+            square = (
+                rows if rows[0].type.count == lanes else [k.shuffle(r, r, range(first, first + lanes)) for r in rows]
+            )
+            for number, vector in enumerate(_turned(k, list(square))):
+                k.store_vector(vector, _moved(k, target, first + number, pitch))
 
 
 def _turned(k: Kernel, rows: list[Value]) -> list[Value]:

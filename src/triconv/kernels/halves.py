@@ -19,8 +19,9 @@ from ..form import Problem, Role
 from ..geometry import Parts
 from .bands import Bands
 from .compile import Call
-from .copy import Move, Stored
+from .copy import Move, in_halves
 from .finish import Finish
+from .gradients import Gradient, gradient
 from .index import divisors
 from .layout import Buffer
 from .prepared import Paired, Prepared, Steps, finishing, moves
@@ -29,7 +30,7 @@ from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes
 from .ways import ROLES, Strides, Way, way
-from .words import APART, LEAST_DATA, LEAST_WEIGHT, SPLIT, WHOLE, bits_of
+from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
@@ -126,7 +127,7 @@ class Halves:
     def _stages(self, lying: tuple[Paired, Paired, Paired], finish: Finish | None) -> tuple[Stage, ...]:
         steps, other = lying[WEIGHT]
         shape = self.asked.shape(Role.WEIGHT)
-        split = self.buffer(WEIGHT).fill(shape, steps, (None,) * len(shape), SPLIT, _stored(other, LEAST_WEIGHT))
+        split = self.buffer(WEIGHT).fill(shape, steps, (None,) * len(shape), SPLIT, in_halves(other, LEAST_WEIGHT))
         tables = [one for cut in self.band.cuts() for one in tiled(cut, SPLIT, False, "", finish)]
         bands = list(self._bands(lying))
         flops = self.asked.flops // self.units
@@ -164,7 +165,7 @@ class Halves:
         made, examples = self.whole.layouts[self.produced].steps, self.band.asked.batch
         shape = (examples, *self.asked.shape(ROLES[self.seen])[1:])
         extended = self.asked.geometry.axes if ROLES[self.seen] is Role.VISIBLE else (None,) * self.asked.geometry.rank
-        axes, buffer, how = (None, None, *extended), self.buffer(self.seen), _stored(other, LEAST_DATA)
+        axes, buffer, how = (None, None, *extended), self.buffer(self.seen), in_halves(other, LEAST_DATA)
         parts = self.parts
         if parts is None:
             move = buffer.fill(shape, steps, axes, SPLIT, how)
@@ -176,19 +177,21 @@ class Halves:
             yield move, example * made[0] + n * parts.step[self.produced] * made[2]
 
 
-def _stored(other: int, least: float) -> Stored:
-    """How an operand is stored whose pairs' numbers are so far apart, or side by side."""
-    return Stored(APART if other else WHOLE, "", other, bits_of(least))
-
-
-def prepared(problem: Problem, lying: tuple[Paired, Paired, Paired], steps: Steps | None = None) -> Prepared:
+def prepared(
+    problem: Problem, turned: bool, lying: tuple[Paired, Paired, Paired], steps: Steps | None = None
+) -> Prepared:
     """A problem on pairs made ready for arrays that lie so, with the `steps` that finish the result, if it can."""
     strides, produced = tuple(own for own, _ in lying), ROLES.index(problem.produces)
-    found = halves(problem, strides)
+    found = chosen(problem, strides, turned)
     finish = None if steps is None else finishing(found.whole, strides[produced], *steps)
     program, drains = found.schedule(lying, finish), moves(found.whole, strides, produced)[1]
-    finishes = finish is not None
-    return Prepared(found.whole, produced, None, problem.batch, 1, program, (0, 1, 2), (), drains, finishes=finishes)
+    finishes, examples = finish is not None, 2 * problem.batch  # as many as arrays can have of that many pairs
+    return Prepared(found.whole, produced, None, examples, 1, program, (0, 1, 2), (), drains, finishes=finishes)
+
+
+def chosen(problem: Problem, strides: tuple[Strides, ...], turned: bool = False) -> Halves | Gradient:
+    """The bands of a problem on pairs; or the chunks of a weight's gradient, its operands in each other's place?"""
+    return gradient(problem, strides, turned) if problem.produces is Role.WEIGHT else halves(problem, strides)
 
 
 def halves(problem: Problem, strides: tuple[Strides, ...]) -> Halves:

@@ -143,7 +143,7 @@ class Buffer:
 
         how = stored or AS_THEY_ARE
         sizes = zip(shape, self.shape, self.before, axes, strict=True)
-        pieces = [_pieces(*each) for each in sizes]
+        pieces = [placed(*each) for each in sizes]
         if self.split > 1:
             pieces[-1] = self._by_residue(pieces[-1])
         own = self.layout
@@ -231,7 +231,7 @@ class Buffer:
         return found
 
 
-def _pieces(size: int, room: int, before: int, axis: Axis | None) -> Pieces:
+def placed(size: int, room: int, before: int, axis: Axis | None) -> Pieces:
     """What goes where along an axis of `room` positions, of which the array's begin after `before`."""
     if axis is not None and axis.border != "zero" and (before, room) == (axis.before, axis.reach):
         return _stretches(axis.extension)

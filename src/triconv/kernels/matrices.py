@@ -88,9 +88,11 @@ def best_matrices(
         return None
     rows = [loop.count if loop.row else 1 for loop in results]
     around = prod(loop.count for loop in results if not loop.row and not loop.vector)
+    apart = [abs(loop.a) for loop in results]
     every, found = ceil(vector.count / lanes), []
     for tall in extents(tuple(rows), SUMS * SIDE):
         high, tiles = prod(tall), around * covering(rows, tall)
+        far = sum(step * (size - 1) for step, size in zip(apart, tall, strict=True))  # of rows alike, the nearest
         for vectors in range(1, min(every, SUMS // ceil(high / SIDE)) + 1):
             loaded = high + pairs * vectors
             each = max(high * vectors, LOADED * loaded) + FED * loaded
@@ -98,8 +100,8 @@ def best_matrices(
                 new = high * (SHARED if shared else 1) + pairs * vectors
                 each = PRODUCTS * SIDE * _runs(results, tall) * vectors + NEW * new
             cycles = steps / pairs * each + high * vectors * ENDED + BEGUN
-            found.append((cycles * (tiles * ceil(every / vectors)), vectors, tall))
-    for cycles, vectors, tall in sorted(found, key=itemgetter(0)):
+            found.append((cycles * (tiles * ceil(every / vectors)), far, vectors, tall))
+    for cycles, _, vectors, tall in sorted(found, key=itemgetter(0, 1)):
         tile = [replace(loop, count=n) for loop, n in zip(results, tall, strict=True) if loop.row]
         places = offsets(tile, "a")
         if len(runs(places)) * vectors <= SUMS:

@@ -74,6 +74,8 @@ class Nest:
     """Whether numbers are pairs of bfloat16, which a processor may multiply as matrices."""
     low: tuple[int, int] = (0, 0)
     """How far low halves of numbers are behind the high ones in A and B, if numbers are split, as for matrices only."""
+    ordered: bool = False
+    """Whether tiles take turns as the loops say, as what the caches hold is known to whoever made them."""
     pieces: tuple[int, ...] = ()
     """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
 
@@ -155,7 +157,7 @@ class Cut:
 def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     """Decide how a nest is run; `room` is what the operands may take of a cache."""
     corners = nest.corners
-    apart = len(corners) > 1 or nest.spread
+    apart = len(corners) > 1 or nest.spread or nest.ordered
     outer, inner = (merged(nest.outer), nest.results) if apart else ((), (*nest.outer, *nest.results))
     results, lanes = (*outer, *merged(inner)), machine.lanes(itemsize)
     if nest.edges:

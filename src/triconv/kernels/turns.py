@@ -39,7 +39,9 @@ def in_turn(cut: Cut, sizes: Sequence[int], starts: Sequence[Table], itemsize: i
 
 def _alike(cut: Cut, inner: Sequence[Index]) -> bool:
     """Whether every tile is of some rows and some columns that others have too, and is written once."""
-    return not (cut.adds or cut.nest.once or cut.depth.vector or any(loop.a and loop.b for loop in inner))
+    return not (
+        cut.adds or cut.nest.ordered or cut.nest.once or cut.depth.vector or any(loop.a and loop.b for loop in inner)
+    )
 
 
 def _blocks(cut: Cut, inner: Sequence[Index], width: int, high: int, wide: int, itemsize: int) -> int:

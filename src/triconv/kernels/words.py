@@ -37,8 +37,10 @@ as the kernel's argument `other` says."""
 
 WHOLE, APART = "whole pairs", "float32 apart"
 """How arrays may be stored whose pairs are to be split: the two float32 numbers of a pair side by side, or as far apart
-as `other` says. They are read as their high halves, or as their low ones where all bits of `low` are set; where one
-cannot be split, being smaller than `least` or too large, some bit of what `unable` holds is set then."""
+as `other` says."""
+
+SPLIT_LANES = 16
+"""Of vectors of pairs that are split, whose processor has them."""
 
 LEAST_DATA, LEAST_WEIGHT, MOST_SPLIT = 2.0**-62, 2.0**-40, 2.0**50
 """Of numbers that can be split, but for zero. So no product of halves is too small to be normal, which would be lost: a
@@ -175,8 +177,6 @@ class Kernel:
     def load(self, place: Place, offset: Value | int = 0, kind: ir.Type | None = None) -> Value:
         """One number, or one of another kind."""
         where = self.at(place, offset, kind)
-        if kind is None and self.stored.get(place.array) in SPLITS:
-            return self.build.extract_element(self._halves(where, 8, 1), I32(0))
         if kind is None and place.array in self.stored:
             return self._loaded(where, lambda at: self.load(at, 0, I16), I32, self.real)
         self.check(where, (kind or self.real).bytes)
@@ -195,8 +195,6 @@ class Kernel:
 
     def load_vector(self, place: Place, lanes: int, used: Value | int | None = None) -> Value:
         """The numbers from a place on; zero behind the first `used`, which alone are read."""
-        if self.stored.get(place.array) in SPLITS:
-            return self._halves(place, lanes, used)
         if place.array in self.stored:
             wide = ir.vector(I32, lanes)
             return self._loaded(place, lambda at: self._vector(at, lanes, used), wide, self.vector(lanes))
@@ -226,48 +224,75 @@ class Kernel:
             bits = self.build.or_(bits, self.build.zext(load(place), wide))
         return self.build.bitcast(bits, kind)
 
-    def _halves(self, place: Place, lanes: int, used: Value | int | None) -> Value:
-        """One half each of the numbers of pairs, as pairs of bfloat16."""
-        if self.stored[place.array] == APART:
+    def halves(self, place: Place, used: Value | int | None = None) -> tuple[Value, Value]:
+        """The numbers of pairs from a place on: pairs of their high halves, and of what these leave over, rounded."""
+        lanes = SPLIT_LANES
+        apart, kind, whole = self.stored[place.array] == APART, ir.vector(ir.FLOAT, lanes), ir.vector(I32, lanes)
+        if apart:
             both = [self._floats(at, lanes, used) for at in (place, self.at(place, self["other"]))]
-            first, second = (self.build.zext(self._half(one), ir.vector(I32, lanes)) for one in both)
-            bits = self.build.or_(first, self.build.shl(second, ir.vector(I32, lanes)(16)))
         else:
-            many = 2 * lanes if used is None else self.mul(used, 2)
+            many = None if used is None else self.mul(used, 2)
             behind = Place(self.build.gep(place.pointer, I64(lanes), ir.FLOAT), place.array)
-            parts = [(place, None if used is None else many), (behind, None if used is None else self.sub(many, lanes))]
-            first, second = (self._half(self._floats(at, lanes, count)) for at, count in parts)
-            halves = self.shuffle(first, second, range(2 * lanes))
-            bits = self.build.bitcast(halves, ir.vector(I32, lanes))
-        return self.build.bitcast(bits, self.vector(lanes))
+            rest = None if many is None else self.sub(many, lanes)
+            both = [self._floats(place, lanes, many), self._floats(behind, lanes, rest)]
+        order = [n // 2 + lanes * (n % 2) for n in range(2 * lanes)] if apart else range(2 * lanes)
+        high, left = self._rounded_pairs(both, order), []
+        if apart:
+            upper = [self.build.shl(high, whole(16)), self.build.and_(high, whole(-(1 << 16)))]
+        else:
+            bits = self.build.bitcast(high, ir.vector(I16, 2 * lanes))
+            each = [self.shuffle(bits, bits, range(begin, begin + lanes)) for begin in (0, lanes)]
+            upper = [self.build.shl(self.build.zext(one, whole), whole(16)) for one in each]
+        for numbers, bits in zip(both, upper, strict=True):
+            self._mark(numbers)
+            left.append(self.build.fsub(numbers, self.build.bitcast(bits, kind)))
+        low = self._rounded_pairs(left, order)
+        return self.build.bitcast(high, self.vector(lanes)), self.build.bitcast(low, self.vector(lanes))
+
+    def _rounded_pairs(self, both: Sequence[Value], order: Sequence[int]) -> Value:
+        """The numbers of two vectors rounded to bfloat16, in some order, two to a whole number."""
+        lanes = both[0].type.count
+        first, second = (self._rounded_bits(numbers) for numbers in both)
+        return self.build.bitcast(self.shuffle(first, second, order), ir.vector(I32, lanes))
+
+    def _rounded_bits(self, numbers: Value) -> Value:
+        """The bits of numbers rounded to bfloat16."""
+        lanes = numbers.type.count
+        return self.build.bitcast(self.build.fptrunc(numbers, ir.vector(ir.BFLOAT, lanes)), ir.vector(I16, lanes))
+
+    def _mark(self, numbers: Value) -> None:
+        """Keep the smallest and the largest of what is split: bits are in the order of numbers, but zero less one."""
+        kind = ir.vector(I32, SPLIT_LANES)
+        size = self.build.and_(self.build.bitcast(numbers, kind), kind(0x7FFFFFFF))
+        for name, function, value in (("smallest", "umin", self.build.add(size, kind(-1))), ("largest", "umax", size)):
+            found = self.intrinsic(function, kind, [self.get(self[name], kind), value], [kind])
+            self.put(self[name], found)
+
+    @contextmanager
+    def splitting(self, least: Value, mark: Place) -> Iterator[None]:
+        """Set a mark if a number is split that is smaller than the one of these bits, but not zero; or too large."""
+        kind = ir.vector(I32, SPLIT_LANES)
+        for name, first in (("smallest", -1), ("largest", 0)):
+            self.arguments[name] = self.variable(kind)
+            self.put(self[name], kind(first))
+        yield
+        under = self.broadcast(self.build.sub(self.build.trunc(least, I32), I32(1)), SPLIT_LANES)
+        small = self.build.icmp_unsigned("<", self.get(self["smallest"], kind), under)
+        large = self.build.icmp_unsigned(">", self.get(self["largest"], kind), kind(bits_of(MOST_SPLIT)))
+        unable = self.build.bitcast(self.build.or_(small, large), I16)
+        with self.when(self.build.icmp_signed("!=", unable, I16(0))):
+            self.store(self.real(1.0), mark)
 
     def _floats(self, place: Place, lanes: int, used: Value | int | None) -> Value:
         """The float32 numbers from a place on, whatever else it has."""
         kind = ir.vector(ir.FLOAT, lanes)
-        if used is None or (isinstance(used, int) and used >= lanes):
+        if used is None:
             self.check(place, lanes * 4)
             return self.build.load(place.pointer, kind, align=4)
         self.check(place, self.mul(self.build.select(self.less(used, 0), I64(0), self.whole(used)), 4))
         return self.intrinsic(
             "masked.load", kind, [place.pointer, self.first(used, lanes), kind(None)], [kind, POINTER]
         )
-
-    def _half(self, numbers: Value) -> Value:
-        """The bits of the high half of each number, or of the low one."""
-        kind, lanes = numbers.type, numbers.type.count
-        whole, half = ir.vector(I32, lanes), ir.vector(ir.BFLOAT, lanes)
-        rounded = self.build.bitcast(self.build.fptrunc(numbers, half), ir.vector(I16, lanes))
-        high = self.build.shl(self.build.zext(rounded, whole), whole(16))
-        high = self.build.and_(high, self.broadcast(self["low"], lanes))
-        left = self.build.fsub(numbers, self.build.bitcast(high, kind))
-        size = self.build.and_(self.build.bitcast(numbers, whole), whole(0x7FFFFFFF))
-        least, most = self.build.trunc(self["least"], I32), I32(bits_of(MOST_SPLIT))
-        within = self.broadcast(self.build.sub(most, least), lanes)
-        outside = self.build.icmp_unsigned(">", self.build.sub(size, self.broadcast(least, lanes)), within)
-        outside = self.build.and_(outside, self.build.icmp_signed("!=", size, whole(0)))
-        unable = self.build.zext(self.build.bitcast(outside, {8: ir.I8, 16: I16}[lanes]), I64)
-        self.put(self["unable"], self.build.or_(self.get(self["unable"], I64), unable))
-        return self.build.bitcast(self.build.fptrunc(left, half), ir.vector(I16, lanes))
 
     def _sixteen(self, wide: ir.Type) -> Value:
         return wide(16)

@@ -1,0 +1,353 @@
+"""A weight's gradient of numbers in halves: chunks of positions are split, and added up as matrices.
+
+    dW[k, i, o] = Σ_{pairs of examples, positions x}  v[n, i, s·c + e·k − p] · h[n, o, c]
+
+A pair is one position of two examples. Rows are visible channels, of which positions lie innermost, in blocks; columns
+are hidden channels, whose rows are positions. So a tap is a place in the hidden and a residue of the visible, and all
+taps read the same copies. A chunk is some examples, and some positions of the first axis; its copies stay in the
+second-level cache. Either threads share a chunk's tiles, or they have chunks of their own, whose sums go to pieces of
+scratch and are added at the end. What a chunk adds to is a sum of others, so sums of sums gather less error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..coefficients import coefficients
+from ..form import Problem, Role
+from ..geometry import Axis, Parts
+from .adding import adding
+from .blocks import Blocks
+from .compile import Call
+from .copy import Move, in_halves
+from .finish import Finish
+from .index import Index, divisors
+from .layout import Buffer, Layout
+from .matrices import SIDE
+from .nest import Cut, Nest, cut
+from .prepared import Paired
+from .program import Program, tiled
+from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
+from .scratch import whole_lines
+from .target import cache_bytes, target
+from .ways import ROLES, Strides, Way, way
+from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
+
+Array = NDArray[Any]
+WEIGHT = ROLES.index(Role.WEIGHT)
+VISIBLE, HIDDEN = (ROLES.index(role) for role in (Role.VISIBLE, Role.HIDDEN))
+
+ROOM, BLOCK = 0.75, 0.35
+"""What copies of a chunk may take of the second-level cache to be there still when they are read; and what those of
+the hidden channels that tiles take in turn."""
+
+FAR = 1.5
+"""How much longer copies take that are not."""
+
+UNITS = 16
+"""Parts of what threads share."""
+
+LONG = 2048
+"""Pairs of a sum, of which more are better summed apart."""
+
+PIECES = 8
+"""Of a sum, at most."""
+
+SHARE = 4
+"""How much more is copied than pieces of the result take."""
+
+TURNED, SPLIT_UP, ADDED = 2.5, 1.5, 1.5
+"""How much longer it takes to split data than to copy it, where it is turned, and where it is not; and to add to a
+number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The chunks of a problem on pairs of examples."""
+
+    asked: Problem
+    whole: Way
+    """Where the result is computed, if not where it belongs."""
+    examples: int
+    """Pairs of a chunk."""
+    parts: Parts
+    """Of the first axis."""
+    least: tuple[float, float]
+    """Of numbers of either operand that can be split."""
+
+    @property
+    def units(self) -> int:
+        """How many chunks there are."""
+        return self.asked.batch // self.examples * self.parts.count
+
+    @property
+    def copied(self) -> int:
+        """The numbers of a chunk's copies."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Of either, in whole lines of the cache."""
+        visible, hidden = (whole_lines(size, self.asked.itemsize) for size in (self.seen.size, self.met.size))
+        return visible, hidden
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs a sum of a chunk has, those that fill up blocks among them."""
+        return prod(self.axes[n].hidden for n in range(len(self.axes) - 1)) * self.seen.turns * self.examples
+
+    @cached_property
+    def pieces(self) -> int:
+        """In how many pieces to sum, each of some chunks; their results are added up. One is shared by all threads."""
+        least = SHARE * prod(self.asked.shape(Role.WEIGHT))
+        return next((n for n in (PIECES, 4, 2) if n <= self.units and n * least <= self.units * self.copied), 1)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Those of a chunk."""
+        return (self.parts.axis, *self.asked.geometry.axes[1:])
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """The residue of the last axis's visible that each tap meets, and by how many of its turns it is further on."""
+        axis = self.axes[-1]
+        turns = [divmod(axis.dilation * k - axis.before, axis.stride) for k in range(axis.kernel)]
+        return [(residue, turn) for turn, residue in turns]
+
+    @cached_property
+    def seen(self) -> Blocks:
+        """The copy of the visible."""
+        axis, each = self.axes[-1], SIDE // self.examples
+        size = min(axis.visible, axis.reach - axis.before)
+        turns = -(-size // (axis.stride * each)) * each
+        residues = tuple(sorted({residue for residue, _ in self._places}))
+        lines = tuple(axis.padded[1] for axis in self.axes[:-1])
+        return Blocks(self.examples, self.asked.channels.visible, lines, residues, axis.stride, turns)
+
+    @cached_property
+    def met(self) -> Buffer:
+        """The copy of the hidden, with zeros around lines that tell where taps meet them."""
+        rank, channels = len(self.axes), self.asked.channels.hidden
+        first, last = (end(turn for _, turn in self._places) for end in (min, max))
+        shape = (self.examples, channels, *(axis.hidden for axis in self.axes[:-1]), self.seen.turns + last - first)
+        order = (*range(2, 2 + rank), 0, 1)
+        panel = SIDE if channels > SIDE else 0
+        return Buffer(shape, (*(0,) * (1 + rank), last), order, 1, panel, halves=True)
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The tiles of a chunk."""
+        return cut(self._nest, self.asked.itemsize, target(), cache_bytes()[1])
+
+    @property
+    def _nest(self) -> Nest:
+        seen, met, axes = self.seen, self.met.layout, self.axes
+        result = (self._own.layout if self.pieces > 1 else self.whole.layouts[WEIGHT]).steps
+        block, residue, panel, lines = seen.steps
+        taps = [
+            [(axis.dilation * k * step, 0) for k in range(axis.kernel)] for axis, step in zip(axes, lines, strict=False)
+        ]
+        last = max(turn for _, turn in self._places)
+        along = met.steps[1 + len(axes)]
+        taps.append([(seen.residues.index(own) * residue, (last - turn) * along) for own, turn in self._places])
+        corners = []
+        for tap in product(*map(enumerate, taps)):
+            c = sum(k * step for (k, _), step in zip(tap, result[2:], strict=True))
+            corners.append((sum(a for _, (a, _) in tap), sum(b for _, (_, b) in tap), c, 0, 1))
+        wide, many = self.met.panel or self.met.shape[1], self.asked.channels
+        each = self.asked.itemsize * self.met.size // many.hidden * wide
+        inner = max((n for n in divisors(many.hidden // wide) if n * each <= BLOCK * cache_bytes()[1]), default=1)
+        panels = Index(inner, 0, met.panel_step, wide * result[0])
+        around = Index(many.hidden // wide // inner, 0, inner * met.panel_step, inner * wide * result[0])
+        rows = Index(many.visible // seen.panel, panel, 0, seen.panel * result[1])
+        results = (panels, Index(seen.panel, seen.row, 0, result[1]), Index(wide, 0, 1, result[0], True))
+        sums = [
+            Index(axis.hidden, axis.stride * step, met.steps[2 + n], 0)
+            for n, (axis, step) in enumerate(zip(axes, lines, strict=False))
+        ]
+        depth = Index(SIDE, 1, met.steps[0], 0)
+        sums += [Index(seen.count, block, SIDE * met.steps[0], 0), depth]
+        table, low = np.array(corners, np.int64), (SIDE, met.low)
+        return Nest(
+            (around, rows),
+            results,
+            tuple(sums),
+            table,
+            np.zeros((1, 2), np.int64),
+            pairs=True,
+            low=low,
+            ordered=True,
+            adds=self.units > 1,
+        )
+
+    def seconds(self) -> float:
+        """What it takes."""
+        found, size = coefficients(), self.asked.itemsize
+        visible, hidden = self.sizes
+        weight = prod(self.asked.shape(Role.WEIGHT))
+        far = FAR if self.copied * size > ROOM * cache_bytes()[1] else 1
+        copied = (
+            self.units * far * (TURNED * visible + SPLIT_UP * hidden) + ADDED * (self.units - 1 + self.pieces) * weight
+        )
+        multiplied = self.units * (self.cut.block.cycles / found.cycles + found.started)
+        return multiplied + 2 * (size * copied + self.whole.copied) / found.copied
+
+    @property
+    def described(self) -> str:
+        """The chunks, and their tiles, in words."""
+        rows = prod(size for loop, size in zip(self.cut.results, self.cut.block.sizes, strict=True) if loop.row)
+        columns = next(size for loop, size in zip(self.cut.results, self.cut.block.sizes, strict=True) if loop.vector)
+        text = f"{self.units} chunks of {self.pairs} pairs" + (f" in {self.pieces} pieces" if self.pieces > 1 else "")
+        return f"{text}; tiles of {rows} × {columns} sums as matrices of {SIDE} pairs; copies visible, hidden"
+
+    @property
+    def tables(self) -> int:
+        """The bytes of all tiles."""
+        return 40 * self.cut.tiles + 16 * self.cut.taps
+
+    @property
+    def scratch(self) -> int:
+        """The numbers of scratch in all."""
+        return self.schedule((((0,), 0),) * 3, None).scratch
+
+    @property
+    def extra(self) -> int:
+        """The bytes that a call may take besides: a copy of the operands, which are of twice as many whole numbers, and
+        of the weight."""
+        visible, hidden, weight = map(self.asked.bytes_of, ROLES)
+        return 2 * (visible + hidden) + weight
+
+    @cached_property
+    def _own(self) -> Buffer:
+        """A piece's result."""
+        shape = self.asked.shape(Role.WEIGHT)
+        return Buffer(shape, (0,) * len(shape), self.asked.order(Role.WEIGHT))
+
+    @property
+    def _apart(self) -> int:
+        """The numbers from one piece's result to the next."""
+        return whole_lines(self._own.size, self.asked.itemsize) if self.pieces > 1 else 0
+
+    def schedule(self, lying: tuple[Paired, Paired, Paired], _: Finish | None) -> Schedule:
+        """What runs it on arrays that lie so, in the order of ROLES; nothing finishes a gradient."""
+        several, copies = self.pieces > 1, self.copied
+        shared, own = (self.pieces * self._apart, copies) if several else (copies, 0)
+        most, room = self.pieces if several else UNITS, self.extra // self.asked.itemsize
+        return Schedule(self.asked.flops, shared, own, 1, partial(self._stages, lying), most, room=room)
+
+    def _stages(self, lying: tuple[Paired, Paired, Paired]) -> tuple[Stage, ...]:
+        several, result, begin = self.pieces > 1, self.whole.layouts[WEIGHT].steps, self.sizes[0]
+        tables = tiled(self.cut, SPLIT, False)
+        flops = self.asked.flops // self.units
+        programs = Program(tables, flops, first=True), Program(tables, flops)
+        moves = list(zip(self._moves(VISIBLE, *lying[VISIBLE]), self._moves(HIDDEN, *lying[HIDDEN]), strict=True))
+
+        def copied(given: Arrays, copy: Array, chunk: int, part: int, parts: int) -> list[Call]:
+            places = zip(moves[chunk], (VISIBLE, HIDDEN), (copy, copy[begin:]), strict=True)
+            return [call for move, n, to in places for call in move.calls(given[n], to, part, parts, given[4])]
+
+        def multiplied(copy: Array, out: Array, new: bool, part: int, parts: int) -> list[Call]:
+            return programs[not new].calls([(copy, copy[begin:], out)], part, parts)
+
+        def piece(given: Arrays, place: int, first: int, last: int) -> list[Call]:
+            found, copy = list[Call](), given[3][place:]
+            for n in range(first, last):
+                ends = [self.units * m // self.pieces for m in (n, n + 1)]
+                for chunk in range(*ends):
+                    found += copied(given, copy, chunk, 0, 1)
+                    found += multiplied(copy, given[3][n * self._apart :], chunk == ends[0], 0, 1)
+            return found
+
+        if several:
+            return Stage(self.pieces, piece), self._sum(result)
+
+        def shared(make: Callable[[Arrays, int], list[Call]]) -> Stage:
+            return Stage(
+                UNITS, lambda given, _, first, last: [call for n in range(first, last) for call in make(given, n)]
+            )
+
+        def each(chunk: int) -> Iterator[Stage]:
+            yield shared(lambda given, part: copied(given, given[3], chunk, part, UNITS))
+            yield shared(lambda given, part: multiplied(given[3], given[WEIGHT], chunk == 0, part, UNITS))
+
+        return tuple(stage for chunk in range(self.units) for stage in each(chunk))
+
+    def _sum(self, result: Strides) -> Stage:
+        """The sum of the pieces' results."""
+        kind = np.dtype("float32")
+        program, one = adding(self._own, self.pieces, self._apart, Layout(result), kind), np.ones(1, kind)
+
+        def calls(given: Arrays, _: int, first: int, last: int) -> list[Call]:
+            operands = [(one, given[3], given[WEIGHT])]
+            return [call for unit in range(first, last) for call in program.calls(operands, unit, UNITS)]
+
+        return Stage(UNITS, calls)
+
+    def _moves(self, number: int, steps: Strides, other: int) -> Iterator[Move]:
+        """The copies of all chunks."""
+        asked, parts, plans = self.asked, self.parts, dict[int, Move]()
+        size = asked.geometry.axes[0].visible
+        room = self.seen.lines[0] if self.seen.lines else self.seen.stride * self.seen.turns
+        for example in range(0, asked.batch, self.examples):
+            for n in range(parts.count):
+                begin = parts.first[number] + n * parts.step[number]
+                like = 0 if number == HIDDEN or 0 <= begin <= size - room else begin  # those inside are alike
+                if like not in plans:
+                    plans[like] = self._move(number, steps, other, like)
+                yield plans[like].moved(example * steps[0] + (begin - like) * steps[2], 0)
+
+    def _move(self, number: int, steps: Strides, other: int, begin: int) -> Move:
+        """The copy of the first examples' part that begins here."""
+        rank = len(self.axes)
+        if number == HIDDEN:
+            shape = (self.examples, self.asked.channels.hidden, *(axis.hidden for axis in self.axes))
+            return self.met.fill(shape, steps, (None,) * (2 + rank), SPLIT, in_halves(other, self.least[HIDDEN]))
+        own = self.asked.geometry.axes
+        begins = [*(-axis.padded[0] for axis in own[:-1]), 0]
+        if self.parts.count > 1:
+            begins[0] = begin
+        shape = (self.examples, self.asked.channels.visible, *(axis.visible for axis in own))
+        return self.seen.fill(shape, steps, own[:-1], tuple(begins), in_halves(other, self.least[VISIBLE]))
+
+
+def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gradient:
+    """The chunks of a problem on pairs of examples, of arrays of these strides, in the order of ROLES.
+
+    If operands are in each other's place, the hidden is what may be as large as a weight's numbers are.
+    """
+    plain = (False,) * problem.geometry.rank
+    whole = way(problem, "hidden", strides, plain)
+    whole = replace(whole, buffers=(None, None, whole.buffers[WEIGHT]))
+    least = (LEAST_DATA, LEAST_WEIGHT) if turned else (LEAST_WEIGHT, LEAST_DATA)
+    in_lines = strides[VISIBLE][-1] == 1 < problem.channels.visible
+    found = list[Gradient]()
+    for examples in (n for n in divisors(problem.batch) if SIDE % n == 0 and (n == 1 or not in_lines)):
+        every = [Gradient(problem, whole, examples, parts, least) for parts in _parts(problem.geometry.axes[0])]
+        found += [min(every, key=partial(_too_much, near)) for near in (False, True)]
+    return min(found, key=lambda one: (*_too_much(False, one), one.seconds()))
+
+
+def _parts(axis: Axis) -> Iterator[Parts]:
+    """Into what parts to cut the first axis, the largest first."""
+    yield Parts(1, axis, (0, 0), (0, 0))
+    if axis.border == "zero":
+        for count in divisors(axis.hidden)[1:]:
+            yield axis.parts(count, False)
+
+
+def _too_much(near: bool, found: Gradient) -> tuple[int, int, int]:
+    """By how much sums are too long; what is taken, the words of calls too, outgrows what a call may take; and the
+    copies of a chunk the cache, if they are to be `near`."""
+    size, several = found.asked.itemsize, found.pieces > 1
+    taken = size * (found.copied * (THREADS if several else 1) + found.pieces * found._apart)
+    allowed = max(found.extra - size * TOLD, found.extra // 2)
+    more = max(0, size * found.copied - int(ROOM * cache_bytes()[1])) if near else 0
+    return max(0, found.pairs - LONG), max(0, taken - allowed), more
