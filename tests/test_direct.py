@@ -28,6 +28,7 @@ from triconv.form import Problem, Role
 from triconv.kernels import loops, patches, prepared, program, team, ways
 from triconv.kernels.nest import Nest
 from triconv.kernels.target import NAMED, lacking
+from triconv.met import met as met_of
 
 Array = NDArray[Any]
 Order = Callable[[Array], Array]
@@ -664,7 +665,7 @@ def test_what_single_taps_do_not_meet_is_not_copied(operation: str, last: bool) 
     found = run(met, other, *size, engine="direct", **options)
     oracle.assert_close(found, expected, oracle.bound(64 if operation == "conv" else 36, bound, found.dtype))
     problem = triconv.explain(operation, shape, weight.shape, engine="direct", **options).problem
-    inner, where = direct._met(problem, tuple(step // 8 for step in met.strides))
+    inner, where = met_of(problem, tuple(step // 8 for step in met.strides))
     assert inner.geometry.visible == ((3, 6) if last else (3, 12))
     assert visible[where].shape == inner.shape(Role.VISIBLE)
 

@@ -467,7 +467,7 @@ def test_memory() -> None:
     """Besides the result no more than one padded copy of the operands and the weight, of rows worth several bands."""
     for row in CONVS:
         problem = problem_of("conv", row)
-        assert halves_of(row).extra * problem.channels.groups == problem.extra
+        assert halves_of(row).extra * problem.channels.groups <= problem.extra
         assert 4 * halves_of(row).scratch <= problem.extra + 64 * 1024, row.name
 
 

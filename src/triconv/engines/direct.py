@@ -17,6 +17,7 @@ from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
+from ..met import met, on_met
 
 if TYPE_CHECKING:
     from ..kernels.prepared import Prepared, Steps
@@ -28,38 +29,9 @@ def build(problem: Problem) -> Run:
         return nothing
     if problem.complex:
         return _build_complex(problem)
-    skips = problem.produces is not Role.VISIBLE and any(axis.met for axis in problem.geometry.axes)
-    run = _of_met(problem) if skips else _build_real(problem)
+    run = on_met(problem, _build_real)
     mask = problem.channels.mask
     return run if mask is None else _of_edges(problem, np.nonzero(mask), run)
-
-
-def _of_met(problem: Problem) -> Run:
-    """The problem on views of the visible positions that are met."""
-    ready = lru_cache(maxsize=KEPT_ORDERS)(_build_real)
-
-    def run(
-        visible: Array, other: Array, out: Array, kept: Kept | None = None, after: After | None = None
-    ) -> bool | None:
-        inner, where = _met(problem, tuple(step // problem.itemsize for step in visible.strides))
-        return ready(inner)(visible[where], other, out, kept, after)
-
-    return run
-
-
-def _met(problem: Problem, steps: Strides) -> tuple[Problem, tuple[slice, ...]]:
-    """The problem of those visible positions alone that are met, and where they are in a visible of these steps.
-
-    All positions stay of an axis whose neighbours lie side by side: every other number takes longer to copy.
-    """
-    axes = problem.geometry.axes
-    fewer = [axis.met if abs(step) != 1 else None for axis, step in zip(axes, steps[2:], strict=True)]
-    if problem.produces is Role.VISIBLE or not any(fewer):
-        return problem, (slice(None),) * len(steps)
-    found = tuple(own or axis for own, axis in zip(fewer, axes, strict=True))
-    inner = replace(problem, geometry=replace(problem.geometry, axes=found))
-    where = (slice(0, axis.reach, axis.stride) if own else slice(None) for own, axis in zip(fewer, axes, strict=True))
-    return inner, (slice(None), slice(None), *where)
 
 
 def _build_real(problem: Problem) -> Run:
@@ -213,7 +185,7 @@ def _run(problem: Problem, well: bool) -> tuple[Problem, tuple[Strides, ...]]:
         if role is Role.WEIGHT and problem.channels.mask is not None:
             shape, order = _packed(problem)
         strides.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    inner, where = _met(problem, strides[0])
+    inner, where = met(problem, strides[0])
     strides[0] = tuple(step * (own.step or 1) for step, own in zip(strides[0], where, strict=True))
     return inner, tuple(strides)
 

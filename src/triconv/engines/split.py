@@ -23,6 +23,7 @@ from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
 from ..form import Problem, Role
 from ..kept import Kept
+from ..met import met, on_met
 
 if TYPE_CHECKING:
     from ..kernels.gradients import Gradient
@@ -112,8 +113,11 @@ def _axes(problem: Problem) -> tuple[int | None, int | None, int | None]:
 
 
 def build(problem: Problem) -> Run:
-    if problem.batch == 0:
-        return nothing
+    return nothing if problem.batch == 0 else on_met(problem, _build)
+
+
+def _build(problem: Problem) -> Run:
+    """The problem on arrays of which every position is met."""
     from ..kernels.halves import prepared
     from ..kernels.prepared import aligned, apart, paired
     from ..kernels.ways import ROLES, arguments
@@ -170,6 +174,8 @@ def _choice(problem: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
     from ..kernels.ways import ROLES
 
     some = replace(problem, batch=max(problem.batch, 1 + (problem.produces is Role.WEIGHT)))
+    innermost = 1 if well else 1 + some.geometry.rank
+    some, _ = met(some, tuple(int(axis == innermost) for axis in range(2 + some.geometry.rank)))
     inner, steps = pairs(some), list[tuple[int, ...]]()
     for role in ROLES:
         shape = inner.shape(role)

@@ -31,7 +31,7 @@ from .copy import Move, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
-from .matrices import SIDE
+from .matrices import SIDE, SPLIT_UP, TURNED
 from .nest import Cut, Nest, cut
 from .prepared import Paired
 from .program import Program, tiled
@@ -49,8 +49,8 @@ ROOM, BLOCK = 0.75, 0.35
 """What copies of a chunk may take of the second-level cache to be there still when they are read; and what those of
 the hidden channels that tiles take in turn."""
 
-FAR = 1.5
-"""How much longer copies take that are not."""
+FAR = 1.2
+"""How much longer all takes where they are not."""
 
 UNITS = 16
 """Parts of what threads share."""
@@ -64,9 +64,8 @@ PIECES = 8
 SHARE = 4
 """How much more is copied than pieces of the result take."""
 
-TURNED, SPLIT_UP, ADDED = 2.5, 1.5, 1.5
-"""How much longer it takes to split data than to copy it, where it is turned, and where it is not; and to add to a
-number."""
+ADDED = 0.5
+"""How long it takes to add to a number of the result, as long as it takes to copy one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +192,12 @@ class Gradient:
         found, size = coefficients(), self.asked.itemsize
         visible, hidden = self.sizes
         weight = prod(self.asked.shape(Role.WEIGHT))
-        far = FAR if self.copied * size > ROOM * cache_bytes()[1] else 1
-        copied = (
-            self.units * far * (TURNED * visible + SPLIT_UP * hidden) + ADDED * (self.units - 1 + self.pieces) * weight
-        )
+        copied = self.units * (TURNED * visible + SPLIT_UP * hidden)
+        added = ADDED * (self.units - 1 + self.pieces) * weight
         multiplied = self.units * (self.cut.block.cycles / found.cycles + found.started)
-        return multiplied + 2 * (size * copied + self.whole.copied) / found.copied
+        if self.copied * size > ROOM * cache_bytes()[1]:
+            copied, multiplied = FAR * copied, FAR * multiplied
+        return multiplied + 2 * (size * (copied + added) + self.whole.copied) / found.copied
 
     @property
     def described(self) -> str:

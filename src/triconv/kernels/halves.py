@@ -24,6 +24,7 @@ from .finish import Finish
 from .gradients import Gradient, gradient
 from .index import divisors
 from .layout import Buffer
+from .matrices import SPLIT_UP
 from .prepared import Paired, Prepared, Steps, finishing, moves
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
@@ -44,8 +45,8 @@ UNITS = 16
 SOME = 8
 """Bands that make for an even share of two threads."""
 
-SPLIT_UP, KERNELS = 1.5, 2.5
-"""How much longer it takes to split data than to copy it, and a weight, of which pairs lie further apart."""
+KERNELS = 2.5
+"""How much longer it takes to split a weight than data, as its pairs lie further apart."""
 
 
 @dataclass(frozen=True, eq=False)

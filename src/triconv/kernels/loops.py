@@ -108,6 +108,8 @@ def nests(
     families = [_groups(problem, lying, axis, overhang[axis], exact, known) for axis in range(len(axes))]
     edges = tuple(Edge(*axis.edge(side == "hidden")) for axis in axes) if known else ()
     examples = Steps(lying.visible.steps[0], lying.hidden.steps[0], 0)
+    read = lying.hidden.steps if problem.produces is Role.VISIBLE else lying.visible.steps
+    inside_lines = problem.dtype == SPLIT and len(axes) > 0 and problem.batch > 1 and read[0] < read[-1]
     found = []
     for choice in product(*families):
         runs = [[(run, lying.run(axis, run)) for run in group.runs] for axis, group in enumerate(choice)]
@@ -121,7 +123,7 @@ def nests(
         last = len(turns) - 1 if vector == "position" else None
         positions = [loop(count, steps, number == last, *at) for number, (count, steps, *at) in enumerate(turns)]
         batch = loop(problem.batch, examples, vector == "example")
-        spatial = [*positions, batch] if vector == "example" else [batch, *positions]
+        spatial = [*positions, batch] if vector == "example" or inside_lines else [batch, *positions]
         taps = [
             loop(count, steps, False, axis if known else -1, axes[axis].dilation)
             for axis, group in enumerate(choice)
@@ -134,7 +136,7 @@ def nests(
         spread = problem.produces is Role.WEIGHT and vector == "channel"
         if spread:
             g = _panels(g[0], target().lanes(problem.itemsize))
-        outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps)
+        outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps, inside_lines)
         corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
         corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
@@ -206,6 +208,7 @@ def _order(
     residues: list[Index],
     spatial: list[Index],
     taps: list[Index],
+    inside_lines: bool,
 ) -> tuple[list[Index], list[Index], list[Index]]:
     """The loops over results around the corners and in them, outermost first, and those that are summed.
 
@@ -225,7 +228,7 @@ def _order(
             channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
             if problem.dtype == SPLIT:
                 sums = [*o[:-1], *taps, o[-1]]
-    near = 2 if vector == "example" and problem.batch * problem.itemsize % LINE else 1
+    near = 2 if inside_lines or (vector == "example" and problem.batch * problem.itemsize % LINE) else 1
     lines, line = spatial[:-near], spatial[-near:]
     if vector in ("hidden", "visible") and problem.bytes_of(Role.WEIGHT) > LARGE and not residues:
         return [*g, *channel, *lines], line, sums

@@ -26,6 +26,10 @@ PRODUCTS, NEW, SHARED = 3, 2.4, 0.25
 that a new line of either operand takes, of its high and its low halves; and how much of A is new where taps share it.
 """
 
+SPLIT_UP, TURNED = 0.5, 1.3
+"""How long it takes to split numbers, as long as it takes to copy them on a machine whose products take as long as
+vectors'; and where rows become columns."""
+
 SUMS = 2
 """Matrices of sums of a tile. A processor has few registers besides those that hold something, and a product or load
 waits for one: where a second thread has half of them, four sums took twice as long as two, and in no case less."""

@@ -219,7 +219,8 @@ def way(
         ],
         Role.WEIGHT: [],
     }
-    split = axes[-1].stride if vector == "position" else 1
+    in_residues = vector == "position" or (produces is Role.HIDDEN and _by_lines(problem))
+    split = axes[-1].stride if in_residues else 1
     buffers: list[Buffer | None] = []
     layouts = []
     for role, steps in zip(ROLES, strides, strict=True):
@@ -413,7 +414,21 @@ def _of_matrices(problem: Problem, role: Role, vector: str) -> tuple[int, ...]:
     if role is Role.WEIGHT:
         other, channel = (0, 1) if vector == "visible" else (1, 0)
         return (*spatial, other, channel)
-    return (0, *spatial, 1)
+    # Positions of a short line would fill only a part of a matrix, but with those of all examples they do not.
+    return (*spatial, 0, 1) if _by_lines(problem) else (0, *spatial, 1)
+
+
+FEW_ROWS = 12
+"""Positions of a line that leave too much of a matrix empty."""
+
+
+def _by_lines(problem: Problem) -> bool:
+    """Whether examples of a position are rows of matrices side by side, as too few positions lie on a line."""
+    if problem.dtype != SPLIT or problem.produces is Role.WEIGHT or not problem.geometry.axes or problem.batch == 1:
+        return False
+    axis = problem.geometry.axes[-1]
+    alike = -(-axis.visible // axis.stride) if problem.produces is Role.VISIBLE else axis.hidden
+    return 1 < alike < FEW_ROWS
 
 
 def _matrix(problem: Problem, role: Role, vector: str, channels: int) -> int:
