@@ -49,7 +49,7 @@ ROOM, BLOCK = 0.75, 0.35
 """What copies of a chunk may take of the second-level cache to be there still when they are read; and what those of
 the hidden channels that tiles take in turn."""
 
-FAR = 1.2
+FAR = 1.1
 """How much longer all takes where they are not."""
 
 UNITS = 16

@@ -45,8 +45,9 @@ UNITS = 16
 SOME = 8
 """Bands that make for an even share of two threads."""
 
-KERNELS = 2.5
-"""How much longer it takes to split a weight than data, as its pairs lie further apart."""
+KERNELS, READ = 2.5, 0.5
+"""How much longer it takes to split a weight than data, as its pairs lie further apart; and how long to read one from
+far away, as long as it takes to copy it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,8 @@ class Halves:
         size = self.asked.itemsize
         copied = size * (self.units * self.buffer(self.seen).size + KERNELS * self.buffer(WEIGHT).size)
         cycles = sum(one.block.cycles for one in cuts)
+        if self.in_turn:  # each band meets all of the weight, which no cache near is large enough for
+            copied += READ / SPLIT_UP * size * self.units * self.buffer(WEIGHT).size
         multiplied = self.units * (cycles / found.cycles + len(cuts) * found.started)
         return multiplied + 2 * (SPLIT_UP * copied + self.whole.copied) / found.copied
 
