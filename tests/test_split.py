@@ -20,7 +20,7 @@ from test_matrices import HERE
 import triconv
 from triconv.after import After
 from triconv.dispatch import ENGINES
-from triconv.engines import split
+from triconv.engines import bfloat16, split
 from triconv.kept import Kept
 from triconv.kernels import gradients
 from triconv.kernels import halves as banded
@@ -63,6 +63,8 @@ GIVEN = [
     Row("residues", (4, 16, 13, 23), (2, 3), 32, stride=(2, 4), padding=(0, 2), dilation=(1, 3), dtype="float32"),
     Row("strided taps of one", (6, 32, 8, 8), (1, 1), 48, stride=2, dtype="float32"),
     Row("a long line", (4, 32, 700), (5,), 16, padding=2, dtype="float32"),
+    Row("padding before all", (2, 16, 3, 5), (1, 2), 16, padding=((0, 0), (9, 0)), dtype="float32"),
+    Row("padding behind all", (4, 16, 5), (2,), 16, padding=((0, 9),), stride=3, dtype="float32"),
     Row("a border of lines", (2, 16, 8, 9), (3, 3), 16, padding=1, border=("reflect", "zero"), dtype="float32"),
 ]
 """Sums have an even number of channels, or of examples, for some operation."""
@@ -507,6 +509,37 @@ def test_memory_of_gradients() -> None:
             problem = problem_of(operation, row)
             assert gradient_of(row)[0].extra * problem.channels.groups <= problem.extra, row.name
             assert 4 * gradient_of(row)[0].scratch <= problem.extra + 64 * 1024, row.name
+
+
+@able
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("row", [row for row, name in PAIRS if name == "conv_weight" and row.groups == 1])
+def test_gradients_in_bfloat16(row: Row, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks wherever these are able to: small whole numbers, exact in float32, are rounded once; and an infinity
+    is where it belongs."""
+    monkeypatch.setattr(gradients, "LONGER", float("inf"))
+    gradients.of_pairs.cache_clear()  # type: ignore[attr-defined]
+    made = list[object]()
+    schedule = gradients.Gradient.schedule
+    monkeypatch.setattr(
+        gradients.Gradient, "schedule", lambda self, *given: made.append(self) or schedule(self, *given)
+    )
+    random = np.random.default_rng(0)
+    small = {role: random.integers(-3, 4, array.shape) for role, array in row.operands().items()}
+    operands = {role: ORDERS[order](array.astype(BFLOAT16)) for role, array in small.items()}
+    run = bfloat16.ENGINE.build(replace(problem_of("conv_weight", row), dtype="bfloat16", itemsize=2))
+    found = np.empty(row.weight, BFLOAT16)
+    run(operands["visible"], operands["hidden"], found)
+    whole, told = {role: array.astype("float64") for role, array in small.items()}, {"engine": "reference"}
+    np.testing.assert_array_equal(found, row.call(triconv.conv_weight, "conv_weight", whole, **told).astype(BFLOAT16))
+    seen = problem_of("conv_weight", row).geometry.axes[-1].every_window_sees
+    assert bool(made) is (seen and (row.out % SIDE == 0 or row.out < SIDE))
+    operands["visible"].flat[-1] = whole["visible"].flat[-1] = np.inf
+    with np.errstate(all="ignore"):
+        run(operands["visible"], operands["hidden"], found)
+        expected = row.call(triconv.conv_weight, "conv_weight", whole, **told)
+    np.testing.assert_array_equal(found.astype("float64"), expected.astype(BFLOAT16).astype("float64"))
+    gradients.of_pairs.cache_clear()  # type: ignore[attr-defined]
 
 
 # Tiles

@@ -259,8 +259,12 @@ def _expected(problem: Problem, well: bool) -> tuple[Way, tuple[Strides, ...]]:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
-    way, _ = _expected(problem, True)
-    return coefficients().called + way.seconds() + moving(problem.bytes) + moving(way.copied)
+    from ..kernels.gradients import of_pairs
+
+    way, strides = _expected(problem, True)
+    found = of_pairs(way, strides)
+    seconds = way.seconds() + moving(way.copied) if found is None else found.seconds()
+    return coefficients().called + seconds + moving(problem.bytes)
 
 
 def workspace(problem: Problem) -> int:
@@ -279,14 +283,21 @@ def most(problem: Problem) -> int:
 
 def tables(problem: Problem) -> int:
     """Tiles and taps."""
-    return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(problem, True)[0].cuts())
+    from ..kernels.gradients import of_pairs
+
+    way, strides = _expected(problem, True)
+    found = of_pairs(way, strides)
+    return sum(40 * cut.tiles + 16 * cut.taps for cut in way.cuts()) if found is None else found.tables
 
 
 def describe(problem: Problem) -> str:
     """What vectors run over, the tiles, what is copied first; of pairs."""
     from ..kernels.chunks import described
+    from ..kernels.gradients import of_pairs
 
-    return described(_expected(problem, True)[0])
+    way, strides = _expected(problem, True)
+    found = of_pairs(way, strides)
+    return described(way) if found is None else found.described
 
 
 ENGINE = Engine("bfloat16", why_not, cost, workspace, tables, build, dtypes=("bfloat16",), describe=describe, most=most)

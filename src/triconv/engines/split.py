@@ -200,9 +200,9 @@ def cost(problem: Problem) -> float:
 
 
 def workspace(problem: Problem) -> int:
-    """The weight's halves, those of a band for each thread, and the result in another order."""
-    found = _expected(problem, False)
-    return found.whole.copied + SIZE * found.scratch + 2 * tables(problem)
+    """The weight's halves, those of a band for each thread, and the result in another order or in pieces."""
+    found = [_expected(problem, well) for well in (False, True)]
+    return max(one.whole.copied + SIZE * one.scratch for one in found) + 2 * tables(problem)
 
 
 def most(problem: Problem) -> int:

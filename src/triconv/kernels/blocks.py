@@ -1,7 +1,8 @@
 """Data as rows of matrices whose columns are positions: pairs of them lie innermost, a matrix's at a time.
 
 Positions of a stride's residue follow each other, each with some examples, so that every matrix has as many columns as
-it can, however short lines are: x · many + example. High halves of numbers come before the low ones of each row.
+it can, however short lines are: x · many + example. Where numbers are split, high halves
+come before the low ones of each row.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from itertools import groupby
 from math import prod
 
 from ..geometry import OUTSIDE, Axis
-from .copy import Dim, Move, Stored
+from .copy import AS_THEY_ARE, Dim, Move, Stored
 from .layout import placed
 from .matrices import SIDE
-from .words import SPLIT
 
 Strides = tuple[int, ...]
 
@@ -35,6 +35,8 @@ class Blocks:
     stride: int
     turns: int
     """Positions of each residue, with those that fill up the last block."""
+    low: int
+    """How far low halves are behind the high ones of a row; 0 if numbers have none."""
 
     @property
     def each(self) -> int:
@@ -53,8 +55,8 @@ class Blocks:
 
     @property
     def row(self) -> int:
-        """How far rows are apart, which are of high and of low halves."""
-        return 2 * SIDE
+        """How far rows are apart."""
+        return SIDE + self.low
 
     @cached_property
     def steps(self) -> tuple[int, int, int, tuple[int, ...]]:
@@ -72,7 +74,15 @@ class Blocks:
         """The numbers of the copy."""
         return self.row * self.channels * self.count * len(self.residues) * prod(self.lines)
 
-    def fill(self, shape: Strides, steps: Strides, axes: tuple[Axis | None, ...], begin: Strides, how: Stored) -> Move:
+    def fill(
+        self,
+        shape: Strides,
+        steps: Strides,
+        axes: tuple[Axis | None, ...],
+        begin: Strides,
+        dtype: str,
+        how: Stored | None,
+    ) -> Move:
         """The copy of an array of this shape and these steps, from a position of each axis on, in pairs."""
         block, residue, panel, lines = self.steps
         _, channel, *along, position = steps
@@ -90,9 +100,10 @@ class Blocks:
             for first, many, inside in self._alike(there):
                 source, target = (at + first * self.each * self.stride) * position, number * residue + first * block
                 runs = [Dim(tuple(inside), far, self.examples), Dim(((0, 0, many),), far * self.each, block)]
-                move = Move.of([*around, *runs], SPLIT, how)
+                move = Move.of([*around, *runs], dtype, how or AS_THEY_ARE)
                 found.append(move.moved(source, target))
-        return Move.joined(found, SPLIT).as_read().halves(SIDE)
+        move = Move.joined(found, dtype).as_read()
+        return move.halves(self.low) if self.low else move
 
     def _alike(self, there: list[bool]) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
         """Blocks next to each other of which the same positions are there: the first, how many, and which those are."""

@@ -1,4 +1,4 @@
-"""A weight's gradient of numbers in halves: chunks of positions are split, and added up as matrices.
+"""A weight's gradient as matrices of pairs, of bfloat16 or of halves: chunks of positions, copied and added up.
 
     dW[k, i, o] = Σ_{pairs of examples, positions x}  v[n, i, s·c + e·k − p] · h[n, o, c]
 
@@ -11,35 +11,37 @@ scratch and are added at the end. What a chunk adds to is a sum of others, so su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from .adding import adding
 from .blocks import Blocks
 from .compile import Call
-from .copy import Move, in_halves
+from .copy import Move, Stored, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
 from .matrices import SIDE, SPLIT_UP, TURNED
 from .nest import Cut, Nest, cut
-from .prepared import Paired
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
-from .ways import ROLES, Strides, Way, way
-from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
+from .ways import KEPT, ROLES, Strides, Way, way
+from .words import GATHERED, LEAST_DATA, LEAST_WEIGHT, PAIRS, SPLIT
+
+if TYPE_CHECKING:
+    from .prepared import Paired
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
@@ -64,6 +66,9 @@ PIECES = 8
 SHARE = 4
 """How much more is copied than pieces of the result take."""
 
+LONGER = 1.5
+"""How much longer other ways in bfloat16 take than they say, as they read rows of matrices from many places."""
+
 ADDED = 0.5
 """How long it takes to add to a number of the result, as long as it takes to copy one."""
 
@@ -81,6 +86,11 @@ class Gradient:
     """Of the first axis."""
     least: tuple[float, float]
     """Of numbers of either operand that can be split."""
+
+    @property
+    def split(self) -> bool:
+        """Whether numbers are, or are halves as they come."""
+        return self.asked.dtype == SPLIT
 
     @property
     def units(self) -> int:
@@ -125,11 +135,12 @@ class Gradient:
     def seen(self) -> Blocks:
         """The copy of the visible."""
         axis, each = self.axes[-1], SIDE // self.examples
-        size = min(axis.visible, axis.reach - axis.before)
+        size = max(1, min(axis.visible, axis.reach - axis.before))
         turns = -(-size // (axis.stride * each)) * each
         residues = tuple(sorted({residue for residue, _ in self._places}))
         lines = tuple(axis.padded[1] for axis in self.axes[:-1])
-        return Blocks(self.examples, self.asked.channels.visible, lines, residues, axis.stride, turns)
+        low = SIDE * self.split
+        return Blocks(self.examples, self.asked.channels.visible, lines, residues, axis.stride, turns, low)
 
     @cached_property
     def met(self) -> Buffer:
@@ -139,7 +150,7 @@ class Gradient:
         shape = (self.examples, channels, *(axis.hidden for axis in self.axes[:-1]), self.seen.turns + last - first)
         order = (*range(2, 2 + rank), 0, 1)
         panel = SIDE if channels > SIDE else 0
-        return Buffer(shape, (*(0,) * (1 + rank), last), order, 1, panel, halves=True)
+        return Buffer(shape, (*(0,) * (1 + rank), last), order, 1, panel, halves=self.split)
 
     @cached_property
     def cut(self) -> Cut:
@@ -174,7 +185,7 @@ class Gradient:
         ]
         depth = Index(SIDE, 1, met.steps[0], 0)
         sums += [Index(seen.count, block, SIDE * met.steps[0], 0), depth]
-        table, low = np.array(corners, np.int64), (SIDE, met.low)
+        table, low = np.array(corners, np.int64), (seen.low, met.low)
         return Nest(
             (around, rows),
             results,
@@ -219,10 +230,10 @@ class Gradient:
 
     @property
     def extra(self) -> int:
-        """The bytes that a call may take besides: a copy of the operands, which are of twice as many whole numbers, and
-        of the weight."""
+        """The bytes that a call may take besides: a copy of the operands, which may be of twice as many whole numbers,
+        and of the weight."""
         visible, hidden, weight = map(self.asked.bytes_of, ROLES)
-        return 2 * (visible + hidden) + weight
+        return (1 + self.split) * (visible + hidden) + weight
 
     @cached_property
     def _own(self) -> Buffer:
@@ -235,23 +246,25 @@ class Gradient:
         """The numbers from one piece's result to the next."""
         return whole_lines(self._own.size, self.asked.itemsize) if self.pieces > 1 else 0
 
-    def schedule(self, lying: tuple[Paired, Paired, Paired], _: Finish | None) -> Schedule:
+    def schedule(self, lying: Sequence[Paired], _: Finish | None) -> Schedule:
         """What runs it on arrays that lie so, in the order of ROLES; nothing finishes a gradient."""
         several, copies = self.pieces > 1, self.copied
         shared, own = (self.pieces * self._apart, copies) if several else (copies, 0)
         most, room = self.pieces if several else UNITS, self.extra // self.asked.itemsize
-        return Schedule(self.asked.flops, shared, own, 1, partial(self._stages, lying), most, room=room)
+        make = partial(self._stages, lying)
+        return Schedule(self.asked.flops, shared, own, int(self.split), make, most, dtype="float32", room=room)
 
-    def _stages(self, lying: tuple[Paired, Paired, Paired]) -> tuple[Stage, ...]:
+    def _stages(self, lying: Sequence[Paired]) -> tuple[Stage, ...]:
         several, result, begin = self.pieces > 1, self.whole.layouts[WEIGHT].steps, self.sizes[0]
-        tables = tiled(self.cut, SPLIT, False)
+        tables = tiled(self.cut, self.asked.dtype, False)
         flops = self.asked.flops // self.units
         programs = Program(tables, flops, first=True), Program(tables, flops)
         moves = list(zip(self._moves(VISIBLE, *lying[VISIBLE]), self._moves(HIDDEN, *lying[HIDDEN]), strict=True))
 
         def copied(given: Arrays, copy: Array, chunk: int, part: int, parts: int) -> list[Call]:
             places = zip(moves[chunk], (VISIBLE, HIDDEN), (copy, copy[begin:]), strict=True)
-            return [call for move, n, to in places for call in move.calls(given[n], to, part, parts, given[4])]
+            marks = (given[4],) if self.split else ()
+            return [call for move, n, to in places for call in move.calls(given[n], to, part, parts, *marks)]
 
         def multiplied(copy: Array, out: Array, new: bool, part: int, parts: int) -> list[Call]:
             return programs[not new].calls([(copy, copy[begin:], out)], part, parts)
@@ -308,13 +321,19 @@ class Gradient:
         rank = len(self.axes)
         if number == HIDDEN:
             shape = (self.examples, self.asked.channels.hidden, *(axis.hidden for axis in self.axes))
-            return self.met.fill(shape, steps, (None,) * (2 + rank), SPLIT, in_halves(other, self.least[HIDDEN]))
+            return self.met.fill(shape, steps, (None,) * (2 + rank), self.asked.dtype, self._stored(number, other))
         own = self.asked.geometry.axes
         begins = [*(-axis.padded[0] for axis in own[:-1]), 0]
         if self.parts.count > 1:
             begins[0] = begin
         shape = (self.examples, self.asked.channels.visible, *(axis.visible for axis in own))
-        return self.seen.fill(shape, steps, own[:-1], tuple(begins), in_halves(other, self.least[VISIBLE]))
+        return self.seen.fill(shape, steps, own[:-1], tuple(begins), self.asked.dtype, self._stored(number, other))
+
+    def _stored(self, number: int, other: int) -> Stored | None:
+        """How an operand is stored whose pairs' numbers are so far apart, or side by side."""
+        if self.split:
+            return in_halves(other, self.least[number])
+        return Stored(GATHERED, "", other) if other else None
 
 
 def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gradient:
@@ -322,8 +341,8 @@ def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gr
 
     If operands are in each other's place, the hidden is what may be as large as a weight's numbers are.
     """
-    plain = (False,) * problem.geometry.rank
-    whole = way(problem, "hidden", strides, plain)
+    plain, rounds = (False,) * problem.geometry.rank, problem.dtype == PAIRS
+    whole = way(problem, "hidden", strides, plain, 1, frozenset({Role.WEIGHT} if rounds else ()))
     whole = replace(whole, buffers=(None, None, whole.buffers[WEIGHT]))
     least = (LEAST_DATA, LEAST_WEIGHT) if turned else (LEAST_WEIGHT, LEAST_DATA)
     in_lines = strides[VISIBLE][-1] == 1 < problem.channels.visible
@@ -332,6 +351,24 @@ def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gr
         every = [Gradient(problem, whole, examples, parts, least) for parts in _parts(problem.geometry.axes[0])]
         found += [min(every, key=partial(_too_much, near)) for near in (False, True)]
     return min(found, key=lambda one: (*_too_much(False, one), one.seconds()))
+
+
+@depending(KEPT)
+def of_pairs(best: Way, strides: tuple[Strides, ...]) -> Gradient | None:
+    """The chunks of a gradient in bfloat16, where they are faster than another way; or none.
+
+    Each number of the hidden has to meet one of the visible, so that the result tells whether one was infinite.
+    """
+    problem, geometry = best.asked, best.asked.geometry
+    able = problem.produces is Role.WEIGHT and problem.dtype == PAIRS and target().matrices and not geometry.banked
+    able = able and problem.channels.groups == 1 and problem.channels.mask is None
+    many = problem.channels.hidden
+    if not able or not geometry.axes or geometry.axes[-1].border != "zero" or (many > SIDE and many % SIDE):
+        return None
+    if not geometry.axes[-1].every_window_sees:
+        return None
+    found = gradient(problem, strides, turned=False)
+    return found if found.seconds() < LONGER * best.seconds() else None
 
 
 def _parts(axis: Axis) -> Iterator[Parts]:

@@ -6,7 +6,7 @@ they are multiplied; so what comes from memory is what is given, and what goes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
@@ -119,7 +119,7 @@ class Halves:
         """The numbers of scratch in all."""
         return self.schedule((((0,), 0),) * 3, None).scratch
 
-    def schedule(self, lying: tuple[Paired, Paired, Paired], finish: Finish | None) -> Schedule:
+    def schedule(self, lying: Sequence[Paired], finish: Finish | None) -> Schedule:
         """What runs it on arrays that lie so, in the order of ROLES."""
         asked, weight = self.asked, self.buffer(WEIGHT)
         own, kernels = (whole_lines(self.buffer(number).size, asked.itemsize) for number in (self.seen, WEIGHT))
@@ -128,7 +128,7 @@ class Halves:
         make, key = partial(self._stages, lying, finish), ("halves", weight, lying[WEIGHT])
         return Schedule(asked.flops, shared, own, 1, make, most, kernels, key, room=room)
 
-    def _stages(self, lying: tuple[Paired, Paired, Paired], finish: Finish | None) -> tuple[Stage, ...]:
+    def _stages(self, lying: Sequence[Paired], finish: Finish | None) -> tuple[Stage, ...]:
         steps, other = lying[WEIGHT]
         shape = self.asked.shape(Role.WEIGHT)
         split = self.buffer(WEIGHT).fill(shape, steps, (None,) * len(shape), SPLIT, in_halves(other, LEAST_WEIGHT))
@@ -163,7 +163,7 @@ class Halves:
             return split_up, Stage(self.units, both)
         return split_up, *(shared(make, band) for band in range(self.units) for make in (copied, multiplied))
 
-    def _bands(self, lying: tuple[Paired, Paired, Paired]) -> Iterator[tuple[Move, int]]:
+    def _bands(self, lying: Sequence[Paired]) -> Iterator[tuple[Move, int]]:
         """How the data of each is copied, and where its part of the result begins."""
         steps, other = lying[self.seen]
         made, examples = self.whole.layouts[self.produced].steps, self.band.asked.batch
@@ -181,9 +181,7 @@ class Halves:
             yield move, example * made[0] + n * parts.step[self.produced] * made[2]
 
 
-def prepared(
-    problem: Problem, turned: bool, lying: tuple[Paired, Paired, Paired], steps: Steps | None = None
-) -> Prepared:
+def prepared(problem: Problem, turned: bool, lying: Sequence[Paired], steps: Steps | None = None) -> Prepared:
     """A problem on pairs made ready for arrays that lie so, with the `steps` that finish the result, if it can."""
     strides, produced = tuple(own for own, _ in lying), ROLES.index(problem.produces)
     found = chosen(problem, strides, turned)

@@ -84,6 +84,11 @@ class Nest:
         """Whether numbers are."""
         return any(self.low)
 
+    @property
+    def as_matrices(self) -> bool:
+        """Whether tiles are, of pairs of the last sum, in any case."""
+        return self.split or self.ordered
+
     def turn(self, loop: Index, i: int) -> tuple[int, ...]:
         """What a turn of a loop adds to a corner, and to where it is along the axes with edges."""
         along = (i * loop.move if loop.axis == axis else 0 for axis in range(len(self.edges)))
@@ -179,7 +184,14 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
     if made.tiles == len(corners) * parts:  # every tile is all there is to read
         made = replace(made, parts=1)
     least = least_written(results, steps, lanes) * len(corners)
-    if made.parts == 1 and not nest.spread and least < block.cycles and not nest.split and (written := _steps(nest)):
+    if (
+        made.parts == 1
+        and not nest.spread
+        and least < block.cycles
+        and not nest.ordered
+        and not nest.split
+        and (written := _steps(nest))
+    ):
         other = _written(nest, results, len(outer), written, machine, lanes)
         if other.block.cycles < block.cycles:
             return other
@@ -222,7 +234,11 @@ def _block(
     able, other = nest.pairs and machine.matrices and not nest.once, None
     if able:
         other = best_matrices(results, depth, steps, lanes, nest.split, len(nest.taps) > 1 or len(others) > 1)
-    block = other if nest.split else _block_of_vectors(nest, results, depth, others, steps, machine, loads, lanes)
+    block = (
+        other
+        if nest.split or nest.ordered
+        else _block_of_vectors(nest, results, depth, others, steps, machine, loads, lanes)
+    )
     if other is not None and (block is None or other.cycles < block.cycles):
         block = other
     assert block is not None, f"depth {depth}: expected pairs that fill matrices"
@@ -296,7 +312,7 @@ def _depth(nest: Nest, parts: int) -> tuple[Index, tuple[Index, ...]]:
     length that has the shortest steps; or where taps are inside, the last if it is a loop of taps.
     If the sum is taken in parts, the others should have as many turns.
     """
-    if nest.split:
+    if nest.as_matrices:
         return nest.sums[-1], merged(nest.sums[:-1])
     loops = list(merged(nest.sums))
     some = 1 if nest.spread else min(SOME, max((loop.count for loop in loops), default=1))

@@ -22,6 +22,7 @@ from .compile import Call
 from .copy import Copying, Move, Stored, in_stage
 from .finish import Finish
 from .finite import all_finite, test
+from .gradients import of_pairs
 from .layout import Layout
 from .loops import arrays
 from .program import Copied, Program, tiled
@@ -296,6 +297,10 @@ def prepared(
         plain = replace(best, buffers=(None, None, None))
         program = found.schedule(strides)
         return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
+    if finite and (in_blocks := of_pairs(best, strides)):  # zeros that fill up blocks meet what may be infinite
+        program = in_blocks.schedule(list(zip(strides, others, strict=True)), None)
+        drains = moves(in_blocks.whole, strides, produced)[1]
+        return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains)
     if in_chunks := chunks(best):
         return _in_chunks(in_chunks, strides, produced, others)
     count = pieces(best)
@@ -355,6 +360,8 @@ def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
     problem, weight = best.asked, best.buffers[WEIGHT]
     if found := bands(best, strides):
         return found.schedule(strides).scratch * problem.itemsize
+    if in_blocks := of_pairs(best, strides):
+        return in_blocks.whole.copied + in_blocks.scratch * problem.itemsize
     if in_chunks := chunks(best):
         own = 0 if weight is None else weight.size
         return (own + in_chunks.schedule(strides).scratch) * problem.itemsize + in_chunks.told
