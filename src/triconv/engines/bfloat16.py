@@ -4,7 +4,8 @@ Two neighbours of what is summed are one number of 32 bits: visible channels of 
 transpose, examples of a kernel's gradient. So it is the direct engine's contraction of a problem with half as many of
 them, whose product of two numbers is a sum of two products. Of an odd number of channels one would be alone: where they
 are innermost, a convolution takes the lines of its windows as they lie instead, all channels of all taps. Where the
-processor multiplies small matrices of pairs, tiles are such matrices if pairs of a sum are neighbours. Products of
+processor multiplies small matrices of pairs, tiles are such matrices if pairs of a sum are neighbours; for a gradient,
+positions and examples are copied so. Products of
 bfloat16 are exact in float32, so a sum of n is off by at most n · 2⁻²⁴ Σ|products|, as float32's own are, before it is
 rounded once, by at most 2⁻⁸ of it. The instructions take numbers too small to be normal (below 2⁻¹²⁶) as zero and
 leave none: up to 2⁻¹²⁶ more for every sum of a product, and 2⁻¹²⁶ times the other factor for every such operand.

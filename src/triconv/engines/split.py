@@ -6,9 +6,13 @@ low · low and rests: about 2⁻¹⁵ |product| at most or, root mean square on 
 no more (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
 datatype for higher-precision computations", section II). What sums of n add is as of float32's own, n · 2⁻²⁴
 Σ|products|. The instructions take numbers too small to be normal as zero, and leave none; so numbers are only split
-that are far from that (2⁻⁶² of data and 2⁻⁴⁰ of a weight, to 2⁵⁰) or zero. Where an operand has another, an infinity
-or a NaN, that is found while it is copied, and the problem is computed as written. Groups of channels are problems of
-their own.
+that are far from that (2⁻⁶² to 2⁵⁰ of the data, or of a gradient's hidden; from 2⁻⁴⁰ on of a weight, or of a gradient's
+visible) or zero. Where an operand has another, an infinity or a NaN, that is found while it is copied, and the problem
+is computed as written. Groups of channels are problems of their own.
+
+Two neighbours of what is summed lie side by side: visible channels of a convolution, hidden ones of its transpose, and
+examples of a weight's gradient. That takes one operand with its positions innermost; with a stride of 1, whichever
+costs less to copy so, as T(v, w, h) = T(h, flip w, v).
 """
 
 from __future__ import annotations
@@ -55,8 +59,10 @@ def why_not(problem: Problem) -> tuple[str, ...]:
     if gradient:
         reasons |= {
             f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1,
-            "needs positions to sum": not axes,
-            "zeros go on where lines end": any(axis.border != "zero" for axis in axes[-1:]),
+            "needs a spatial axis, whose positions are summed": not axes,
+            "fills lines up with zeros, so the last axis needs a zero border": any(
+                axis.border != "zero" for axis in axes[-1:]
+            ),
         }
     else:
         reasons |= {
@@ -93,7 +99,7 @@ def pairs(problem: Problem) -> Problem:
 
 
 def turned(problem: Problem) -> Problem | None:
-    """A weight's gradient whose operands are in each other's place, of the kernel flipped; if that is one."""
+    """A gradient as one whose operands are in each other's place, of the flipped kernel; none if it has a stride."""
     axes, channels = problem.geometry.axes, problem.channels
     if problem.produces is not Role.WEIGHT or any(axis.stride > 1 or axis.border != "zero" for axis in axes):
         return None
@@ -167,8 +173,8 @@ def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
 
 @depending(KEPT_ORDERS)
 def _choice(problem: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
-    """The bands for arrays that lie well, or as PyTorch's and NumPy's do, channels before positions; and whether
-    operands are in each other's place."""
+    """The bands or chunks for arrays that lie well, or as PyTorch's and NumPy's do, channels before positions; and
+    whether operands are in each other's place."""
     from ..kernels.halves import chosen
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
@@ -216,9 +222,10 @@ def tables(problem: Problem) -> int:
 
 
 def describe(problem: Problem) -> str:
-    """The bands, what vectors run over, the tiles, of pairs."""
+    """The bands or chunks, what vectors run over, the tiles, of pairs."""
+    found, turns = _choice(problem, True)
     groups = f"{problem.channels.groups} groups, each of " if problem.channels.groups > 1 else ""
-    return groups + _expected(problem, True).described
+    return groups + found.described + (" in each other's place" if turns else "")
 
 
 ENGINE = Engine(
