@@ -514,7 +514,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "before[2 + self.axis] = -self.parts.first[number]",
     ),
     "split: a tap meets the hidden beside it": ("kernels/gradients.py", "(last - turn) * along", "turn * along"),
-    "split: every residue is the first": ("kernels/gradients.py", "seen.residues.index(own) * residue", "0"),
+    "split: every residue is the first": ("kernels/gradients.py", "self.rows.residues.index(own) * residue", "0"),
     "split: chunks write over each other": ("kernels/gradients.py", "programs[not new]", "programs[0]"),
     "split: the first piece twice": ("kernels/gradients.py", "given[3][n * self._apart :]", "given[3][0:]"),
     "split: kernels are not flipped back": ("engines/split.py", "(slice(None, None, -1),)", "(slice(None),)"),

@@ -495,7 +495,7 @@ def test_chunks_of_every_kind() -> None:
         "parts": {one.parts.count > 1 for one, _ in found},
         "parts of lines": {one.parts.count > 1 for one, _ in found if len(one.axes) == 1},
         "turned": {turned for _, turned in found},
-        "residues": {len(one.seen.residues) > 1 for one, _ in found},
+        "residues": {len(one.rows.residues) > 1 for one, _ in found},
         "examples": {one.examples > 1 for one, _ in found},
     }
     assert {name for name, seen in kinds.items() if seen != {False, True}} == set()

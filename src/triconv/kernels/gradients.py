@@ -105,13 +105,13 @@ class Gradient:
     @property
     def sizes(self) -> tuple[int, int]:
         """Of either, in whole lines of the cache."""
-        visible, hidden = (whole_lines(size, self.asked.itemsize) for size in (self.seen.size, self.met.size))
+        visible, hidden = (whole_lines(size, self.asked.itemsize) for size in (self.rows.size, self.columns.size))
         return visible, hidden
 
     @property
     def pairs(self) -> int:
         """How many pairs a sum of a chunk has, those that fill up blocks among them."""
-        return prod(self.axes[n].hidden for n in range(len(self.axes) - 1)) * self.seen.turns * self.examples
+        return prod(self.axes[n].hidden for n in range(len(self.axes) - 1)) * self.rows.turns * self.examples
 
     @cached_property
     def pieces(self) -> int:
@@ -132,7 +132,7 @@ class Gradient:
         return [(residue, turn) for turn, residue in turns]
 
     @cached_property
-    def seen(self) -> Blocks:
+    def rows(self) -> Blocks:
         """The copy of the visible."""
         axis, each = self.axes[-1], SIDE // self.examples
         size = max(1, min(axis.visible, axis.reach - axis.before))
@@ -143,11 +143,11 @@ class Gradient:
         return Blocks(self.examples, self.asked.channels.visible, lines, residues, axis.stride, turns, low)
 
     @cached_property
-    def met(self) -> Buffer:
+    def columns(self) -> Buffer:
         """The copy of the hidden, with zeros around lines that tell where taps meet them."""
         rank, channels = len(self.axes), self.asked.channels.hidden
         first, last = (end(turn for _, turn in self._places) for end in (min, max))
-        shape = (self.examples, channels, *(axis.hidden for axis in self.axes[:-1]), self.seen.turns + last - first)
+        shape = (self.examples, channels, *(axis.hidden for axis in self.axes[:-1]), self.rows.turns + last - first)
         order = (*range(2, 2 + rank), 0, 1)
         panel = SIDE if channels > SIDE else 0
         return Buffer(shape, (*(0,) * (1 + rank), last), order, 1, panel, halves=self.split)
@@ -159,44 +159,48 @@ class Gradient:
 
     @property
     def _nest(self) -> Nest:
-        seen, met, axes = self.seen, self.met.layout, self.axes
-        result = (self._own.layout if self.pieces > 1 else self.whole.layouts[WEIGHT]).steps
-        block, residue, panel, lines = seen.steps
-        taps = [
-            [(axis.dilation * k * step, 0) for k in range(axis.kernel)] for axis, step in zip(axes, lines, strict=False)
-        ]
-        last = max(turn for _, turn in self._places)
-        along = met.steps[1 + len(axes)]
-        taps.append([(seen.residues.index(own) * residue, (last - turn) * along) for own, turn in self._places])
-        corners = []
-        for tap in product(*map(enumerate, taps)):
-            c = sum(k * step for (k, _), step in zip(tap, result[2:], strict=True))
-            corners.append((sum(a for _, (a, _) in tap), sum(b for _, (_, b) in tap), c, 0, 1))
-        wide, many = self.met.panel or self.met.shape[1], self.asked.channels
-        each = self.asked.itemsize * self.met.size // many.hidden * wide
-        inner = max((n for n in divisors(many.hidden // wide) if n * each <= BLOCK * cache_bytes()[1]), default=1)
-        panels = Index(inner, 0, met.panel_step, wide * result[0])
-        around = Index(many.hidden // wide // inner, 0, inner * met.panel_step, inner * wide * result[0])
-        rows = Index(many.visible // seen.panel, panel, 0, seen.panel * result[1])
-        results = (panels, Index(seen.panel, seen.row, 0, result[1]), Index(wide, 0, 1, result[0], True))
-        sums = [
-            Index(axis.hidden, axis.stride * step, met.steps[2 + n], 0)
-            for n, (axis, step) in enumerate(zip(axes, lines, strict=False))
-        ]
-        depth = Index(SIDE, 1, met.steps[0], 0)
-        sums += [Index(seen.count, block, SIDE * met.steps[0], 0), depth]
-        table, low = np.array(corners, np.int64), (seen.low, met.low)
+        """The loops of a chunk: blocks of hidden channels around panels of rows around taps."""
+        rows, columns, many = self.rows, self.columns.layout, self.asked.channels
+        by_hidden, by_visible, *taps = (self._own.layout if self.pieces > 1 else self.whole.layouts[WEIGHT]).steps
+        block, _, panel, lines = rows.steps
+        wide = self.columns.panel or many.hidden
+        count, size = many.hidden // wide, self.asked.itemsize * self.columns.size * wide // many.hidden
+        inner = max((n for n in divisors(count) if n * size <= BLOCK * cache_bytes()[1]), default=1)
+        around = Index(count // inner, 0, inner * columns.panel_step, inner * wide * by_hidden)
+        results = (
+            Index(inner, 0, columns.panel_step, wide * by_hidden),
+            Index(rows.panel, rows.row, 0, by_visible),
+            Index(wide, 0, 1, by_hidden, True),
+        )
+        others = zip(self.axes, lines, columns.steps[2:], strict=False)
+        sums = [Index(axis.hidden, axis.stride * a, b, 0) for axis, a, b in others]
+        sums += [Index(rows.count, block, SIDE * columns.steps[0], 0), Index(SIDE, 1, columns.steps[0], 0)]
         return Nest(
-            (around, rows),
+            (around, Index(many.visible // rows.panel, panel, 0, rows.panel * by_visible)),
             results,
             tuple(sums),
-            table,
+            np.array(self._corners(taps), np.int64),
             np.zeros((1, 2), np.int64),
             pairs=True,
-            low=low,
+            low=(rows.low, columns.low),
             ordered=True,
-            adds=self.units > 1,
+            adds=self.units > self.pieces,
         )
+
+    def _corners(self, steps: Sequence[int]) -> list[tuple[int, int, int, int, int]]:
+        """Where each tap begins in the copies and, steps being those of the weight, in the result."""
+        _, residue, _, lines = self.rows.steps
+        last, along = max(turn for _, turn in self._places), self.columns.layout.steps[-1]
+        taps = [
+            [(axis.dilation * k * line, 0) for k in range(axis.kernel)]
+            for axis, line in zip(self.axes[:-1], lines, strict=True)
+        ]
+        taps.append([(self.rows.residues.index(own) * residue, (last - turn) * along) for own, turn in self._places])
+        found = []
+        for tap in product(*map(enumerate, taps)):
+            c = sum(k * step for (k, _), step in zip(tap, steps, strict=True))
+            found.append((sum(a for _, (a, _) in tap), sum(b for _, (_, b) in tap), c, 0, 1))
+        return found
 
     def seconds(self) -> float:
         """What it takes."""
@@ -307,7 +311,7 @@ class Gradient:
         """The copies of all chunks."""
         asked, parts, plans = self.asked, self.parts, dict[int, Move]()
         size = asked.geometry.axes[0].visible
-        room = self.seen.lines[0] if self.seen.lines else self.seen.stride * self.seen.turns
+        room = self.rows.lines[0] if self.rows.lines else self.rows.stride * self.rows.turns
         for example in range(0, asked.batch, self.examples):
             for n in range(parts.count):
                 begin = parts.first[number] + n * parts.step[number]
@@ -321,13 +325,13 @@ class Gradient:
         rank = len(self.axes)
         if number == HIDDEN:
             shape = (self.examples, self.asked.channels.hidden, *(axis.hidden for axis in self.axes))
-            return self.met.fill(shape, steps, (None,) * (2 + rank), self.asked.dtype, self._stored(number, other))
+            return self.columns.fill(shape, steps, (None,) * (2 + rank), self.asked.dtype, self._stored(number, other))
         own = self.asked.geometry.axes
         begins = [*(-axis.padded[0] for axis in own[:-1]), 0]
         if self.parts.count > 1:
             begins[0] = begin
         shape = (self.examples, self.asked.channels.visible, *(axis.visible for axis in own))
-        return self.seen.fill(shape, steps, own[:-1], tuple(begins), self.asked.dtype, self._stored(number, other))
+        return self.rows.fill(shape, steps, own[:-1], tuple(begins), self.asked.dtype, self._stored(number, other))
 
     def _stored(self, number: int, other: int) -> Stored | None:
         """How an operand is stored whose pairs' numbers are so far apart, or side by side."""
