@@ -31,7 +31,7 @@ from .copy import Move, Stored, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
-from .matrices import SIDE, SPLIT_UP, TURNED
+from .matrices import SIDE, SPLIT_UP, TURNED, of_tile
 from .nest import Cut, Nest, cut
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
@@ -202,6 +202,14 @@ class Gradient:
             found.append((sum(a for _, (a, _) in tap), sum(b for _, (_, b) in tap), c, 0, 1))
         return found
 
+    @property
+    def cycles(self) -> float:
+        """What the tiles of a chunk take, of the rows of a panel, or of as many as two matrices have."""
+        high, wide = min(self.rows.panel, 2 * SIDE), self.columns.panel or self.columns.shape[1]
+        taps = prod(self.asked.geometry.kernel)
+        tiles = -(-self.rows.channels // high) * (self.columns.shape[1] // wide) * taps
+        return tiles * of_tile(high, -(-high // SIDE), 1, SIDE, self.pairs, self.split, taps > 1)
+
     def seconds(self) -> float:
         """What it takes."""
         found, size = coefficients(), self.asked.itemsize
@@ -209,7 +217,7 @@ class Gradient:
         weight = prod(self.asked.shape(Role.WEIGHT))
         copied = self.units * (TURNED * visible + SPLIT_UP * hidden)
         added = ADDED * (self.units - 1 + self.pieces) * weight
-        multiplied = self.units * (self.cut.block.cycles / found.cycles + found.started)
+        multiplied = self.units * (self.cycles / found.cycles + found.started)
         if self.copied * size > ROOM * cache_bytes()[1]:
             copied, multiplied = FAR * copied, FAR * multiplied
         return multiplied + 2 * (size * (copied + added) + self.whole.copied) / found.copied
@@ -351,9 +359,12 @@ def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gr
     least = (LEAST_DATA, LEAST_WEIGHT) if turned else (LEAST_WEIGHT, LEAST_DATA)
     in_lines = strides[VISIBLE][-1] == 1 < problem.channels.visible
     found = list[Gradient]()
+    cuts = list(_parts(problem.geometry.axes[0]))
     for examples in (n for n in divisors(problem.batch) if SIDE % n == 0 and (n == 1 or not in_lines)):
-        every = [Gradient(problem, whole, examples, parts, least) for parts in _parts(problem.geometry.axes[0])]
-        found += [min(every, key=partial(_too_much, near)) for near in (False, True)]
+        every = [Gradient(problem, whole, examples, parts, least) for parts in cuts]
+        for near in (False, True):
+            fitting = (one for one in every if not any(_too_much(near, one)))
+            found.append(next(fitting, None) or min(every, key=partial(_too_much, near)))
     return min(found, key=lambda one: (*_too_much(False, one), one.seconds()))
 
 

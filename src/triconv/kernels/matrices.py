@@ -98,12 +98,7 @@ def best_matrices(
         high, tiles = prod(tall), around * covering(rows, tall)
         far = sum(step * (size - 1) for step, size in zip(apart, tall, strict=True))  # of rows alike, the nearest
         for vectors in range(1, min(every, SUMS // ceil(high / SIDE)) + 1):
-            loaded = high + pairs * vectors
-            each = max(high * vectors, LOADED * loaded) + FED * loaded
-            if split:
-                new = high * (SHARED if shared else 1) + pairs * vectors
-                each = PRODUCTS * SIDE * _runs(results, tall) * vectors + NEW * new
-            cycles = steps / pairs * each + high * vectors * ENDED + BEGUN
+            cycles = of_tile(high, _runs(results, tall), vectors, pairs, steps, split, shared)
             found.append((cycles * (tiles * ceil(every / vectors)), far, vectors, tall))
     for cycles, _, vectors, tall in sorted(found, key=itemgetter(0, 1)):
         tile = [replace(loop, count=n) for loop, n in zip(results, tall, strict=True) if loop.row]
@@ -111,6 +106,16 @@ def best_matrices(
         if len(runs(places)) * vectors <= SUMS:
             return Block(sizes_of(results, tall, (1,) * len(rows), vectors * lanes), cycles)
     return None
+
+
+def of_tile(high: int, runs: int, vectors: int, pairs: int, steps: float, split: bool, shared: bool) -> float:
+    """The cycles of a tile of so many rows, in so many runs, by vectors, that sums so many steps."""
+    loaded = high + pairs * vectors
+    each = max(high * vectors, LOADED * loaded) + FED * loaded
+    if split:
+        new = high * (SHARED if shared else 1) + pairs * vectors
+        each = PRODUCTS * SIDE * runs * vectors + NEW * new
+    return steps / pairs * each + high * vectors * ENDED + BEGUN
 
 
 def _runs(results: Sequence[Index], tall: Sequence[int]) -> int:
