@@ -8,7 +8,7 @@ datatype for higher-precision computations", section II). What sums of n add is 
 Σ|products|. The instructions take numbers too small to be normal as zero, and leave none; so numbers are only split
 that are far from that (2⁻⁶² to 2⁵⁰ of the data, or of a gradient's hidden; from 2⁻⁴⁰ on of a weight, or of a gradient's
 visible) or zero. Where an operand has another, an infinity or a NaN, that is found while it is copied, and the problem
-is computed as written. Groups of channels are problems of their own.
+is computed as written. Groups of channels are problems of their own, but for a gradient.
 
 Two neighbours of what is summed lie side by side: visible channels of a convolution, hidden ones of its transpose, and
 examples of a weight's gradient. That takes one operand with its positions innermost; with a stride of 1, whichever
@@ -88,23 +88,25 @@ def _fits(problem: Problem) -> bool:
 
 
 def pairs(problem: Problem) -> Problem:
-    """The problem of a group on pairs of channels, or of examples."""
+    """The problem of a group on pairs of channels, or of all groups on pairs of examples."""
     from ..kernels.words import SPLIT
 
     summed, made = _channels(problem)
     if problem.produces is Role.WEIGHT:
-        return replace(problem, batch=problem.batch // 2, channels=Channels(summed, made), dtype=SPLIT, itemsize=SIZE)
+        return replace(problem, batch=problem.batch // 2, dtype=SPLIT, itemsize=SIZE)
     both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
     return replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
 
 
 def turned(problem: Problem) -> Problem | None:
-    """A gradient as one whose operands are in each other's place, of the flipped kernel; none if it has a stride."""
+    """A gradient as one of operands in each other's place, for the flipped kernel; of stride 1, without groups."""
     axes, channels = problem.geometry.axes, problem.channels
-    if problem.produces is not Role.WEIGHT or any(axis.stride > 1 or axis.border != "zero" for axis in axes):
+    if problem.produces is not Role.WEIGHT or channels.groups > 1:
+        return None
+    if any(axis.stride > 1 or axis.border != "zero" for axis in axes):
         return None
     geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
-    return replace(problem, geometry=geometry, channels=Channels(channels.hidden, channels.visible, channels.groups))
+    return replace(problem, geometry=geometry, channels=Channels(channels.hidden, channels.visible))
 
 
 def _turned(visible: Array, hidden: Array, weight: Array) -> list[Array]:
@@ -133,7 +135,7 @@ def _build(problem: Problem) -> Run:
     assert inner is not None
     ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(inner), turns))
     produced, given_at, axes = ROLES.index(problem.produces), arguments(problem), _axes(problem)
-    every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(problem.channels.groups)]
+    every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(_apart(problem))]
 
     def one(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
         given = _turned(*given) if turns else given
@@ -162,6 +164,11 @@ def _build(problem: Problem) -> Run:
         return able
 
     return run
+
+
+def _apart(problem: Problem) -> int:
+    """How many groups are problems of their own."""
+    return 1 if problem.produces is Role.WEIGHT else problem.channels.groups
 
 
 def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
@@ -202,7 +209,7 @@ def _expected(problem: Problem, well: bool) -> Halves | Gradient:
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
     seconds = coefficients().called + _expected(problem, True).seconds()
-    return problem.channels.groups * seconds + moving(problem.bytes)
+    return _apart(problem) * seconds + moving(problem.bytes)
 
 
 def workspace(problem: Problem) -> int:
@@ -224,7 +231,7 @@ def tables(problem: Problem) -> int:
 def describe(problem: Problem) -> str:
     """The bands or chunks, what vectors run over, the tiles, of pairs."""
     found, turns = _choice(problem, True)
-    groups = f"{problem.channels.groups} groups, each of " if problem.channels.groups > 1 else ""
+    groups = f"{_apart(problem)} groups, each of " if _apart(problem) > 1 else ""
     return groups + found.described + (" in each other's place" if turns else "")
 
 

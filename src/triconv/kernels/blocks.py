@@ -28,6 +28,8 @@ class Blocks:
     examples: int
     """Pairs of them, as many as divide a block."""
     channels: int
+    panel: int
+    """How many of them lie side by side."""
     lines: tuple[int, ...]
     """How many there are along each axis but the last."""
     residues: tuple[int, ...]
@@ -42,11 +44,6 @@ class Blocks:
     def each(self) -> int:
         """How many positions a block has."""
         return SIDE // self.examples
-
-    @property
-    def panel(self) -> int:
-        """How many channels lie side by side."""
-        return next((wide for wide in (2 * SIDE, SIDE) if self.channels % wide == 0), self.channels)
 
     @property
     def count(self) -> int:

@@ -120,6 +120,12 @@ class Gradient:
         return next((n for n in (PIECES, 4, 2) if n <= self.units and n * least <= self.units * self.copied), 1)
 
     @property
+    def each(self) -> tuple[int, int]:
+        """How many visible and hidden channels a group has."""
+        channels = self.asked.channels
+        return channels.visible // channels.groups, channels.hidden // channels.groups
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         """Those of a chunk."""
         return (self.parts.axis, *self.asked.geometry.axes[1:])
@@ -139,8 +145,9 @@ class Gradient:
         turns = -(-size // (axis.stride * each)) * each
         residues = tuple(sorted({residue for residue, _ in self._places}))
         lines = tuple(axis.padded[1] for axis in self.axes[:-1])
-        low = SIDE * self.split
-        return Blocks(self.examples, self.asked.channels.visible, lines, residues, axis.stride, turns, low)
+        many, low = self.asked.channels.visible, SIDE * self.split
+        panel = next((wide for wide in (2 * SIDE, SIDE) if self.each[0] % wide == 0), self.each[0])
+        return Blocks(self.examples, many, panel, lines, residues, axis.stride, turns, low)
 
     @cached_property
     def columns(self) -> Buffer:
@@ -149,7 +156,7 @@ class Gradient:
         first, last = (end(turn for _, turn in self._places) for end in (min, max))
         shape = (self.examples, channels, *(axis.hidden for axis in self.axes[:-1]), self.rows.turns + last - first)
         order = (*range(2, 2 + rank), 0, 1)
-        panel = SIDE if channels > SIDE else 0
+        panel = min(SIDE, self.each[1])
         return Buffer(shape, (*(0,) * (1 + rank), last), order, 1, panel, halves=self.split)
 
     @cached_property
@@ -159,12 +166,12 @@ class Gradient:
 
     @property
     def _nest(self) -> Nest:
-        """The loops of a chunk: blocks of hidden channels around panels of rows around taps."""
-        rows, columns, many = self.rows, self.columns.layout, self.asked.channels
+        """The loops of a chunk: groups around blocks of hidden channels around panels of rows around taps."""
+        rows, columns, (visible, hidden) = self.rows, self.columns.layout, self.each
         by_hidden, by_visible, *taps = (self._own.layout if self.pieces > 1 else self.whole.layouts[WEIGHT]).steps
         block, _, panel, lines = rows.steps
-        wide = self.columns.panel or many.hidden
-        count, size = many.hidden // wide, self.asked.itemsize * self.columns.size * wide // many.hidden
+        wide, panels = columns.panel, visible // rows.panel
+        count, size = hidden // wide, self.asked.itemsize * columns.panel_step
         inner = max((n for n in divisors(count) if n * size <= BLOCK * cache_bytes()[1]), default=1)
         around = Index(count // inner, 0, inner * columns.panel_step, inner * wide * by_hidden)
         results = (
@@ -175,8 +182,13 @@ class Gradient:
         others = zip(self.axes, lines, columns.steps[2:], strict=False)
         sums = [Index(axis.hidden, axis.stride * a, b, 0) for axis, a, b in others]
         sums += [Index(rows.count, block, SIDE * columns.steps[0], 0), Index(SIDE, 1, columns.steps[0], 0)]
+        groups = self.asked.channels.groups
         return Nest(
-            (around, Index(many.visible // rows.panel, panel, 0, rows.panel * by_visible)),
+            (
+                Index(groups, panels * panel, count * columns.panel_step, hidden * by_hidden),
+                around,
+                Index(panels, panel, 0, rows.panel * by_visible),
+            ),
             results,
             tuple(sums),
             np.array(self._corners(taps), np.int64),
@@ -205,9 +217,8 @@ class Gradient:
     @property
     def cycles(self) -> float:
         """What the tiles of a chunk take, of the rows of a panel, or of as many as two matrices have."""
-        high, wide = min(self.rows.panel, 2 * SIDE), self.columns.panel or self.columns.shape[1]
-        taps = prod(self.asked.geometry.kernel)
-        tiles = -(-self.rows.channels // high) * (self.columns.shape[1] // wide) * taps
+        (visible, hidden), taps, high = self.each, prod(self.asked.geometry.kernel), min(self.rows.panel, 2 * SIDE)
+        tiles = -(-visible // high) * (hidden // self.columns.panel) * taps * self.asked.channels.groups
         return tiles * of_tile(high, -(-high // SIDE), 1, SIDE, self.pairs, self.split, taps > 1)
 
     def seconds(self) -> float:
@@ -376,8 +387,7 @@ def of_pairs(best: Way, strides: tuple[Strides, ...]) -> Gradient | None:
     """
     problem, geometry = best.asked, best.asked.geometry
     able = problem.produces is Role.WEIGHT and problem.dtype == PAIRS and target().matrices and not geometry.banked
-    able = able and problem.channels.groups == 1 and problem.channels.mask is None
-    many = problem.channels.hidden
+    many, able = problem.channels.hidden // problem.channels.groups, able and problem.channels.mask is None
     if not able or not geometry.axes or geometry.axes[-1].border != "zero" or (many > SIDE and many % SIDE):
         return None
     if not geometry.axes[-1].every_window_sees:
