@@ -23,12 +23,12 @@ from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
 
 import triconv
+from triconv.engine import met as met_of
 from triconv.engines import direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import loops, patches, prepared, program, team, ways
 from triconv.kernels.nest import Nest
 from triconv.kernels.target import NAMED, lacking
-from triconv.met import met as met_of
 
 Array = NDArray[Any]
 Order = Callable[[Array], Array]

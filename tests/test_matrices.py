@@ -160,6 +160,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Tried:
         return made
 
     monkeypatch.setattr(prepared, "tiled", counted)
+    monkeypatch.setattr(prepared, "of_pairs", lambda *_: None)  # of gradients these are tested in test_split.py
     return tried
 
 

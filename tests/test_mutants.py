@@ -396,7 +396,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: a fold keeps the last": ("kernels/layout.py", "inside[source] += along", "inside[source] = along"),
     "native: what is met lies side by side": (
-        "engines/direct.py",
+        "engine.py",
         "slice(0, axis.reach, axis.stride) if own",
         "slice(0, axis.hidden) if own",
     ),
@@ -406,7 +406,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "with_borders_written_out(problem) if transposed",
         "problem if transposed",
     ),
-    "native: a split for every vector": ("kernels/ways.py", 'axes[-1].stride if vector == "position" else 1', "1"),
+    "native: a split for every vector": ("kernels/ways.py", "axes[-1].stride if in_residues else 1", "1"),
     "native: the first piece alone": ("kernels/prepared.py", "result += other", "result += 0"),
     "native: the first copy alone is filled": ("kernels/program.py", "for _, own in near]", "for _, own in near[:1]]"),
     "native: one piece less": ("kernels/adding.py", "Index(pieces, 0, apart, 0)", "Index(pieces - 1, 0, apart, 0)"),

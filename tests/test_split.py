@@ -87,9 +87,9 @@ def small_caches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Of which a band of few lines, or a weight of few channels, fills half."""
     for module in (banded, gradients):
         monkeypatch.setattr(module, "cache_bytes", lambda: (1 << 12, 1 << 16))
-    split._choice.cache_clear()
+    split._best.cache_clear()
     yield
-    split._choice.cache_clear()
+    split._best.cache_clear()
 
 
 def random_in(order: Callable[[Array], Array], row: Row) -> dict[str, Array]:

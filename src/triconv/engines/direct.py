@@ -12,12 +12,11 @@ import numpy as np
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing, quiet, takes_all
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, met, nothing, on_met, quiet, takes_all
 from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..memory import LINE, address
-from ..met import met, on_met
 
 if TYPE_CHECKING:
     from ..kernels.prepared import Prepared, Steps

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, met, nothing, on_met
 from ..form import Problem, Role
 from ..kept import Kept
-from ..met import met, on_met
 
 if TYPE_CHECKING:
     from ..kernels.gradients import Gradient
@@ -130,7 +129,7 @@ def _build(problem: Problem) -> Run:
     from ..kernels.prepared import aligned, apart, paired
     from ..kernels.ways import ROLES, arguments
 
-    turns = _choice(problem, True)[1]
+    turns = _best(problem, True)[1]
     inner = turned(problem) if turns else problem
     assert inner is not None
     ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(inner), turns))
@@ -178,17 +177,21 @@ def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(number * each, (number + 1) * each))
 
 
-@depending(KEPT_ORDERS)
 def _choice(problem: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
     """The bands or chunks for arrays that lie well, or as PyTorch's and NumPy's do, channels before positions; and
     whether operands are in each other's place."""
+    some = replace(problem, batch=max(problem.batch, 1 + (problem.produces is Role.WEIGHT)))
+    innermost = 1 if well else 1 + some.geometry.rank
+    return _best(met(some, tuple(int(axis == innermost) for axis in range(2 + some.geometry.rank)))[0], well)
+
+
+@depending(KEPT_ORDERS)
+def _best(some: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
+    """The same for a problem of which every position is met."""
     from ..kernels.halves import chosen
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
 
-    some = replace(problem, batch=max(problem.batch, 1 + (problem.produces is Role.WEIGHT)))
-    innermost = 1 if well else 1 + some.geometry.rank
-    some, _ = met(some, tuple(int(axis == innermost) for axis in range(2 + some.geometry.rank)))
     inner, steps = pairs(some), list[tuple[int, ...]]()
     for role in ROLES:
         shape = inner.shape(role)
@@ -208,7 +211,7 @@ def _expected(problem: Problem, well: bool) -> Halves | Gradient:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    seconds = coefficients().called + _expected(problem, True).seconds()
+    seconds = coefficients().winograd_called + _expected(problem, True).seconds()  # stages, as Winograd has
     return _apart(problem) * seconds + moving(problem.bytes)
 
 

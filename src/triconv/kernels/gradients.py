@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,8 @@ from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
-from .ways import KEPT, ROLES, Strides, Way, way
+from .ways import KEPT, ROLES, Paired, Strides, Way, way
 from .words import GATHERED, LEAST_DATA, LEAST_WEIGHT, PAIRS, SPLIT
-
-if TYPE_CHECKING:
-    from .prepared import Paired
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)

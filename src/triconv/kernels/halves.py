@@ -25,12 +25,12 @@ from .gradients import Gradient, gradient
 from .index import divisors
 from .layout import Buffer
 from .matrices import SPLIT_UP
-from .prepared import Paired, Prepared, Steps, finishing, moves
+from .prepared import Prepared, Steps, finishing, moves
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes
-from .ways import ROLES, Strides, Way, way
+from .ways import ROLES, Paired, Strides, Way, way
 from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
 
 Array = NDArray[Any]

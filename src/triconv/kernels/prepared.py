@@ -32,7 +32,7 @@ from .short import Short, stand_in
 from .target import cache_bytes
 from .team import SLICES, in_parts, run_stages, worth_sharing
 from .threads import thread_count
-from .ways import ROLES, Strides, Way, best_way, filling, folds, pieces, shape_of, way
+from .ways import ROLES, Paired, Strides, Way, best_way, filling, folds, pieces, shape_of, way
 from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
 
 Array = NDArray[Any]
@@ -450,10 +450,6 @@ def aligned(array: Array) -> Array:
 def apart(array: Array, axis: int | None) -> Array:
     """Such an array, or a copy where it repeats one number along an axis: pairs are of two, wherever they are."""
     return array if axis is None or array.strides[axis] else array.copy()
-
-
-Paired = tuple[Strides, int]
-"""An array's steps in pairs, and 0; or in numbers, and how far apart the two of a pair are."""
 
 
 @lru_cache(maxsize=KEPT_STRIDES)

@@ -45,6 +45,9 @@ operands come as vectors, what a step takes says so already."""
 Strides = tuple[int, ...]
 """Of an array, in numbers."""
 
+Paired = tuple[Strides, int]
+"""An array's steps in pairs, and 0; or in numbers, and how far apart the two of a pair are."""
+
 
 @dataclass(frozen=True)
 class Way:
