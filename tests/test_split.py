@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -65,6 +67,9 @@ GIVEN = [
     Row("residues", (4, 16, 13, 23), (2, 3), 32, stride=(2, 4), padding=(0, 2), dilation=(1, 3), dtype="float32"),
     Row("strided taps of one", (6, 32, 8, 8), (1, 1), 48, stride=2, dtype="float32"),
     Row("a long line", (4, 32, 700), (5,), 16, padding=2, dtype="float32"),
+    Row("strided taps, turned", (4, 32, 8, 8), (1, 1), 16, stride=2, dtype="float32"),
+    Row("windows in the padding", (2, 8, 4, 5), (2, 1), 16, padding=((2, 2), (0, 0)), dtype="float32"),
+    Row("no tap meets", (2, 16, 4), (1,), 16, stride=5, padding=((13, 1),), dtype="float32"),
     Row("padding before all", (2, 16, 3, 5), (1, 2), 16, padding=((0, 0), (9, 0)), dtype="float32"),
     Row("padding behind all", (4, 16, 5), (2,), 16, padding=((0, 9),), stride=3, dtype="float32"),
     Row("a border of lines", (2, 16, 8, 9), (3, 3), 16, padding=1, border=("reflect", "zero"), dtype="float32"),
@@ -301,18 +306,19 @@ def assert_as_written(operation: str, role: str, number: float) -> None:
 
 @able
 @pytest.mark.parametrize("number", [np.inf, np.nan, 1e-40, 1e30])
-@pytest.mark.parametrize("name", ["more columns than rows", "more rows than columns", "residues"])
-@pytest.mark.parametrize("role", ["visible", "hidden"])
+@pytest.mark.parametrize("row", [row for row, name in PAIRS if name == "conv_weight"])
 @pytest.mark.usefixtures("small_caches")
-def test_gradients_of_numbers_that_cannot_be_split(name: str, role: str, number: float) -> None:
-    """The result is that of the sum as written, to the bit."""
-    row = next(row for row in ROWS if row.name == name)
-    operands = row.operands()
-    operands[role][-1, 3, 2, 1] = number
-    with np.errstate(all="ignore"):
-        expected = row.call(triconv.conv_weight, "conv_weight", operands, precision="highest")
-        found = row.call(triconv.conv_weight, "conv_weight", operands, engine="split")
-    np.testing.assert_array_equal(found, expected)
+def test_gradients_of_numbers_that_cannot_be_split(row: Row, number: float) -> None:
+    """The result is that of the sum as written, to the bit, if the number is in a corner and some window sees it."""
+    corners = list(product((0, -1), repeat=len(row.visible)))
+    for role, corner in product(("visible", "hidden"), corners):
+        operands = row.operands()
+        operands[role][corner] = number
+        with np.errstate(all="ignore"):
+            expected = row.call(triconv.conv_weight, "conv_weight", operands, precision="highest")
+            found = row.call(triconv.conv_weight, "conv_weight", operands, engine="split")
+        if role == "hidden" or not np.isfinite(expected).all():
+            np.testing.assert_array_equal(found, expected, f"{role} {corner}")
 
 
 @able
@@ -414,6 +420,7 @@ def test_a_weight_is_split_once_where_it_is_kept(name: str, times: int, monkeypa
         ("conv_weight", {"visible": (2, 17, 9, 9), "out": 18}, "at most 16 channels"),
         ("conv_weight", {"out": 18, "stride": 2}, "at most 16 channels"),
         ("conv_weight", {"border": ("zero", "circular")}, "zero border"),
+        ("conv_weight", {"padding": ((1, 1), (5, 1))}, "meets only zeros"),
         ("conv_weight", {"visible": (2, 32), "kernel": (), "padding": 0}, "spatial axis"),
         ("conv", {"visible": (2, 31, 9, 9)}, "pairs of channels, not 31"),
         ("conv_transpose", {"out": 3}, "pairs of channels, not 3"),
@@ -464,6 +471,14 @@ def test_bands_fit_the_cache() -> None:
     room = banded.ROOM * (1 << 16)
     too_large = {name for name, one in found.items() if 4 * one.buffer(one.seen).size > room}
     assert too_large <= {"circular", "long lines", "volume"}  # of borders, or of few lines that are long
+
+
+@able
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_short_lines_fill_matrices_with_examples(operation: str) -> None:
+    row = Row("short", (8, 512, 7, 7), (3, 3), 512, padding=1, dtype="float32")
+    (cut,) = halves_of(row, operation).band.cuts()
+    assert prod(size for loop, size in zip(cut.results, cut.block.sizes, strict=True) if loop.row) == 28
 
 
 @able

@@ -8,7 +8,8 @@ processor multiplies small matrices of pairs, tiles are such matrices if pairs o
 positions and examples are copied so. Products of
 bfloat16 are exact in float32, so a sum of n is off by at most n · 2⁻²⁴ Σ|products|, as float32's own are, before it is
 rounded once, by at most 2⁻⁸ of it. The instructions take numbers too small to be normal (below 2⁻¹²⁶) as zero and
-leave none: up to 2⁻¹²⁶ more for every sum of a product, and 2⁻¹²⁶ times the other factor for every such operand.
+leave none: up to 2⁻¹²⁶ more for every sum of a product, and 2⁻¹²⁶ times the other factor for every such operand, or
+NaN if that is infinite.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ..kernels.layout import Buffer
 from ..memory import LINE, address
 
 if TYPE_CHECKING:
+    from ..kernels.gradients import Gradient
     from ..kernels.prepared import Prepared
     from ..kernels.ways import Strides, Way
 
@@ -258,12 +260,17 @@ def _expected(problem: Problem, well: bool) -> tuple[Way, tuple[Strides, ...]]:
     return best_way(inner, tuple(strides), True, frozenset(copied)), tuple(strides)
 
 
-def cost(problem: Problem) -> float:
-    """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
+def _found(problem: Problem) -> tuple[Way, Gradient | None]:
+    """The best way for arrays that lie well, and the chunks of a gradient if these are better."""
     from ..kernels.gradients import of_pairs
 
     way, strides = _expected(problem, True)
-    found = of_pairs(way, strides)
+    return way, of_pairs(way, strides)
+
+
+def cost(problem: Problem) -> float:
+    """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
+    way, found = _found(problem)
     seconds = way.seconds() + moving(way.copied) if found is None else found.seconds()
     return coefficients().called + seconds + moving(problem.bytes)
 
@@ -284,20 +291,15 @@ def most(problem: Problem) -> int:
 
 def tables(problem: Problem) -> int:
     """Tiles and taps."""
-    from ..kernels.gradients import of_pairs
-
-    way, strides = _expected(problem, True)
-    found = of_pairs(way, strides)
+    way, found = _found(problem)
     return sum(40 * cut.tiles + 16 * cut.taps for cut in way.cuts()) if found is None else found.tables
 
 
 def describe(problem: Problem) -> str:
     """What vectors run over, the tiles, what is copied first; of pairs."""
     from ..kernels.chunks import described
-    from ..kernels.gradients import of_pairs
 
-    way, strides = _expected(problem, True)
-    found = of_pairs(way, strides)
+    way, found = _found(problem)
     return described(way) if found is None else found.described
 
 

@@ -59,6 +59,9 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         reasons |= {
             f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1,
             "needs a spatial axis, whose positions are summed": not axes,
+            "what meets only zeros is not looked at, which may be infinite": not all(
+                axis.every_window_sees for axis in axes[-1:]
+            ),
             "fills lines up with zeros, so the last axis needs a zero border": any(
                 axis.border != "zero" for axis in axes[-1:]
             ),
@@ -98,11 +101,14 @@ def pairs(problem: Problem) -> Problem:
 
 
 def turned(problem: Problem) -> Problem | None:
-    """A gradient as one of operands in each other's place, for the flipped kernel; of stride 1, without groups."""
+    """A gradient as one of operands in each other's place, for the flipped kernel; of stride 1, without groups.
+
+    None where some of the hidden meets only zeros, as they would not be copied, and it may be infinite.
+    """
     axes, channels = problem.geometry.axes, problem.channels
     if problem.produces is not Role.WEIGHT or channels.groups > 1:
         return None
-    if any(axis.stride > 1 or axis.border != "zero" for axis in axes):
+    if any(axis.stride > 1 or axis.border != "zero" or not axis.every_window_sees for axis in axes):
         return None
     geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
     return replace(problem, geometry=geometry, channels=Channels(channels.hidden, channels.visible))
@@ -201,6 +207,8 @@ def _best(some: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
     if (other := turned(some)) is not None and _fits(other):
         visible, hidden, (o, i, *taps) = steps
         found.append((chosen(pairs(other), (hidden, visible, (i, o, *(-step for step in taps))), True), True))
+    if len(found) > 1 and not well:  # which of them is so for all arrays
+        return found[_best(some, True)[1]]
     return min(found, key=lambda one: one[0].seconds()) if len(found) > 1 else found[0]
 
 

@@ -34,7 +34,7 @@ from .ways import ROLES, Paired, Strides, Way, way
 from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
 
 Array = NDArray[Any]
-WEIGHT = ROLES.index(Role.WEIGHT)
+WEIGHT, VISIBLE = (ROLES.index(role) for role in (Role.WEIGHT, Role.VISIBLE))
 
 ROOM = 0.5
 """What a copy may take of the second-level cache."""
@@ -217,7 +217,7 @@ def _choices(problem: Problem) -> Iterator[tuple[Problem, Parts | None]]:
     for batch in divisors(problem.batch):
         yield replace(problem, batch=batch), None
     axes, made = problem.geometry.axes, ROLES.index(problem.produces)
-    if not axes or axes[0].border != "zero":
+    if not axes or axes[0].border != "zero" or (made == VISIBLE and not any(phase.taps for phase in axes[0].phases)):
         return
     size = (axes[0].visible, axes[0].hidden)[made]
     for count in divisors(size)[1:]:

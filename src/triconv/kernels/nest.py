@@ -75,7 +75,8 @@ class Nest:
     low: tuple[int, int] = (0, 0)
     """How far low halves of numbers are behind the high ones in A and B, if numbers are split, as for matrices only."""
     ordered: bool = False
-    """Whether tiles take turns as the loops say, as what the caches hold is known to whoever made them."""
+    """Whether tiles are matrices of pairs of the last sum, and take turns as the loops say: whoever made these knows
+    what the caches hold."""
     pieces: tuple[int, ...] = ()
     """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
 
@@ -188,8 +189,7 @@ def cut(nest: Nest, itemsize: int, machine: Target, room: int) -> Cut:
         made.parts == 1
         and not nest.spread
         and least < block.cycles
-        and not nest.ordered
-        and not nest.split
+        and not nest.as_matrices
         and (written := _steps(nest))
     ):
         other = _written(nest, results, len(outer), written, machine, lanes)
@@ -234,11 +234,7 @@ def _block(
     able, other = nest.pairs and machine.matrices and not nest.once, None
     if able:
         other = best_matrices(results, depth, steps, lanes, nest.split, len(nest.taps) > 1 or len(others) > 1)
-    block = (
-        other
-        if nest.split or nest.ordered
-        else _block_of_vectors(nest, results, depth, others, steps, machine, loads, lanes)
-    )
+    block = other if nest.as_matrices else _block_of_vectors(nest, results, depth, others, steps, machine, loads, lanes)
     if other is not None and (block is None or other.cycles < block.cycles):
         block = other
     assert block is not None, f"depth {depth}: expected pairs that fill matrices"

@@ -326,9 +326,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
 def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
     """Whether tiles ask for C before they write it: they add to it, or it is larger than the caches."""
     corners = cut.nest.corners[:, 2]
-    if (
-        cut.nest.split or cut.nest.ordered
-    ):  # of the whole result each part is written once, and long after what was written before
+    if cut.nest.as_matrices:  # what was written before, or is added to, was so long ago
         return True
     if not len(corners) or cut.depth.vector or cut.pairs or (cut.steps and (cut.adds or not wide)):
         return False
