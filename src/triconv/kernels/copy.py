@@ -498,23 +498,31 @@ def _runs(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop
         values = _nothing(k, lanes) if zero else _read(k, k.at(source, offset), lanes, used)
         _write(k, values, k.at(target, offset), used)
 
-    short = k.less(columns.size, lanes)
     with k.loop(slices.size) as p, k.loop(rows.size) as r:
         from_row = _moved(k, _moved(k, a, p, slices.source), r, rows.source)
         to_row = _moved(k, _moved(k, b, p, slices.target), r, rows.target)
-        with k.build.if_else(short) as (then, otherwise):
-            with then:
-                move(from_row, to_row, 0, columns.size)
-            with otherwise:
-                last = k.sub(columns.size, lanes)
-                wide = k.sub(columns.size, WIDE * lanes - 1)
-                with k.loop(wide, step=WIDE * lanes) as j:
-                    for vector in range(WIDE):
-                        move(from_row, to_row, k.add(j, vector * lanes))
-                done = k.build.and_(columns.size, I64(-WIDE * lanes))
-                with k.loop(last, done, step=lanes) as j:
-                    move(from_row, to_row, j)
-                move(from_row, to_row, last)
+        if _splits(k):  # it takes long to compile: there is one place for all of it
+            with k.loop(columns.size, step=lanes) as j:
+                move(from_row, to_row, j, k.least(k.sub(columns.size, j), lanes))
+        else:
+            _run(k, partial(move, from_row, to_row), columns.size, lanes)
+
+
+def _run(k: Kernel, move: Callable[..., None], size: Value, lanes: int) -> None:
+    """So many numbers by vectors, some at once."""
+    with k.build.if_else(k.less(size, lanes)) as (then, otherwise):
+        with then:
+            move(0, size)
+        with otherwise:
+            last = k.sub(size, lanes)
+            wide = k.sub(size, WIDE * lanes - 1)
+            with k.loop(wide, step=WIDE * lanes) as j:
+                for vector in range(WIDE):
+                    move(k.add(j, vector * lanes))
+            done = k.build.and_(size, I64(-WIDE * lanes))
+            with k.loop(last, done, step=lanes) as j:
+                move(j)
+            move(last)
 
 
 WIDE = 4
@@ -545,11 +553,14 @@ def _transposed(
         with k.loop(width, step=across) as j:
             left = k.sub(width, j)
             corners = k.at(a, j), [_moved(k, k.at(block, r), j, pitch) for block in blocks]
-            with k.build.if_else(k.less(across - 1, left)) as (then, otherwise):
-                with then:
-                    _square(k, *corners, offsets, pitch, None)
-                with otherwise:
-                    _square(k, *corners, offsets, pitch, left)
+            if _splits(k):
+                _square(k, *corners, offsets, pitch, k.least(left, across))
+            else:
+                with k.build.if_else(k.less(across - 1, left)) as (then, otherwise):
+                    with then:
+                        _square(k, *corners, offsets, pitch, None)
+                    with otherwise:
+                        _square(k, *corners, offsets, pitch, left)
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
 

@@ -115,6 +115,10 @@ class Kernel:
         with self.build.if_then(condition):
             yield
 
+    def least(self, a: Value, b: int) -> Value:
+        """The smaller of two whole numbers."""
+        return self.build.select(self.less(a, b), a, I64(b))
+
     def less(self, a: Value | int, b: Value | int) -> Value:
         return self.build.icmp_signed("<", self.whole(a), self.whole(b))
 
