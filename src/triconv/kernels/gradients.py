@@ -405,7 +405,7 @@ def _too_much(near: bool, found: Gradient) -> tuple[int, int, int]:
     """By how much sums are too long; what is taken, the words of calls too, outgrows what a call may take; and the
     copies of a chunk the cache, if they are to be `near`."""
     size, several = found.asked.itemsize, found.pieces > 1
-    taken = size * (found.copied * (THREADS if several else 1) + found.pieces * found._apart)
+    taken = size * (found.copied * (THREADS if several else 1) + found.pieces * found._apart) + found.whole.copied
     allowed = max(found.extra - size * TOLD, found.extra // 2)
     more = max(0, size * found.copied - int(ROOM * cache_bytes()[1])) if near else 0
     return max(0, found.pairs - LONG), max(0, taken - allowed), more
