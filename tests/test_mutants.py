@@ -336,13 +336,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: bands of a transpose begin with the hidden": (
         "kernels/bands.py",
-        "self.parts.first[number] + n * self",
-        "n * self",
+        "parts.first[number] + n * parts",
+        "n * parts",
     ),
     "native: bands inside all where the first is": (
         "kernels/bands.py",
-        "(begin - like)",
-        "(like - like)",
+        "begin - inside[0])",
+        "0)",
     ),
     "native: every band of the first examples": (
         "kernels/bands.py",

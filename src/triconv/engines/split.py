@@ -45,8 +45,8 @@ def why_not(problem: Problem) -> tuple[str, ...]:
     summed, _ = _channels(problem)
     other = turned(problem)
     fits = _fits(problem) or (other is not None and _fits(other))
-    axes, gradient = problem.geometry.axes, problem.produces is Role.WEIGHT
-    bordered, few = any(axis.border != "zero" for axis in axes), at_a_time(max(summed // 2, 1)) < LEAST
+    bordered = any(axis.border != "zero" for axis in problem.geometry.axes)
+    few = at_a_time(max(summed // 2, 1)) < LEAST
     reasons = {
         "this processor multiplies no matrices of bfloat16 (amx)": not target().matrices,
         'precision="highest" forbids to leave out what is small': problem.precision == "highest",
@@ -55,17 +55,10 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         "what lies on a border is added up elsewhere": problem.produces is Role.VISIBLE and bordered,
         f"needs at most {SIDE} channels of a group's result, or a multiple": not fits,
     }
-    if gradient:
-        reasons |= {
-            f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1,
-            "needs a spatial axis, whose positions are summed": not axes,
-            "what meets only zeros is not looked at, which may be infinite": not all(
-                axis.every_window_sees for axis in axes[-1:]
-            ),
-            "fills lines up with zeros, so the last axis needs a zero border": any(
-                axis.border != "zero" for axis in axes[-1:]
-            ),
-        }
+    if problem.produces is Role.WEIGHT:
+        from ..kernels.gradients import hindrances
+
+        reasons |= {f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1, **hindrances(problem)}
     else:
         reasons |= {
             f"needs pairs of channels, not {summed} to a sum": summed % 2 == 1,
@@ -83,10 +76,9 @@ def _channels(problem: Problem) -> tuple[int, int]:
 
 def _fits(problem: Problem) -> bool:
     """Whether a group's result has columns of matrices, or few."""
-    from ..kernels.matrices import SIDE
+    from ..kernels.matrices import fill_columns
 
-    _, made = _channels(problem)
-    return made <= SIDE or made % SIDE == 0
+    return fill_columns(_channels(problem)[1])
 
 
 def pairs(problem: Problem) -> Problem:
@@ -130,7 +122,7 @@ def build(problem: Problem) -> Run:
 
 
 def _build(problem: Problem) -> Run:
-    """The problem on arrays of which every position is met."""
+    """The problem on arrays as they are given, or on views of what is met."""
     from ..kernels.halves import prepared
     from ..kernels.prepared import aligned, apart, paired
     from ..kernels.ways import ROLES, arguments

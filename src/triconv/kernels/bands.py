@@ -5,9 +5,9 @@ Each band is copied, computed and copied back before the next one's turn, in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from ..form import Role
 from ..geometry import Parts
@@ -100,14 +100,12 @@ class Bands:
         """The copies between an array and the bands' buffers, of all bands; and `how` the array is stored."""
         made = ROLES[number] is self.whole.asked.produces
         shape, room = self.whole.asked.shape(ROLES[number]), self._buffer(number).shape
-        begins = [self.parts.first[number] + n * self.parts.step[number] for n in range(self.parts.count)]
-        inside = [begin for begin in begins if 0 <= begin <= shape[2 + self.axis] - room[2 + self.axis]]
-        plans = {begin: self._move(number, steps, begin, how) for begin in {*begins} - {*inside[1:]}}
+        plan, at = partial(self._move, number, steps, how=how), 2 + self.axis
+        found = alike(self.parts, number, shape[at], room[at], plan)
         for example in range(0, self.whole.asked.batch, self.examples):
-            for begin in begins:  # those inside are alike
-                like = begin if begin in plans else inside[0]
-                far = example * steps[0] + (begin - like) * steps[2 + self.axis]
-                yield plans[like].moved(0, far) if made else plans[like].moved(far, 0)
+            for move, further in found:
+                far = example * steps[0] + further * steps[at]
+                yield move.moved(0, far) if made else move.moved(far, 0)
 
     def _move(self, number: int, steps: Strides, begin: int, how: Stored | None) -> Move:
         """The copy of the first examples' band that begins here."""
@@ -120,6 +118,17 @@ class Bands:
             return buffer.fill(shape, steps, axes, asked.dtype, how)
         pieces = buffer.drain(shape, steps, asked.dtype)
         return Move.joined([move.moved(place, first * steps[-1]) for move, place, first in pieces], asked.dtype)
+
+
+def alike(parts: Parts, number: int, size: int, room: int, plan: Callable[[int], Move]) -> list[tuple[Move, int]]:
+    """The plan of each part's copy, made for where that or another one begins, and how many positions further on it is.
+
+    Those whose `room` lies inside of an array of this size are alike.
+    """
+    begins = [parts.first[number] + n * parts.step[number] for n in range(parts.count)]
+    inside = [begin for begin in begins if 0 <= begin <= size - room]
+    plans = {begin: plan(begin) for begin in {*begins} - {*inside[1:]}}
+    return [(plans[begin], 0) if begin in plans else (plans[inside[0]], begin - inside[0]) for begin in begins]
 
 
 @lru_cache(maxsize=KEPT)

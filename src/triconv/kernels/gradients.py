@@ -25,13 +25,14 @@ from ..coefficients import coefficients, depending
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from .adding import adding
+from .bands import alike
 from .blocks import Blocks
 from .compile import Call
 from .copy import Move, Stored, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
-from .matrices import SIDE, SPLIT_UP, TURNED, of_tile
+from .matrices import SIDE, SPLIT_UP, TURNED, fill_columns, of_tile
 from .nest import Cut, Nest, cut
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
@@ -131,7 +132,7 @@ class Gradient:
     def _places(self) -> list[tuple[int, int]]:
         """The residue of the last axis's visible that each tap meets, and by how many of its turns it is further on."""
         axis = self.axes[-1]
-        turns = [divmod(axis.dilation * k - axis.before, axis.stride) for k in range(axis.kernel)]
+        turns = [divmod(int(axis.position(0, k)), axis.stride) for k in range(axis.kernel)]
         return [(residue, turn) for turn, residue in turns]
 
     @cached_property
@@ -325,16 +326,14 @@ class Gradient:
 
     def _moves(self, number: int, steps: Strides, other: int) -> Iterator[Move]:
         """The copies of all chunks."""
-        asked, parts, plans = self.asked, self.parts, dict[int, Move]()
-        size = asked.geometry.axes[0].visible
-        room = self.rows.lines[0] if self.rows.lines else self.rows.stride * self.rows.turns
-        for example in range(0, asked.batch, self.examples):
-            for n in range(parts.count):
-                begin = parts.first[number] + n * parts.step[number]
-                like = 0 if number == HIDDEN or 0 <= begin <= size - room else begin  # those inside are alike
-                if like not in plans:
-                    plans[like] = self._move(number, steps, other, like)
-                yield plans[like].moved(example * steps[0] + (begin - like) * steps[2], 0)
+        first, plan = self.asked.geometry.axes[0], partial(self._move, number, steps, other)
+        size, room = first.hidden, self.parts.axis.hidden
+        if number == VISIBLE:
+            size, room = first.visible, (*self.rows.lines, self.rows.stride * self.rows.turns)[0]
+        found = alike(self.parts, number, size, room, plan)
+        for example in range(0, self.asked.batch, self.examples):
+            for move, further in found:
+                yield move.moved(example * steps[0] + further * steps[2], 0)
 
     def _move(self, number: int, steps: Strides, other: int, begin: int) -> Move:
         """The copy of the first examples' part that begins here."""
@@ -376,18 +375,27 @@ def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gr
     return min(found, key=lambda one: (*_too_much(False, one), one.seconds()))
 
 
+def hindrances(problem: Problem) -> dict[str, bool]:
+    """What chunks of a gradient cannot do, and whether the problem wants it.
+
+    Each number of the hidden has to meet one of the visible: else nothing tells that it is infinite.
+    """
+    last = problem.geometry.axes[-1:]
+    return {
+        "needs a spatial axis, whose positions are summed": not last,
+        "what meets only zeros is not read, but may be infinite": any(not axis.every_window_sees for axis in last),
+        "fills lines up with zeros, so the last axis needs a zero border": any(axis.border != "zero" for axis in last),
+    }
+
+
 @depending(KEPT)
 def of_pairs(best: Way, strides: tuple[Strides, ...]) -> Gradient | None:
-    """The chunks of a gradient in bfloat16, where they are faster than another way; or none.
-
-    Each number of the hidden has to meet one of the visible, so that the result tells whether one was infinite.
-    """
-    problem, geometry = best.asked, best.asked.geometry
-    able = problem.produces is Role.WEIGHT and problem.dtype == PAIRS and target().matrices and not geometry.banked
-    many, able = problem.channels.hidden // problem.channels.groups, able and problem.channels.mask is None
-    if not able or not geometry.axes or geometry.axes[-1].border != "zero" or (many > SIDE and many % SIDE):
+    """The chunks of a gradient in bfloat16, where they are faster than another way; or none."""
+    problem, channels = best.asked, best.asked.channels
+    able = problem.produces is Role.WEIGHT and problem.dtype == PAIRS and target().matrices and channels.mask is None
+    if not able or problem.geometry.banked or any(hindrances(problem).values()):
         return None
-    if not geometry.axes[-1].every_window_sees:
+    if not fill_columns(channels.hidden // channels.groups):
         return None
     found = gradient(problem, strides, turned=False)
     return found if found.seconds() < LONGER * best.seconds() else None

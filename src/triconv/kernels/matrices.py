@@ -72,6 +72,11 @@ def at_a_time(depth: int) -> int:
     return max(n for n in range(1, SIDE + 1) if depth % n == 0)
 
 
+def fill_columns(many: int) -> bool:
+    """Whether so many numbers are columns of whole matrices, or few."""
+    return many <= SIDE or many % SIDE == 0
+
+
 def fits(rows: Sequence[Run], used: Sequence[int]) -> bool:
     """Whether the registers hold the sums of runs by columns, and a matrix of each shape."""
     return len(rows) * len(used) + len(set(used)) + len({run.count for run in rows}) <= REGISTERS
