@@ -40,7 +40,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["compile", "patches", "threads", "scratch", "turns"],
         ["team"],
         ["copy", "finite", "short"],
-        ["correlation", "layout", "program"],
+        ["correlation", "layout", "lines", "program"],
         ["adding", "blocks", "filtered", "loops", "schedule"],
         ["ways", "winograd"],
         ["bands"],

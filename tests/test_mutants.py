@@ -473,7 +473,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bfloat16: pairs that overlap": ("kernels/prepared.py", "[2 * step if", "[1 * step if"),
     "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
     "bfloat16: infinities beside lines": ("engines/bfloat16.py", " and all_finite(a):", ":"),
-    "bfloat16: lines that begin anywhere": ("engines/bfloat16.py", "_front(problem), Channels(", "0, Channels("),
+    "bfloat16: lines that begin anywhere": ("kernels/lines.py", "self.front : self.front +", "0 :"),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),
     "bfloat16: rounded before it is whole": ("kernels/prepared.py", "if rounds and any(", "if any(() and "),
     "bfloat16: chunks add to what is rounded": (
@@ -518,6 +518,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "split: chunks write over each other": ("kernels/gradients.py", "programs[not new]", "programs[0]"),
     "split: the first piece twice": ("kernels/gradients.py", "given[3][n * self._apart :]", "given[3][0:]"),
     "split: kernels are not flipped back": ("engines/split.py", "(slice(None, None, -1),)", "(slice(None),)"),
+    "split: lines all begin with the first of a pair": (
+        "kernels/lines.py",
+        "divmod(count * (first * last.stride - last.before), 2)",
+        "count * (first * last.stride - last.before) // 2, 0",
+    ),
+    "split: every other position begins as the first": ("kernels/lines.py", "(first * last.stride - last", "(-last"),
+    "split: lines go to the first positions": ("kernels/lines.py", "slice(first, None, many)", "slice(0, None, many)"),
     "split: blocks have one residue's positions": (
         "kernels/blocks.py",
         "at = begin[-1] + own",

@@ -72,6 +72,15 @@ GIVEN = [
     Row("no tap meets", (2, 16, 4), (1,), 16, stride=5, padding=((13, 1),), dtype="float32"),
     Row("padding before all", (2, 16, 3, 5), (1, 2), 16, padding=((0, 0), (9, 0)), dtype="float32"),
     Row("padding behind all", (4, 16, 5), (2,), 16, padding=((0, 9),), stride=3, dtype="float32"),
+    Row("lines of three channels", (2, 3, 20, 22), (7, 7), 48, stride=2, padding=3, dtype="float32"),
+    Row("lines of odd channels", (3, 17, 9, 10), (3, 3), 23, padding=1, dtype="float32"),
+    Row("lines without padding", (2, 5, 7, 12), (2, 3), 20, dtype="float32"),
+    Row("a line of one channel", (2, 1, 40), (9,), 16, stride=3, padding=((5, 2),), dtype="float32"),
+    Row("lines of even positions", (2, 5, 6, 2), (3, 4), 17, padding=(1, 1), dtype="float32"),
+    Row("lines of long windows", (2, 11, 5, 14), (2, 5), 32, padding=(0, 4), dtype="float32"),
+    Row("lines of few pairs", (2, 4, 9, 8), (3, 3), 6, padding=1, dtype="float32"),
+    Row("lines of a volume", (2, 3, 5, 6, 8), (2, 3, 3), 18, stride=(2, 1, 1), padding=1, dtype="float32"),
+    Row("lines of more padding than stride", (2, 3, 5, 8), (3, 3), 16, stride=(1, 5), padding=2, dtype="float32"),
     Row("a border of lines", (2, 16, 8, 9), (3, 3), 16, padding=1, border=("reflect", "zero"), dtype="float32"),
 ]
 """Sums have an even number of channels, or of examples, for some operation."""
@@ -281,14 +290,15 @@ def test_relative_error(row: Row, operation: str) -> None:
 @pytest.mark.parametrize("number", [np.inf, np.nan, 1e-40, 1e30])
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
 @pytest.mark.parametrize("role", ["data", "weight"])
-def test_numbers_that_cannot_be_split(operation: str, role: str, number: float) -> None:
+@pytest.mark.parametrize("name", ["image", "lines of odd channels"])
+def test_numbers_that_cannot_be_split(operation: str, role: str, number: float, name: str) -> None:
     """The result is that of the sum as written, to the bit, whether the weight is kept or not."""
-    assert_as_written(operation, role, number)
+    assert_as_written(operation, role, number, name)
 
 
-def assert_as_written(operation: str, role: str, number: float) -> None:
+def assert_as_written(operation: str, role: str, number: float, name: str = "image") -> None:
     """With such a number in one of the operands."""
-    row = next(row for row in ROWS if row.name == "image")
+    row = next(row for row in ROWS if row.name == name)
     operands = row.operands()
     data = "visible" if operation == "conv" else "hidden"
     operands[data if role == "data" else "weight"][1, 3, 2, 1] = number
@@ -373,7 +383,7 @@ def test_what_no_window_meets_need_not_be_split() -> None:
 @able
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (2, 3, 0, 1), (3, 0, 2, 1)])
-@pytest.mark.parametrize("name", ["image", "groups"])
+@pytest.mark.parametrize("name", ["image", "groups", "lines of odd channels"])
 @pytest.mark.parametrize("small", [False, True])
 def test_what_is_done_to_the_result(
     operation: str, order: tuple[int, ...], name: str, small: bool, request: pytest.FixtureRequest
@@ -397,7 +407,9 @@ def test_what_is_done_to_the_result(
 
 
 @able
-@pytest.mark.parametrize(("name", "times"), [("image", 1), ("groups", 4)])
+@pytest.mark.parametrize(
+    ("name", "times"), [("image", 1), ("groups", 4), ("lines of three channels", 2), ("lines of odd channels", 5)]
+)
 def test_a_weight_is_split_once_where_it_is_kept(name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(row for row in ROWS if row.name == name)
     operands, made = row.operands(), list[object]()
@@ -422,13 +434,15 @@ def test_a_weight_is_split_once_where_it_is_kept(name: str, times: int, monkeypa
         ("conv_weight", {"border": ("zero", "circular")}, "zero border"),
         ("conv_weight", {"padding": ((1, 1), (5, 1))}, "meets only zeros"),
         ("conv_weight", {"visible": (2, 32), "kernel": (), "padding": 0}, "spatial axis"),
-        ("conv", {"visible": (2, 31, 9, 9)}, "pairs of channels, not 31"),
-        ("conv_transpose", {"out": 3}, "pairs of channels, not 3"),
-        ("conv", {"visible": (2, 34, 9, 9)}, "4 to 16 pairs of channels"),
-        ("conv", {"out": 17}, "at most 16 channels"),
-        ("conv_transpose", {"visible": (2, 17, 9, 9)}, "at most 16 channels"),
-        ("conv", {"groups": 8}, "4 to 16 pairs of channels"),
-        ("conv", {"groups": 32}, "pairs of channels, not 1"),
+        ("conv", {"visible": (2, 31, 9, 9)}, "4 to 16 pairs at a time of 31 channels"),
+        ("conv", {"visible": (2, 31, 9, 10), "dilation": 2}, "4 to 16 pairs at a time of 31 channels"),
+        ("conv", {"visible": (2, 31, 9, 10), "border": ("zero", "circular")}, "at a time of 31 channels"),
+        ("conv", {"visible": (2, 1, 9, 10)}, "4 to 16 pairs at a time of 1 channels"),
+        ("conv_transpose", {"out": 3}, "4 to 16 pairs at a time of 3 channels"),
+        ("conv_transpose", {"visible": (2, 16, 10, 10), "out": 31, "stride": 2}, "at a time of 31 channels"),
+        ("conv", {"visible": (2, 34, 9, 9), "dilation": 2}, "4 to 16 pairs at a time of 34 channels"),
+        ("conv", {"groups": 8}, "4 to 16 pairs at a time of 4 channels"),
+        ("conv", {"groups": 32}, "4 to 16 pairs at a time of 1 channels"),
         ("conv", {"groups": ((True,) * 32,) * 32}, "whole groups"),
         ("conv", {"bank": 2}, "one kernel for all positions"),
         ("conv_transpose", {"border": "circular"}, "border"),
@@ -454,7 +468,7 @@ CONVS = [row for row, operation in PAIRS if operation == "conv"]
 
 
 def halves_of(row: Row, operation: str = "conv") -> banded.Halves:
-    found = split._expected(problem_of(operation, row), True)
+    (found, *_), _ = split._choice(problem_of(operation, row), True)
     assert isinstance(found, banded.Halves)
     return found
 
@@ -486,8 +500,34 @@ def test_memory() -> None:
     """Besides the result no more than one padded copy of the operands and the weight, of rows worth several bands."""
     for row in CONVS:
         problem = problem_of("conv", row)
-        assert halves_of(row).extra * problem.channels.groups <= problem.extra
+        if not any(part.lines for part in split._parts(problem)):  # which have zeros among the weight's numbers
+            assert halves_of(row).extra * problem.channels.groups <= problem.extra
         assert 4 * halves_of(row).scratch <= problem.extra + 64 * 1024, row.name
+
+
+# Lines
+
+
+@able
+def test_lines_of_windows() -> None:
+    """Two problems where every other window begins with the second number of a pair, each of lines of whole pairs."""
+    given = {row.name: split._parts(problem_of("conv", row)) for row in ROWS}
+    found = {name: [part.lines for part in parts if part.lines] for name, parts in given.items()}
+    first, second = found["lines of odd channels"]
+    assert [one.problem.geometry.axes[-1].kernel for one in (first, second)] == [26, 26]  # 51 numbers, and one or none
+    assert (first.front, second.front) == (1, 0)
+    (line,) = found["lines of three channels"]
+    assert (line.problem.geometry.axes[-1].kernel, line.front) == (11, 1)
+    assert [one.problem.geometry.axes[-1].kernel for one in found["lines of long windows"]] == [28, 28]  # 2 times 14
+    assert not found["image"]
+
+
+@able
+def test_lines_of_one_position() -> None:
+    """No position is a problem of its own where there is only the first."""
+    row = Row("one", (2, 3, 4, 6), (2, 6), 16, dtype="float32")
+    assert len(split._parts(problem_of("conv", row))) == 1
+    assert_right(row, "conv", "channels last", (1,))
 
 
 # Chunks
@@ -495,7 +535,7 @@ def test_memory() -> None:
 
 def gradient_of(row: Row) -> tuple[gradients.Gradient, bool]:
     """The chunks, and whether operands are in each other's place."""
-    found, turned = split._choice(problem_of("conv_weight", row), True)
+    (found,), turned = split._choice(problem_of("conv_weight", row), True)
     assert isinstance(found, gradients.Gradient)
     return found, turned
 

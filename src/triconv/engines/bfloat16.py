@@ -26,9 +26,9 @@ from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
 from ..form import Problem, Role
-from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.layout import Buffer
+from ..kernels.lines import Lines, are_lines, in_lines, lines
 from ..memory import LINE, address
 
 if TYPE_CHECKING:
@@ -99,48 +99,17 @@ def pairs(problem: Problem) -> Problem:
 
 def has_lines(problem: Problem) -> bool:
     """Whether a convolution can take windows' lines, and fewer pairs are left with one number then."""
-    axes, count = problem.geometry.axes, problem.channels.visible
-    if problem.produces is not Role.HIDDEN or not axes or problem.geometry.banked or problem.channels.groups > 1:
-        return False
-    axis = axes[-1]
-    whole = axis.stride % 2 == axis.visible % 2 == 0
-    return count % 2 == 1 and axis.kernel > 1 and axis.dilation == 1 and axis.border == "zero" and whole
+    return _lines(problem) is not None
 
 
-def lines(problem: Problem) -> Problem:
-    """The problem on pairs along the last axis, where the channels of a position come before those of the next one."""
+def _lines(problem: Problem) -> Lines | None:
+    """These lines, where one problem has them all."""
     from ..kernels.words import PAIRS
 
-    *axes, last = problem.geometry.axes
-    count, front, channels = problem.channels.visible, _front(problem), Channels(1, problem.channels.hidden)
-    along = Axis(
-        last.visible * count // 2,
-        last.hidden,
-        -(-(front + last.kernel * count) // 2),
-        last.stride * count // 2,
-        before=(last.before * count + front) // 2,
-    )
-    geometry = replace(problem.geometry, axes=(*axes, along))
-    return replace(problem, geometry=geometry, channels=channels, dtype=PAIRS, itemsize=PAIR)
-
-
-def _front(problem: Problem) -> int:
-    """Zeros before a window's line, which then begins with a pair."""
-    return problem.geometry.axes[-1].before * problem.channels.visible % 2
-
-
-def _in_line(array: Array) -> Array:
-    """The array with its channels along the last axis, those of a position before those of the next one."""
-    return np.moveaxis(array, 1, -1).reshape(len(array), 1, *array.shape[2:-1], -1)
-
-
-def _weight_in_lines(weight: Array, problem: Problem) -> Array:
-    """A weight's lines with zeros before and behind, hidden channels innermost."""
-    given, front = _in_line(_bits(weight)), _front(problem)
-    size = 2 * lines(problem).geometry.axes[-1].kernel
-    found = np.moveaxis(np.zeros((*given.shape[1:-1], size, len(given)), given.dtype), -1, 0)
-    found[..., front : front + given.shape[-1]] = given
-    return found
+    axes = problem.geometry.axes
+    worth = _count(problem) % 2 == 1 and any(axis.kernel > 1 for axis in axes[-1:])
+    found = lines(problem, PAIRS, PAIR) if worth else ()
+    return found[0] if len(found) == 1 else None
 
 
 def _bits(array: Array) -> Array:
@@ -151,9 +120,8 @@ def _bits(array: Array) -> Array:
 @lru_cache(maxsize=KEPT_STRIDES)
 def _follow(strides: Strides, count: int, place: int) -> bool:
     """Whether so many channels of a position come before those of the next one, and lines begin where a pair can."""
-    _, channel, *_, position = strides
     others = [place, strides[0], *strides[2:-1]]
-    return channel == HALF and position == count * HALF and not any(step % PAIR for step in others)
+    return are_lines(strides, count, HALF) and not any(step % PAIR for step in others)
 
 
 def build(problem: Problem) -> Run:
@@ -170,8 +138,8 @@ def build(problem: Problem) -> Run:
 
         return ready
 
-    count, along_lines = _count(problem), has_lines(problem)
-    by_channels, by_lines = readied(pairs(problem)), readied(lines(problem)) if along_lines else None
+    count, along = _count(problem), _lines(problem)
+    by_channels, by_lines = readied(pairs(problem)), None if along is None else readied(along.problem)
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
     produced = ROLES.index(problem.produces)
     given_at = arguments(problem)
@@ -179,9 +147,9 @@ def build(problem: Problem) -> Run:
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
         ready, axes = by_channels, _axes(problem)
         # In lines, zeros of the weight meet what other windows see.
-        if by_lines is not None and _follow(a.strides, count, address(a) % PAIR) and all_finite(a):
+        if along and by_lines and _follow(a.strides, count, address(a) % PAIR) and all_finite(a):
             ready, axes = by_lines, (a.ndim - 1, a.ndim - 1)
-            a, b = _in_line(a), _weight_in_lines(b, problem)
+            a, b = in_lines(a), along.weight(_bits(b))
         elif count % 2:
             a, b = _even(a, axes[0], count), _even(b, axes[1], count)
         numbers = *(_aligned(apart(one, axis)) for one, axis in zip((a, b), axes, strict=True)), _aligned(out)
@@ -249,7 +217,7 @@ def _expected(problem: Problem, well: bool) -> tuple[Way, tuple[Strides, ...]]:
     from ..kernels.ways import ROLES, best_way
 
     some = replace(problem, batch=max(problem.batch, 2))
-    inner = lines(some) if well and has_lines(problem) else pairs(some)
+    inner = along.problem if well and (along := _lines(some)) else pairs(some)
     strides, copied = [], {Role.VISIBLE, Role.HIDDEN, Role.WEIGHT} - {problem.produces}
     for role in ROLES:
         shape = inner.shape(role)

@@ -11,13 +11,16 @@ visible) or zero. Where an operand has another, an infinity or a NaN, that is fo
 is computed as written. Groups of channels are problems of their own, but for a gradient.
 
 Two neighbours of what is summed lie side by side: visible channels of a convolution, hidden ones of its transpose, and
-examples of a weight's gradient. That takes one operand with its positions innermost; with a stride of 1, whichever
-costs less to copy so, as T(v, w, h) = T(h, flip w, v).
+examples of a weight's gradient. Where channels are odd or few, a convolution takes the lines of its windows as they
+lie, all channels of all taps, and so does a transpose of stride 1, as one with the flipped kernel. A gradient's pairs
+take one operand with its positions innermost; with a stride of 1, whichever costs less to copy so, as
+T(v, w, h) = T(h, flip w, v).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -27,10 +30,12 @@ from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, met, nothing, on_met
 from ..form import Problem, Role
 from ..kept import Kept
+from ..kernels.lines import Lines, are_lines, in_lines, lines
 
 if TYPE_CHECKING:
     from ..kernels.gradients import Gradient
     from ..kernels.halves import Halves
+    from ..kernels.ways import Strides
 
 SIZE = 4
 """Bytes of a number, and of a pair of halves."""
@@ -39,31 +44,30 @@ SIZE = 4
 def why_not(problem: Problem) -> tuple[str, ...]:
     if problem.dtype != "float32":
         return (f"it splits float32, not {problem.dtype}",)
-    from ..kernels.matrices import LEAST, SIDE, at_a_time
+    from ..kernels.matrices import LEAST, SIDE
     from ..kernels.target import target
 
-    summed, _ = _channels(problem)
-    other = turned(problem)
-    fits = _fits(problem) or (other is not None and _fits(other))
     bordered = any(axis.border != "zero" for axis in problem.geometry.axes)
-    few = at_a_time(max(summed // 2, 1)) < LEAST
     reasons = {
         "this processor multiplies no matrices of bfloat16 (amx)": not target().matrices,
         'precision="highest" forbids to leave out what is small': problem.precision == "highest",
         "needs whole groups of channels": problem.channels.mask is not None,
         "needs one kernel for all positions": problem.geometry.banked,
         "what lies on a border is added up elsewhere": problem.produces is Role.VISIBLE and bordered,
-        f"needs at most {SIDE} channels of a group's result, or a multiple": not fits,
     }
     if problem.produces is Role.WEIGHT:
         from ..kernels.gradients import hindrances
 
-        reasons |= {f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1, **hindrances(problem)}
-    else:
+        other = turned(problem)
+        fits = _fits(problem) or (other is not None and _fits(other))
         reasons |= {
-            f"needs pairs of channels, not {summed} to a sum": summed % 2 == 1,
-            f"needs {LEAST} to {SIDE} pairs of channels at a time": few,
+            f"needs pairs of examples, not {problem.batch}": problem.batch % 2 == 1,
+            f"needs at most {SIDE} channels of a group's result, or a multiple": not fits,
+            **hindrances(problem),
         }
+    else:
+        summed = f"{_channels(problem)[0]} channels to a sum"
+        reasons |= {f"needs {LEAST} to {SIDE} pairs at a time of {summed}, or of lines of windows": not _parts(problem)}
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
@@ -75,21 +79,56 @@ def _channels(problem: Problem) -> tuple[int, int]:
 
 
 def _fits(problem: Problem) -> bool:
-    """Whether a group's result has columns of matrices, or few."""
+    """Whether a gradient's columns are those of matrices, or few."""
     from ..kernels.matrices import fill_columns
 
     return fill_columns(_channels(problem)[1])
 
 
-def pairs(problem: Problem) -> Problem:
-    """The problem of a group on pairs of channels, or of all groups on pairs of examples."""
+@dataclass(frozen=True)
+class Part:
+    """Some of a problem's sums as a problem of their own."""
+
+    problem: Problem
+    """Theirs, on pairs."""
+    group: int = 0
+    """Of which channels."""
+    lines: Lines | None = None
+    """Of which positions, if pairs lie along lines of windows."""
+
+
+def _parts(problem: Problem) -> tuple[Part, ...]:
+    """The parts of a problem: a gradient, each group of channels, or lines of windows of a convolution; none if pairs
+    are too few."""
+    from ..kernels.matrices import LEAST, at_a_time
     from ..kernels.words import SPLIT
 
-    summed, made = _channels(problem)
     if problem.produces is Role.WEIGHT:
-        return replace(problem, batch=problem.batch // 2, dtype=SPLIT, itemsize=SIZE)
-    both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
-    return replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
+        return (Part(replace(problem, batch=problem.batch // 2, dtype=SPLIT, itemsize=SIZE)),)
+    summed, made = _channels(problem)
+    if summed > 1 and summed % 2 == 0 and at_a_time(summed // 2) >= LEAST:
+        both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
+        inner = replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
+        return tuple(Part(inner, number) for number in range(problem.channels.groups))
+    flipped = problem if problem.produces is Role.HIDDEN else _as_conv(problem)
+    found = () if flipped is None else lines(flipped, SPLIT, SIZE)
+    fill = all(at_a_time(one.problem.geometry.axes[-1].kernel) >= LEAST for one in found)
+    return tuple(Part(one.problem, lines=one) for one in found) if fill else ()
+
+
+def _as_conv(problem: Problem) -> Problem | None:
+    """A transpose as the convolution with the flipped kernel; of stride 1, without groups."""
+    axes, channels = problem.geometry.axes, problem.channels
+    if channels.groups > 1 or any(axis.stride > 1 or axis.border != "zero" or axis.bank > 1 for axis in axes):
+        return None
+    geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
+    channels = Channels(channels.hidden, channels.visible)
+    return replace(problem, produces=Role.HIDDEN, geometry=geometry, channels=channels)
+
+
+def _flipped(weight: Array) -> Array:
+    """The kernel flipped, its channels in each other's place."""
+    return weight.swapaxes(0, 1)[(slice(None), slice(None), *(slice(None, None, -1),) * (weight.ndim - 2))]
 
 
 def turned(problem: Problem) -> Problem | None:
@@ -108,8 +147,7 @@ def turned(problem: Problem) -> Problem | None:
 
 def _turned(visible: Array, hidden: Array, weight: Array) -> list[Array]:
     """The arrays as such a problem has them."""
-    flipped = (slice(None, None, -1),) * (weight.ndim - 2)
-    return [hidden, visible, weight.swapaxes(0, 1)[:, :, *flipped]]
+    return [hidden, visible, _flipped(weight)]
 
 
 def _axes(problem: Problem) -> tuple[int | None, int | None, int | None]:
@@ -123,37 +161,28 @@ def build(problem: Problem) -> Run:
 
 def _build(problem: Problem) -> Run:
     """The problem on arrays as they are given, or on views of what is met."""
-    from ..kernels.halves import prepared
-    from ..kernels.prepared import aligned, apart, paired
+    from ..kernels.prepared import aligned, apart
     from ..kernels.ways import ROLES, arguments
 
     turns = _best(problem, True)[1]
-    inner = turned(problem) if turns else problem
-    assert inner is not None
-    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, pairs(inner), turns))
+    asked = turned(problem) if turns else problem
+    assert asked is not None
+    every = _parts(asked)
+    if any(part.lines for part in every):
+        return _build_lines(problem, every)
     produced, given_at, axes = ROLES.index(problem.produces), arguments(problem), _axes(problem)
-    every = [tuple(_of_group(problem, role, number) for role in ROLES) for number in range(_apart(problem))]
-
-    def one(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
-        given = _turned(*given) if turns else given
-        visible, hidden, weight = (paired(array.strides, axis, SIZE) for array, axis in zip(given, axes, strict=True))
-        steps = after.steps if after is not None and after.fits(given[produced]) else None
-        best = ready((visible, hidden, weight), steps)
-        able = best.run(given, kept, after.arrays if best.finishes and after is not None else ())
-        if able and after is not None and not best.finishes:
-            after.apply(given[produced])
-        return able
+    one = _ready(every[0].problem, turns, axes)
+    groups = [tuple(_of_group(problem, role, part.group) for role in ROLES) for part in every]
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
         given = [apart(array, axis) for array, axis in zip(given, axes, strict=True)]
-        if len(every) == 1:
-            able = one(given, kept, after)
+        if len(groups) == 1:
+            able = one(_turned(*given) if turns else given, kept, after)
         else:
-            own = [None] * len(every) if kept is None else kept.of("groups", lambda: [Kept() for _ in every])
-            parts = [[array[where] for array, where in zip(given, group, strict=True)] for group in every]
-            able = all(one(some, known, None) for some, known in zip(parts, own, strict=True))
+            parts = [[array[where] for array, where in zip(given, group, strict=True)] for group in groups]
+            able = all(one(some, own, None) for some, own in zip(parts, _each(kept, len(parts)), strict=True))
             if able and after is not None:
                 after.apply(given[produced])
         if given[produced] is not out:
@@ -163,62 +192,134 @@ def _build(problem: Problem) -> Run:
     return run
 
 
-def _apart(problem: Problem) -> int:
-    """How many groups are problems of their own."""
-    return 1 if problem.produces is Role.WEIGHT else problem.channels.groups
+def _build_lines(problem: Problem, parts: tuple[Part, ...]) -> Run:
+    """The same for lines of windows: of a transpose, those of its convolution."""
+    from ..kernels.prepared import aligned, in_order
+
+    found = [part.lines for part in parts if part.lines]
+    last = 1 + problem.geometry.rank
+    ready = [_ready(one.problem, False, (last, None, last)) for one in found]
+
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
+        data, result = aligned(a), aligned(out)
+        if not are_lines(data.strides, data.shape[1], SIZE):
+            data = in_order(data, problem.order(Role.HIDDEN))
+        data, weight, able = in_lines(data), b if problem.produces is Role.HIDDEN else _flipped(b), list[bool | None]()
+        for one, line, own in zip(ready, found, _each(kept, len(found)), strict=True):
+            positions = (..., line.where)
+            kernels = line.weight(weight) if own is None else own.of("lines", partial(line.weight, weight))
+            finish = None if after is None else after.of(positions)
+            able.append(one([data, result[positions], kernels], own, finish))
+        if result is not out:
+            out[...] = result
+        return all(able)
+
+    return run
+
+
+Ready = Callable[[list[Array], Kept | None, After | None], bool | None]
+
+
+def _ready(inner: Problem, turns: bool, axes: tuple[int | None, int | None, int | None]) -> Ready:
+    """What runs a problem on pairs along these axes of arrays in the order of ROLES; its operands are in each other's
+    place?"""
+    from ..kernels.halves import prepared
+    from ..kernels.prepared import paired
+    from ..kernels.ways import ROLES
+
+    ready = lru_cache(maxsize=KEPT_ORDERS)(partial(prepared, inner, turns))
+    produced = ROLES.index(inner.produces)
+
+    def run(given: list[Array], kept: Kept | None, after: After | None) -> bool | None:
+        visible, hidden, weight = (paired(array.strides, axis, SIZE) for array, axis in zip(given, axes, strict=True))
+        steps = after.steps if after is not None and after.fits(given[produced]) else None
+        best = ready((visible, hidden, weight), steps)
+        able = best.run(given, kept, after.arrays if best.finishes and after is not None else ())
+        if able and after is not None and not best.finishes:
+            after.apply(given[produced])
+        return able
+
+    return run
+
+
+def _each(kept: Kept | None, many: int) -> list[Kept] | list[None]:
+    """What is kept of each part."""
+    if kept is None:
+        return [None] * many
+    found: list[Kept] = [kept] if many == 1 else kept.of("parts", lambda: [Kept() for _ in range(many)])
+    return found
 
 
 def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
     """Where the channels of a group are in an array; of a weight, those of the hidden."""
+    if problem.produces is Role.WEIGHT:
+        return ()
     channels, axis = problem.channels, 0 if role is Role.WEIGHT else 1
     each = (channels.visible if role is Role.VISIBLE else channels.hidden) // channels.groups
     return (*(slice(None),) * axis, slice(number * each, (number + 1) * each))
 
 
-def _choice(problem: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
-    """The bands or chunks for arrays that lie well, or as PyTorch's and NumPy's do, channels before positions; and
-    whether operands are in each other's place."""
+def _choice(problem: Problem, well: bool) -> tuple[tuple[Halves | Gradient, ...], bool]:
+    """The bands or chunks of each part for arrays that lie well, or as PyTorch's and NumPy's do, channels before
+    positions; and whether operands are in each other's place."""
     some = replace(problem, batch=max(problem.batch, 1 + (problem.produces is Role.WEIGHT)))
     innermost = 1 if well else 1 + some.geometry.rank
     return _best(met(some, tuple(int(axis == innermost) for axis in range(2 + some.geometry.rank)))[0], well)
 
 
 @depending(KEPT_ORDERS)
-def _best(some: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
+def _best(some: Problem, well: bool) -> tuple[tuple[Halves | Gradient, ...], bool]:
     """The same for a problem of which every position is met."""
     from ..kernels.halves import chosen
-    from ..kernels.layout import Buffer
-    from ..kernels.ways import ROLES
 
-    inner, steps = pairs(some), list[tuple[int, ...]]()
-    for role in ROLES:
-        shape = inner.shape(role)
-        order = inner.order(role) if well else tuple(range(len(shape)))
-        steps.append(Buffer(shape, (0,) * len(shape), order).layout.steps)
-    found = [(chosen(inner, tuple(steps)), False)] if _fits(some) else []
-    if (other := turned(some)) is not None and _fits(other):
-        visible, hidden, (o, i, *taps) = steps
-        found.append((chosen(pairs(other), (hidden, visible, (i, o, *(-step for step in taps))), True), True))
+    if some.produces is Role.WEIGHT:
+        best, turns = _of_gradient(some, well)
+        return (best,), turns
+    parts = [part.problem for part in _parts(some)]
+    found = {one: chosen(one, _steps(one, well)) for one in dict.fromkeys(parts)}  # groups are alike
+    return tuple(found[one] for one in parts), False
+
+
+def _of_gradient(some: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
+    """The chunks, and whether they are of operands in each other's place."""
+    from ..kernels.halves import chosen
+
+    (part,), other = _parts(some), turned(some)
+    steps = visible, hidden, (o, i, *taps) = _steps(part.problem, well)
+    found = [(chosen(part.problem, steps), False)] if _fits(some) else []
+    if other is not None and _fits(other):
+        strides = hidden, visible, (i, o, *(-step for step in taps))
+        found.append((chosen(_parts(other)[0].problem, strides, True), True))
     if len(found) > 1 and not well:  # which of them is so for all arrays
         return found[_best(some, True)[1]]
     return min(found, key=lambda one: one[0].seconds()) if len(found) > 1 else found[0]
 
 
-def _expected(problem: Problem, well: bool) -> Halves | Gradient:
-    """The bands, or the chunks."""
-    return _choice(problem, well)[0]
+def _steps(inner: Problem, well: bool) -> tuple[Strides, ...]:
+    """Those of arrays that lie well, or channels before positions."""
+    from ..kernels.layout import Buffer
+    from ..kernels.ways import ROLES
+
+    orders = [inner.order(role) if well else tuple(range(len(inner.shape(role)))) for role in ROLES]
+    shapes = [inner.shape(role) for role in ROLES]
+    return tuple(
+        Buffer(shape, (0,) * len(shape), order).layout.steps for shape, order in zip(shapes, orders, strict=True)
+    )
 
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    seconds = coefficients().winograd_called + _expected(problem, True).seconds()  # stages, as Winograd has
-    return _apart(problem) * seconds + moving(problem.bytes)
+    parts, _ = _choice(problem, True)
+    called = coefficients().winograd_called  # stages, as Winograd has
+    return sum(called + part.seconds() for part in parts) + moving(problem.bytes)
 
 
 def workspace(problem: Problem) -> int:
-    """The weight's halves, those of a band for each thread, and the result in another order or in pieces."""
-    found = [_expected(problem, well) for well in (False, True)]
-    return max(one.whole.copied + SIZE * one.scratch for one in found) + 2 * tables(problem)
+    """The weight's halves, those of a band for each thread, the result in another order or in pieces, and lines."""
+    found = [part for well in (False, True) for part in _choice(problem, well)[0]]
+    along = [part.problem for part in _parts(problem) if part.lines]
+    more = sum(2 * one.bytes_of(Role.WEIGHT) for one in along) + bool(along) * problem.bytes_of(problem.operands[0])
+    return max(one.whole.copied + SIZE * one.scratch for one in found) + more + 2 * tables(problem)
 
 
 def most(problem: Problem) -> int:
@@ -228,14 +329,15 @@ def most(problem: Problem) -> int:
 
 def tables(problem: Problem) -> int:
     """Tiles and taps of each band."""
-    return _expected(problem, True).tables
+    return sum(part.tables for part in dict.fromkeys(_choice(problem, True)[0]))
 
 
 def describe(problem: Problem) -> str:
     """The bands or chunks, what vectors run over, the tiles, of pairs."""
-    found, turns = _choice(problem, True)
-    groups = f"{_apart(problem)} groups, each of " if _apart(problem) > 1 else ""
-    return groups + found.described + (" in each other's place" if turns else "")
+    (found, *others), turns = _choice(problem, True)
+    kind = "times lines of windows" if any(part.lines for part in _parts(problem)) else "groups"
+    several = f"{1 + len(others)} {kind}, each of " if others else ""
+    return several + found.described + (" in each other's place" if turns else "")
 
 
 ENGINE = Engine(

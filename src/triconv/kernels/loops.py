@@ -223,7 +223,7 @@ def _order(
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
             if problem.dtype == SPLIT:  # what taps share of a panel is near then
-                sums = [*i[:-1], *taps, i[-1]]
+                sums = [*i[:-1], *taps, i[-1]] if problem.channels.visible > 1 else taps
         case Role.VISIBLE:
             channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
             if problem.dtype == SPLIT:

@@ -23,7 +23,7 @@ from .copy import Copying, Move, Stored, in_stage
 from .finish import Finish
 from .finite import all_finite, test
 from .gradients import of_pairs
-from .layout import Layout
+from .layout import Buffer, Layout
 from .loops import arrays
 from .program import Copied, Program, tiled
 from .schedule import Schedule
@@ -445,6 +445,15 @@ def aligned(array: Array) -> Array:
     ):
         return array
     return array.copy()
+
+
+def in_order(array: Array, order: tuple[int, ...]) -> Array:
+    """A copy with the axes in this order in memory."""
+    buffer, dtype = Buffer(array.shape, (0,) * array.ndim, order), array.dtype
+    steps = tuple(step // array.itemsize for step in array.strides)
+    move, flat = buffer.fill(array.shape, steps, (None,) * array.ndim, dtype.name), empty((buffer.size,), dtype)
+    in_parts(partial(move.calls, array, flat), buffer.size)
+    return flat.reshape([array.shape[axis] for axis in order]).transpose(np.argsort(order))
 
 
 def apart(array: Array, axis: int | None) -> Array:

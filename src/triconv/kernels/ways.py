@@ -417,8 +417,15 @@ def _of_matrices(problem: Problem, role: Role, vector: str) -> tuple[int, ...]:
     if role is Role.WEIGHT:
         other, channel = (0, 1) if vector == "visible" else (1, 0)
         return (*spatial, other, channel)
+    if along_lines(problem, role):
+        return (0, *spatial[:-1], 1, spatial[-1])
     # Positions of a short line would fill only a part of a matrix, but with those of all examples they do not.
     return (*spatial, 0, 1) if _by_lines(problem) else (0, *spatial, 1)
+
+
+def along_lines(problem: Problem, role: Role) -> bool:
+    """Whether pairs of a sum lie along the last axis of the data, as they have one channel there."""
+    return problem.dtype == SPLIT and role is problem.operands[0] and problem.shape(role)[1] == 1
 
 
 FEW_ROWS = 12
@@ -429,6 +436,8 @@ def _by_lines(problem: Problem) -> bool:
     """Whether examples of a position are rows of matrices side by side, as too few positions lie on a line."""
     if problem.dtype != SPLIT or problem.produces is Role.WEIGHT or not problem.geometry.axes or problem.batch == 1:
         return False
+    if along_lines(problem, problem.operands[0]):
+        return False
     axis = problem.geometry.axes[-1]
     alike = -(-axis.visible // axis.stride) if problem.produces is Role.VISIBLE else axis.hidden
     return 1 < alike < FEW_ROWS
@@ -436,10 +445,10 @@ def _by_lines(problem: Problem) -> bool:
 
 def _matrix(problem: Problem, role: Role, vector: str, channels: int) -> int:
     """How many neighbours matrices take side by side of a copy's last axis; 0 for all."""
-    if role is problem.produces:
+    if role is problem.produces or along_lines(problem, role):
         return 0
     size = target().lanes(problem.itemsize) if role in WIDE[vector] else at_a_time(channels)
-    return size if channels > size else 0
+    return size if channels > size and channels % size == 0 else 0
 
 
 def _transposed(problem: Problem, role: Role, vector: str) -> bool:
