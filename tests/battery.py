@@ -463,7 +463,6 @@ def numbers_in_halves() -> None:
     """Every row of test_split.py in bands or chunks of parts of an example and whole; what cannot be split."""
     import test_split
 
-    from triconv.engines import split
     from triconv.kernels import gradients, halves
 
     if not test_split.target().matrices:
@@ -471,7 +470,7 @@ def numbers_in_halves() -> None:
     usual = halves.cache_bytes
     for (row, operation), caches in product(test_split.PAIRS, (usual, lambda: (1 << 12, 1 << 16))):
         halves.cache_bytes = gradients.cache_bytes = caches
-        split._best.cache_clear()
+        test_split.forget()
         try:
             test_split.assert_right(row, operation, "channels last", (1,))
         finally:

@@ -35,7 +35,8 @@ def _of(default: float, unit: str, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """By default those of one core of a Zen 5 at 4.5 GHz."""
+    """By default those of one core of a Zen 5 at 4.5 GHz; of `split`, which it cannot, as many times what direct takes
+    as on a Xeon of the 4th generation."""
 
     cycles: float = _of(4e9, "1/s", "cycles of a contraction, of which each multiplies and adds two vectors")
     copied: float = _of(25e9, "B/s", "read and written by copies")
@@ -45,6 +46,8 @@ class Coefficients:
     winograd_transformed: float = _of(6.8, "cycles", "winograd: for each vector of a transform of tiles")
     winograd_kernel: float = _of(5.0, "cycles", "winograd: for each vector of a transform of kernels")
     winograd_called: float = _of(4e-5, "s", "winograd: to call it, for each part of a stride")
+    split_multiplied: float = _of(16, "cycles", "split: to multiply matrices of 16 rows of halves")
+    split_copied: float = _of(5e10, "B/s", "split: read and written by copies into halves")
     fft_multiplied: float = _of(0.526, "cycles", "fft: to multiply and add a vector")
     fft_started: float = _of(1.3e-5, "s", "fft: to start a stage")
     moved: float = _of(3.5e10, "B/s", "read and written far from a core: between fft's stages, beyond the near caches")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from time import get_clock_info, perf_counter, process_time
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..trial import ready
 from .workload import Workload
 
 SECONDS = 0.4
-"""How long each is tried again; the fastest counts, as what disturbs only makes slower."""
+"""How long each is tried again; of a round the fastest counts, as what disturbs only makes slower."""
 
 CLOCK = process_time if get_clock_info("process_time").resolution < 1e-6 else perf_counter
 """Without what other processes take, where the system counts finely."""
@@ -71,6 +72,8 @@ PROBES: dict[str, Probe] = {
     "winograd_transformed": Probe("winograd", (4, 8, 56, 56), (8, 8, 3, 3), 1),
     "winograd_kernel": Probe("winograd", (1, 384, 2, 2), (384, 384, 3, 3), 1),
     "winograd_called": Probe("winograd", (1, 16, 4, 4), (16, 16, 3, 3), 1),
+    "split_multiplied": Probe("split", (2, 256, 28, 28), (256, 256, 3, 3), 1),
+    "split_copied": Probe("split", (2, 64, 56, 56), (16, 64, 1, 1)),
     "fft_multiplied": Probe("fft", (2, 128, 28, 28), (128, 128, 9, 9), 4),
     "fft_started": Probe("fft", (1, 16, 8, 8), (16, 16, 5, 5), 2),
     "loop": Probe("reference", (1, 1, 12, 12), (8, 1, 3, 3)),
@@ -83,16 +86,21 @@ PROBES: dict[str, Probe] = {
 """What each coefficient is measured on."""
 
 
+def able() -> dict[str, Probe]:
+    """Those of engines that this machine has."""
+    return {name: probe for name, probe in PROBES.items() if not ENGINES[probe.engine].why_not(probe.problem)}
+
+
 def calibrate(show: Callable[[str], None], seconds: float = SECONDS) -> Coefficients:
     """Measure all coefficients on one thread, each for so long; `show` is told the name of each that is made ready."""
     calls: dict[str, Callable[[], object]] = {}
     with threads(1):
-        for name in (*PROBES, *RATES):
+        for name, probe in able().items():
             show(name)
-            if name in RATES:
-                calls[name] = RATES[name]()
-            elif not ENGINES[PROBES[name].engine].why_not(PROBES[name].problem):
-                calls[name] = ready(ENGINES[PROBES[name].engine], PROBES[name].problem)
+            calls[name] = ready(ENGINES[probe.engine], probe.problem)
+        for name, rate in RATES.items():
+            show(name)
+            calls[name] = rate()
         took = least(calls, seconds)
     rates = {name: MOVED[name] / took.pop(name) for name in RATES}
     found = scaled(fitted(replace(DEFAULT, **rates), took))
@@ -109,6 +117,8 @@ FOUND: dict[str, float] = {
     "winograd_transformed": 5.9,
     "winograd_kernel": 4.35,
     "winograd_called": 2.3e-5,
+    "split_multiplied": 16,
+    "split_copied": 5e10,
     "fft_multiplied": 0.83,
     "fft_started": 1.18e-5,
     "moved": 3.5e10,
@@ -120,22 +130,25 @@ FOUND: dict[str, float] = {
     "listed": 1.35e-8,
     "sparse": 7e-11,
 }
-"""What the probes find on the machine that the default coefficients are of. Those were set on many geometries, and each
-probe is one, so that what it finds elsewhere is taken beside this."""
+"""What the probes find on the machine that the default coefficients are of, or these where it has no such engine. They
+were set on many geometries, and each probe is one, so that what it finds elsewhere is taken beside this."""
 
 
 def least(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The least seconds of each call, after one that makes all ready; in turns, so that all meet the same machine."""
-    took = {}
-    for name, call in calls.items():
+    """The least seconds of each call in a round, the median of all rounds, after one call that makes all ready.
+
+    In turns, so that all meet the same machine, which may be fast in some rounds and slow in others.
+    """
+    for call in calls.values():
         call()
-        took[name] = _timed(call)
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            begun = perf_counter()
+            begun, took = perf_counter(), _timed(call)
             while perf_counter() - begun < seconds / ROUNDS:
-                took[name] = min(took[name], _timed(call))
-    return took
+                took = min(took, _timed(call))
+            rounds[name].append(took)
+    return {name: median(took) for name, took in rounds.items()}
 
 
 def _timed(call: Callable[[], object]) -> float:

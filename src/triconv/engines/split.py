@@ -8,7 +8,7 @@ datatype for higher-precision computations", section II). What sums of n add is 
 Σ|products|. The instructions take numbers too small to be normal as zero, and leave none; so numbers are only split
 that are far from that (2⁻⁶² to 2⁵⁰ of the data, or of a gradient's hidden; from 2⁻⁴⁰ on of a weight, or of a gradient's
 visible) or zero. Where an operand has another, an infinity or a NaN, that is found while it is copied, and the problem
-is computed as written. Groups of channels are problems of their own, but for a gradient.
+is computed as written.
 
 Two neighbours of what is summed lie side by side: visible channels of a convolution, hidden ones of its transpose, and
 examples of a weight's gradient. Where channels are odd or few, a convolution takes the lines of its windows as they
@@ -91,25 +91,22 @@ class Part:
 
     problem: Problem
     """Theirs, on pairs."""
-    group: int = 0
-    """Of which channels."""
     lines: Lines | None = None
     """Of which positions, if pairs lie along lines of windows."""
 
 
 def _parts(problem: Problem) -> tuple[Part, ...]:
-    """The parts of a problem: a gradient, each group of channels, or lines of windows of a convolution; none if pairs
-    are too few."""
+    """The parts of a problem: all of it, or lines of windows of a convolution; none if pairs are too few."""
     from ..kernels.matrices import LEAST, at_a_time
     from ..kernels.words import SPLIT
 
     if problem.produces is Role.WEIGHT:
         return (Part(replace(problem, batch=problem.batch // 2, dtype=SPLIT, itemsize=SIZE)),)
-    summed, made = _channels(problem)
+    (summed, _), channels = _channels(problem), problem.channels
     if summed > 1 and summed % 2 == 0 and at_a_time(summed // 2) >= LEAST:
-        both = (summed // 2, made) if problem.produces is Role.HIDDEN else (made, summed // 2)
-        inner = replace(problem, channels=Channels(*both), dtype=SPLIT, itemsize=SIZE)
-        return tuple(Part(inner, number) for number in range(problem.channels.groups))
+        which = "visible" if problem.produces is Role.HIDDEN else "hidden"
+        halved = replace(channels, **{which: getattr(channels, which) // 2})
+        return (Part(replace(problem, channels=halved, dtype=SPLIT, itemsize=SIZE)),)
     flipped = problem if problem.produces is Role.HIDDEN else _as_conv(problem)
     found = () if flipped is None else lines(flipped, SPLIT, SIZE)
     fill = all(at_a_time(one.problem.geometry.axes[-1].kernel) >= LEAST for one in found)
@@ -172,19 +169,12 @@ def _build(problem: Problem) -> Run:
         return _build_lines(problem, every)
     produced, given_at, axes = ROLES.index(problem.produces), arguments(problem), _axes(problem)
     one = _ready(every[0].problem, turns, axes)
-    groups = [tuple(_of_group(problem, role, part.group) for role in ROLES) for part in every]
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
         given = [apart(array, axis) for array, axis in zip(given, axes, strict=True)]
-        if len(groups) == 1:
-            able = one(_turned(*given) if turns else given, kept, after)
-        else:
-            parts = [[array[where] for array, where in zip(given, group, strict=True)] for group in groups]
-            able = all(one(some, own, None) for some, own in zip(parts, _each(kept, len(parts)), strict=True))
-            if able and after is not None:
-                after.apply(given[produced])
+        able = one(_turned(*given) if turns else given, kept, after)
         if given[produced] is not out:
             out[...] = given[produced]
         return able
@@ -250,15 +240,6 @@ def _each(kept: Kept | None, many: int) -> list[Kept] | list[None]:
     return found
 
 
-def _of_group(problem: Problem, role: Role, number: int) -> tuple[slice, ...]:
-    """Where the channels of a group are in an array; of a weight, those of the hidden."""
-    if problem.produces is Role.WEIGHT:
-        return ()
-    channels, axis = problem.channels, 0 if role is Role.WEIGHT else 1
-    each = (channels.visible if role is Role.VISIBLE else channels.hidden) // channels.groups
-    return (*(slice(None),) * axis, slice(number * each, (number + 1) * each))
-
-
 def _choice(problem: Problem, well: bool) -> tuple[tuple[Halves | Gradient, ...], bool]:
     """The bands or chunks of each part for arrays that lie well, or as PyTorch's and NumPy's do, channels before
     positions; and whether operands are in each other's place."""
@@ -275,9 +256,7 @@ def _best(some: Problem, well: bool) -> tuple[tuple[Halves | Gradient, ...], boo
     if some.produces is Role.WEIGHT:
         best, turns = _of_gradient(some, well)
         return (best,), turns
-    parts = [part.problem for part in _parts(some)]
-    found = {one: chosen(one, _steps(one, well)) for one in dict.fromkeys(parts)}  # groups are alike
-    return tuple(found[one] for one in parts), False
+    return tuple(chosen(part.problem, _steps(part.problem, well)) for part in _parts(some)), False
 
 
 def _of_gradient(some: Problem, well: bool) -> tuple[Halves | Gradient, bool]:
@@ -329,14 +308,13 @@ def most(problem: Problem) -> int:
 
 def tables(problem: Problem) -> int:
     """Tiles and taps of each band."""
-    return sum(part.tables for part in dict.fromkeys(_choice(problem, True)[0]))
+    return sum(part.tables for part in _choice(problem, True)[0])
 
 
 def describe(problem: Problem) -> str:
     """The bands or chunks, what vectors run over, the tiles, of pairs."""
     (found, *others), turns = _choice(problem, True)
-    kind = "times lines of windows" if any(part.lines for part in _parts(problem)) else "groups"
-    several = f"{1 + len(others)} {kind}, each of " if others else ""
+    several = f"{1 + len(others)} times lines of windows, each of " if others else ""
     return several + found.described + (" in each other's place" if turns else "")
 
 

@@ -32,7 +32,7 @@ from .copy import Move, Stored, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
-from .matrices import SIDE, SPLIT_UP, TURNED, fill_columns, of_tile
+from .matrices import SIDE, fill_columns, of_tile
 from .nest import Cut, Nest, cut
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
@@ -67,6 +67,9 @@ SHARE = 4
 LONGER = 1.5
 """How much longer other ways in bfloat16 take than they say, as they read rows of matrices from many places."""
 
+TURNED = 2.6
+"""How much longer it takes to split numbers where rows become columns."""
+
 ADDED = 0.5
 """How long it takes to add to a number of the result, as long as it takes to copy one."""
 
@@ -100,13 +103,13 @@ class Gradient:
         """The numbers of a chunk's copies."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, int]:
         """Of either, in whole lines of the cache."""
         visible, hidden = (whole_lines(size, self.asked.itemsize) for size in (self.rows.size, self.columns.size))
         return visible, hidden
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """How many pairs a sum of a chunk has, those that fill up blocks among them."""
         return prod(self.axes[n].hidden for n in range(len(self.axes) - 1)) * self.rows.turns * self.examples
@@ -224,12 +227,12 @@ class Gradient:
         found, size = coefficients(), self.asked.itemsize
         visible, hidden = self.sizes
         weight = prod(self.asked.shape(Role.WEIGHT))
-        copied = self.units * (TURNED * visible + SPLIT_UP * hidden)
+        copied = self.units * size * (TURNED * visible + hidden)
         added = ADDED * (self.units - 1 + self.pieces) * weight
         multiplied = self.units * (self.cycles / found.cycles + found.started)
         if self.copied * size > ROOM * cache_bytes()[1]:
             copied, multiplied = FAR * copied, FAR * multiplied
-        return multiplied + 2 * (size * (copied + added) + self.whole.copied) / found.copied
+        return multiplied + 2 * copied / found.split_copied + 2 * (size * added + self.whole.copied) / found.copied
 
     @property
     def described(self) -> str:
@@ -249,7 +252,7 @@ class Gradient:
         """The numbers of scratch in all."""
         return self.schedule((((0,), 0),) * 3, None).scratch
 
-    @property
+    @cached_property
     def extra(self) -> int:
         """The bytes that a call may take besides: a copy of the operands, which may be of twice as many whole numbers,
         and of the weight."""
@@ -355,16 +358,19 @@ class Gradient:
         return Stored(GATHERED, "", other) if other else None
 
 
-def gradient(problem: Problem, strides: tuple[Strides, ...], turned: bool) -> Gradient:
-    """The chunks of a problem on pairs of examples, of arrays of these strides, in the order of ROLES.
+@depending(KEPT)
+def gradient(problem: Problem, strides: Strides, in_lines: bool, turned: bool) -> Gradient:
+    """The chunks of a problem on pairs of examples, whose result has these strides.
 
-    If operands are in each other's place, the hidden is what may be as large as a weight's numbers are.
+    Are positions of the visible innermost, `in_lines`? If operands are in each other's place, `turned`, the hidden is
+    what may be as large as a weight's numbers are.
     """
     plain, rounds = (False,) * problem.geometry.rank, problem.dtype == PAIRS
-    whole = way(problem, "hidden", strides, plain, 1, frozenset({Role.WEIGHT} if rounds else ()))
+    copied = frozenset({Role.WEIGHT} if rounds else ())
+    whole = way(problem, "hidden", (strides,) * len(ROLES), plain, 1, copied)  # of which the result alone stays
     whole = replace(whole, buffers=(None, None, whole.buffers[WEIGHT]))
     least = (LEAST_DATA, LEAST_WEIGHT) if turned else (LEAST_WEIGHT, LEAST_DATA)
-    in_lines = strides[VISIBLE][-1] == 1 < problem.channels.visible
+    in_lines = in_lines and problem.channels.visible > 1
     found = list[Gradient]()
     cuts = list(_parts(problem.geometry.axes[0]))
     for examples in (n for n in divisors(problem.batch) if SIDE % n == 0 and (n == 1 or not in_lines)):
@@ -397,7 +403,7 @@ def of_pairs(best: Way, strides: tuple[Strides, ...]) -> Gradient | None:
         return None
     if not fill_columns(channels.hidden // channels.groups):
         return None
-    found = gradient(problem, strides, turned=False)
+    found = gradient(problem, strides[WEIGHT], strides[VISIBLE][-1] == 1, turned=False)
     return found if found.seconds() < LONGER * best.seconds() else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..coefficients import coefficients
+from ..coefficients import coefficients, depending
 from ..form import Problem, Role
 from ..geometry import Parts
 from .bands import Bands
@@ -24,13 +24,12 @@ from .finish import Finish
 from .gradients import Gradient, gradient
 from .index import divisors
 from .layout import Buffer
-from .matrices import SPLIT_UP
 from .prepared import Prepared, Steps, finishing, moves
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes
-from .ways import ROLES, Paired, Strides, Way, way
+from .ways import KEPT, ROLES, Paired, Strides, Way, way
 from .words import LEAST_DATA, LEAST_WEIGHT, SPLIT
 
 Array = NDArray[Any]
@@ -45,9 +44,9 @@ UNITS = 16
 SOME = 8
 """Bands that make for an even share of two threads."""
 
-KERNELS, READ = 2.5, 0.5
+KERNELS, READ = 2.5, 1.0
 """How much longer it takes to split a weight than data, as its pairs lie further apart; and how long to read one from
-far away, as long as it takes to copy it."""
+far away, as long as it takes to split data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +99,9 @@ class Halves:
         copied = size * (self.units * self.buffer(self.seen).size + KERNELS * self.buffer(WEIGHT).size)
         cycles = sum(one.block.cycles for one in cuts)
         if self.in_turn:  # each band meets all of the weight, which no cache near is large enough for
-            copied += READ / SPLIT_UP * size * self.units * self.buffer(WEIGHT).size
+            copied += READ * size * self.units * self.buffer(WEIGHT).size
         multiplied = self.units * (cycles / found.cycles + len(cuts) * found.started)
-        return multiplied + 2 * (SPLIT_UP * copied + self.whole.copied) / found.copied
+        return multiplied + 2 * copied / found.split_copied + 2 * self.whole.copied / found.copied
 
     @property
     def described(self) -> str:
@@ -193,15 +192,17 @@ def prepared(problem: Problem, turned: bool, lying: Sequence[Paired], steps: Ste
 
 def chosen(problem: Problem, strides: tuple[Strides, ...], turned: bool = False) -> Halves | Gradient:
     """The bands of a problem on pairs; or the chunks of a weight's gradient, its operands in each other's place?"""
-    return gradient(problem, strides, turned) if problem.produces is Role.WEIGHT else halves(problem, strides)
+    if problem.produces is Role.WEIGHT:
+        return gradient(problem, strides[WEIGHT], strides[VISIBLE][-1] == 1, turned)
+    return halves(problem, strides[ROLES.index(problem.produces)])
 
 
-def halves(problem: Problem, strides: tuple[Strides, ...]) -> Halves:
-    """The bands of a problem on pairs, whose result has these strides, in the order of ROLES."""
+@depending(KEPT)
+def halves(problem: Problem, strides: Strides) -> Halves:
+    """The bands of a problem on pairs, whose result has these strides."""
     vector = "visible" if problem.produces is Role.VISIBLE else "hidden"
-    plain = (False,) * problem.geometry.rank
-    whole = way(problem, vector, strides, plain)
-    produced = ROLES.index(problem.produces)
+    plain, produced = (False,) * problem.geometry.rank, ROLES.index(problem.produces)
+    whole = way(problem, vector, (strides,) * len(ROLES), plain)  # operands have buffers, however they lie
     buffers = tuple(buffer if number == produced else None for number, buffer in enumerate(whole.buffers))
     operands = frozenset(problem.operands)
     result = tuple(layout.steps for layout in whole.layouts)

@@ -289,8 +289,13 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
         edges = np.argwhere(channels.mask).tolist()
         return _edges(problem, edges, Steps(visible, hidden), by_hidden), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
+    group = Steps(
+        _apart(lying.visible, visible, inputs),
+        _apart(lying.hidden, hidden, outputs),
+        _apart(lying.weight, by_hidden, outputs) if by_hidden == 1 else by_hidden * outputs,
+    )
     loops = {
-        "channel": [(groups, Steps(visible * inputs, hidden * outputs, by_hidden * outputs))],
+        "channel": [(groups, group)],
         "hidden": [(outputs, Steps(0, hidden, by_hidden))],
         "visible": [(inputs, Steps(visible, 0, by_visible))],
     }
@@ -304,6 +309,11 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
         if layout.panel:
             loops[name] = _in_panels(loops[name][0], layout.panel, own)
     return [Bundle(Steps())], loops
+
+
+def _apart(layout: Layout, step: int, count: int) -> int:
+    """How far so many channels are, which are whole panels if there are any."""
+    return count // layout.panel * layout.panel_step if layout.panel else count * step
 
 
 def _in_panels(channels: tuple[int, Steps], wide: int, apart: Steps) -> list[tuple[int, Steps]]:

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise, product
 from math import ceil, prod
 from operator import itemgetter
 
+from ..coefficients import coefficients
 from ..memory import LINE
 from .block import Block, covering, extents, sizes_of
 from .index import Index, offsets
@@ -22,13 +23,8 @@ SIDE, REGISTERS = 16, 8
 """Rows, and numbers of four bytes in each; and how many such matrices the processor holds."""
 
 PRODUCTS, NEW, SHARED = 3, 2.4, 0.25
-"""Of split numbers, products that make one, each of which takes a cycle for each row of a matrix, full or not; cycles
-that a new line of either operand takes, of its high and its low halves; and how much of A is new where taps share it.
-"""
-
-SPLIT_UP, TURNED = 0.5, 1.3
-"""How long it takes to split numbers, as long as it takes to copy them on a machine whose products take as long as
-vectors'; and where rows become columns."""
+"""Of split numbers, products that make one, which take as long whether all rows are there or not; cycles that a new
+line of either operand takes, of its high and its low halves; and how much of A is new where taps share it."""
 
 SUMS = 2
 """Matrices of sums of a tile. A processor has few registers besides those that hold something, and a product or load
@@ -119,7 +115,7 @@ def of_tile(high: int, runs: int, vectors: int, pairs: int, steps: float, split:
     each = max(high * vectors, LOADED * loaded) + FED * loaded
     if split:
         new = high * (SHARED if shared else 1) + pairs * vectors
-        each = PRODUCTS * SIDE * runs * vectors + NEW * new
+        each = PRODUCTS * coefficients().split_multiplied * runs * vectors + NEW * new
     return steps / pairs * each + high * vectors * ENDED + BEGUN
 
 

@@ -22,7 +22,6 @@ own and all of them come from memory, it scatters: kernels are read once, as the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import ceil, gcd, prod
 
 from ..coefficients import coefficients, depending, multiplying
@@ -173,7 +172,7 @@ KEPT = 16
 """Of what was chosen and cut last, which is asked for again when a problem is first chosen, explained and built."""
 
 
-@lru_cache(maxsize=KEPT)
+@depending(KEPT)
 def _cuts(way: Way) -> tuple[Cut, ...]:
     room = cache_bytes()[1] // 2
     found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact, way.known, way.scattered)
@@ -447,8 +446,9 @@ def _matrix(problem: Problem, role: Role, vector: str, channels: int) -> int:
     """How many neighbours matrices take side by side of a copy's last axis; 0 for all."""
     if role is problem.produces or along_lines(problem, role):
         return 0
-    size = target().lanes(problem.itemsize) if role in WIDE[vector] else at_a_time(channels)
-    return size if channels > size and channels % size == 0 else 0
+    own = channels // (1 if role is Role.WEIGHT and vector == "visible" else problem.channels.groups)
+    size = target().lanes(problem.itemsize) if role in WIDE[vector] else at_a_time(own)
+    return size if channels > size and own % size == 0 else 0
 
 
 def _transposed(problem: Problem, role: Role, vector: str) -> bool:
