@@ -164,6 +164,14 @@ def chosen(visible: tuple[int, ...], hidden: int, kernel: int, **options: Any) -
     return chunks.chunks.__wrapped__(direct._expected(problem, True))
 
 
+def test_an_estimate_has_what_chunks_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = triconv.explain("conv_weight", (8, 256, 56, 56), (64, 256, 1, 1), dtype="float32").problem
+    found, whole = chunks.plan(direct._expected(problem, True)), direct.cost(problem)
+    assert found is not None
+    monkeypatch.setattr(chunks, "plan", lambda _: None)
+    assert whole - direct.cost(problem) == pytest.approx(found.seconds(4))
+
+
 def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "cache_bytes", lambda: (32 << 10, 512 << 10))
     for visible, hidden, kernel in (((8, 256, 56, 56), 64, 1), ((8, 256, 28, 28), 512, 1), ((8, 64, 56, 56), 64, 3)):

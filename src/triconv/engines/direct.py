@@ -207,9 +207,13 @@ def _copied(problem: Problem, well: bool) -> int:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
+    from ..kernels.chunks import plan
+
     inner = _some(problem)
     way = _expected(inner, True)
-    return coefficients().called + way.seconds() + moving(inner.bytes) + moving(way.copied)
+    in_chunks = plan(way)
+    seconds = way.seconds() + (0.0 if in_chunks is None else in_chunks.seconds(inner.itemsize))
+    return coefficients().called + seconds + moving(inner.bytes) + moving(way.copied)
 
 
 def workspace(problem: Problem) -> int:

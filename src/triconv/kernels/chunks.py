@@ -16,6 +16,7 @@ from math import prod
 import numpy as np
 
 from ..channels import Channels
+from ..coefficients import coefficients
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
 from . import relay
@@ -241,7 +242,13 @@ def _plain(problem: Problem) -> Problem:
 
 @lru_cache(maxsize=KEPT)
 def chunks(best: Way) -> Chunks | None:
-    """The chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
+    """The chunks to sum a gradient in, if it is."""
+    found = plan(best)
+    return None if found is None else found.made(best)
+
+
+def plan(best: Way) -> Plan | None:
+    """The plan of chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
     problem, geometry = best.asked, best.asked.geometry
     able = problem.produces is Role.WEIGHT and best.vector in ("hidden", "visible")
     able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
@@ -252,7 +259,7 @@ def chunks(best: Way) -> Chunks | None:
     room = cache_bytes()[1] * 3 // 4
     found = [one for shape in _shapes(problem) for one in _plans(best, shape, room)]
     least = min(found, key=lambda one: one.moved, default=None)
-    return least.made(best) if least is not None and _pays(problem, least) else None
+    return least if least is not None and _pays(problem, least) else None
 
 
 def described(best: Way) -> str:
@@ -293,6 +300,10 @@ class Plan:
     """There is room for what the next chunk is copied from, beside the copies."""
     count: int
     moved: float
+
+    def seconds(self, itemsize: int) -> float:
+        """What it takes to move so many numbers of some bytes."""
+        return 2 * itemsize * self.moved / coefficients().copied
 
     def made(self, best: Way) -> Chunks:
         """The chunks to run instead of a way."""
