@@ -34,6 +34,9 @@ LARGE = 1 << 20
 KEPT = 256 << 20
 """Bytes of blocks that wait for the next array; those that were left first go first."""
 
+KEPT_STRIDES = 1024
+"""How many arrays' strides are looked at once only."""
+
 Block = NDArray[np.uint8]
 
 _free: list[Block] = []

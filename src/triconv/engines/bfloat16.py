@@ -5,11 +5,10 @@ transpose, examples of a kernel's gradient. So it is the direct engine's contrac
 them, whose product of two numbers is a sum of two products. Of an odd number of channels one would be alone: where they
 are innermost, a convolution takes the lines of its windows as they lie instead, all channels of all taps. Where the
 processor multiplies small matrices of pairs, tiles are such matrices if pairs of a sum are neighbours; for a gradient,
-positions and examples are copied so. Products of
-bfloat16 are exact in float32, so a sum of n is off by at most n · 2⁻²⁴ Σ|products|, as float32's own are, before it is
-rounded once, by at most 2⁻⁸ of it. The instructions take numbers too small to be normal (below 2⁻¹²⁶) as zero and
-leave none: up to 2⁻¹²⁶ more for every sum of a product, and 2⁻¹²⁶ times the other factor for every such operand, or
-NaN if that is infinite.
+positions and examples are copied so. Products of bfloat16 are exact in float32, so a sum of n is off by at most
+n · 2⁻²⁴ Σ|products|, as float32's own are, before it is rounded once, by at most 2⁻⁸ of it. The instructions take
+numbers too small to be normal (below 2⁻¹²⁶) as zero and leave none: up to 2⁻¹²⁶ more for every sum of a product, and
+2⁻¹²⁶ times the other factor for every such operand, or NaN if that is infinite.
 """
 
 from __future__ import annotations
@@ -29,15 +28,12 @@ from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
 from ..kernels.lines import Lines, are_lines, in_lines, lines
-from ..memory import LINE, address
+from ..memory import KEPT_STRIDES, LINE, address
 
 if TYPE_CHECKING:
     from ..kernels.gradients import Gradient
     from ..kernels.prepared import Prepared
     from ..kernels.ways import Strides, Way
-
-KEPT_STRIDES = 1024
-"""How many arrays' strides are looked at once only."""
 
 HALF, PAIR = 2, 4
 """Bytes of a number, and of two."""

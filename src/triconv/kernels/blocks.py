@@ -1,8 +1,8 @@
 """Data as rows of matrices whose columns are positions: pairs of them lie innermost, a matrix's at a time.
 
 Positions of a stride's residue follow each other, each with some examples, so that every matrix has as many columns as
-it can, however short lines are: x · many + example. Where numbers are split, high halves
-come before the low ones of each row.
+it can, however short lines are: x · many + example. Where numbers are split, high halves come before the low ones of
+each row.
 """
 
 from __future__ import annotations

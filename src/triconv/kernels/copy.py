@@ -479,12 +479,8 @@ def _scattered(k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns:
         with k.loop(columns.size) as j:
             place = _moved(k, to_row, j, columns.target)
             if _splits(k):
-                _write(
-                    k,
-                    _nothing(k, SPLIT_LANES) if zero else k.halves(_moved(k, from_row, j, columns.source), 1),
-                    place,
-                    1,
-                )
+                both = _nothing(k, SPLIT_LANES) if zero else k.halves(_moved(k, from_row, j, columns.source), 1)
+                _write(k, both, place, 1)
             else:
                 k.store(k.real(0.0) if zero else k.load(from_row, k.mul(j, columns.source)), place)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..after import pitch
 from ..form import Problem, Role
 from ..kept import Kept
-from ..memory import address, empty
+from ..memory import KEPT_STRIDES, address, empty
 from .adding import adding
 from .bands import bands
 from .chunks import Chunks, chunks
@@ -37,9 +37,6 @@ from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
-
-KEPT_STRIDES = 1024
-"""How many arrays' strides are looked at once only."""
 
 
 @dataclass(frozen=True, eq=False)
