@@ -209,6 +209,15 @@ def test_coefficients_are_found_from_what_probes_take() -> None:
         assert asdict(found)[name] == pytest.approx(value, rel=0.02), name
 
 
+def test_a_call_takes_what_it_takes_in_most_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a core is slower for a while, and where it is faster."""
+    for taken, most in (([3.0, 1, 1, 9, 1, 1, 1, 1], 1), ([3.0, 3, 1, 3, 3, 1, 3, 3], 3)):
+        assert len(taken) == calibrating.ROUNDS
+        times = iter(taken)
+        monkeypatch.setattr(calibrating, "_timed", lambda _, times=times: next(times))
+        assert calibrating.least({"cycles": lambda: None}, seconds=0.0) == {"cycles": most}
+
+
 def test_what_is_found_where_the_default_ones_are_from_gives_these() -> None:
     assert calibrating.scaled(Coefficients(**calibrating.FOUND)) == DEFAULT
     twice = calibrating.scaled(Coefficients(**calibrating.FOUND | {"cycles": 2 * calibrating.FOUND["cycles"]}))
