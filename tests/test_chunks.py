@@ -16,6 +16,7 @@ import pytest
 from test_direct import ORDERS, cases, known, problem_of
 
 import triconv
+from triconv.coefficients import coefficients, moving
 from triconv.engines import bfloat16, direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import chunks, prepared, schedule, ways
@@ -165,11 +166,21 @@ def chosen(visible: tuple[int, ...], hidden: int, kernel: int, **options: Any) -
 
 
 def test_an_estimate_has_what_chunks_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = triconv.explain("conv_weight", (8, 256, 56, 56), (64, 256, 1, 1), dtype="float32").problem
-    found, whole = chunks.plan(direct._expected(problem, True)), direct.cost(problem)
-    assert found is not None
-    monkeypatch.setattr(chunks, "plan", lambda _: None)
-    assert whole - direct.cost(problem) == pytest.approx(found.seconds(4))
+    """And no copies of whole operands beside, which a problem with padding would have."""
+    for visible, weight, options in (
+        ((8, 256, 56, 56), (64, 256, 1, 1), {}),
+        ((8, 64, 112, 112), (64, 64, 3, 3), {"padding": 1, "stride": 2}),
+    ):
+        problem = triconv.explain("conv_weight", visible, weight, dtype="float32", **options).problem
+        best, rest = direct._expected(problem, True), coefficients().called + moving(problem.bytes)
+        found = chunks.plan(best)
+        assert found is not None
+        moved = 2 * 4 * found.moved / coefficients().copied
+        assert direct.cost(problem) == pytest.approx(rest + best.multiplied() + moved)
+        assert best.seconds() == pytest.approx(best.multiplied() + 2 * best.copied / coefficients().copied)
+        with monkeypatch.context() as patch:
+            patch.setattr(chunks, "plan", lambda _: None)
+            assert direct.cost(problem) == pytest.approx(rest + best.seconds() + moving(best.copied))
 
 
 def test_chunks_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

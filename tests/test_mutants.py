@@ -524,6 +524,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "count * (first * last.stride - last.before) // 2, 0",
     ),
     "split: every other position begins as the first": ("kernels/lines.py", "(first * last.stride - last", "(-last"),
+    "split: groups are no whole panels": (
+        "kernels/loops.py",
+        "count // layout.panel * layout.panel_step if layout.panel else count * step",
+        "count * step",
+    ),
+    "split: panels of groups that they do not divide": (
+        "kernels/ways.py",
+        "size if channels > size and own % size == 0",
+        "size if channels > size and channels % size == 0",
+    ),
     "split: lines go to the first positions": ("kernels/lines.py", "slice(first, None, many)", "slice(0, None, many)"),
     "split: blocks have one residue's positions": (
         "kernels/blocks.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -80,6 +81,7 @@ GIVEN = [
     Row("lines of long windows", (2, 11, 5, 14), (2, 5), 32, padding=(0, 4), dtype="float32"),
     Row("lines of few pairs", (2, 4, 9, 8), (3, 3), 6, padding=1, dtype="float32"),
     Row("lines of a volume", (2, 3, 5, 6, 8), (2, 3, 3), 18, stride=(2, 1, 1), padding=1, dtype="float32"),
+    Row("groups of odd columns", (2, 32, 7, 10), (3, 3), 80, padding=1, groups=2, dtype="float32"),
     Row("lines of more padding than stride", (2, 3, 5, 8), (3, 3), 16, stride=(1, 5), padding=2, dtype="float32"),
     Row("a border of lines", (2, 16, 8, 9), (3, 3), 16, padding=1, border=("reflect", "zero"), dtype="float32"),
 ]
@@ -367,8 +369,9 @@ def test_small_numbers(operation: str, name: str, data: str, other: str) -> None
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("axis", range(4))
-def test_operands_that_repeat_a_number_along_an_axis(operation: str, operand: int, axis: int) -> None:
-    row = next(row for row in ROWS if row.name == ("residues" if operation == "conv_weight" else "image"))
+@pytest.mark.parametrize("taken", ["image", "lines of odd channels"])
+def test_operands_that_repeat_a_number_along_an_axis(operation: str, operand: int, axis: int, taken: str) -> None:
+    row = next(row for row in ROWS if row.name == ("residues" if operation == "conv_weight" else taken))
     operands, name = row.operands(), OPERATIONS[operation][operand]
     array = operands[name]
     first = array[tuple(slice(1) if number == axis else slice(None) for number in range(4))]
@@ -534,6 +537,43 @@ def test_lines_of_one_position() -> None:
     row = Row("one", (2, 3, 4, 6), (2, 6), 16, dtype="float32")
     assert len(split._parts(problem_of("conv", row))) == 1
     assert_right(row, "conv", "channels last", (1,))
+
+
+@able
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_lines_of_arrays_that_lie_otherwise(operation: str) -> None:
+    """Backwards, with gaps, or where no number can lie."""
+    row = next(row for row in ROWS if row.name == "lines of odd channels")
+    operands = row.operands()
+    expected, within = row.expected(operation, operands), allowed(row, operation, operands)
+    name = OPERATIONS[operation][0]
+    data = operands[name]
+    backwards = data[..., ::-1].copy()[..., ::-1]
+    wide = np.zeros((*data.shape[:-1], 2 * data.shape[-1]), "float32")
+    wide[..., ::2] = data
+    bytes_of = np.empty(data.nbytes + 1, np.uint8)
+    odd = bytes_of[1:].view("float32").reshape(data.shape)
+    odd[...] = data
+    for given in (backwards, wide[..., ::2], odd):
+        found = row.call(getattr(triconv, operation), operation, {**operands, name: given}, engine="split")
+        oracle.assert_close(found, expected, within, operation)
+
+
+@able
+def test_memory_of_lines_whose_weight_is_kept() -> None:
+    """Of a large weight and little data, both parts' lines and halves."""
+    row = Row("kept", (1, 31, 4, 4), (3, 4), 512, padding=2, dtype="float32")
+    problem, operands, kept = problem_of("conv", row), row.operands(), Kept()
+    run, out = split.ENGINE.build(problem), np.empty(row.hidden, "float32")
+    with triconv.threads(1):
+        run(operands["visible"], operands["weight"], out)
+        tracemalloc.start()
+        try:
+            assert run(operands["visible"], operands["weight"], out, kept)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert operands["weight"].nbytes < peak <= split.workspace(problem)
 
 
 # Chunks

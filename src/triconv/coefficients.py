@@ -35,8 +35,8 @@ def _of(default: float, unit: str, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """By default those of one core of a Zen 5 at 4.5 GHz; of `split`, which it cannot, as many times what direct takes
-    as on a Xeon of the 4th generation."""
+    """By default those of one core of a Zen 5 at 4.5 GHz; of `split`, which it cannot run, those with which a Xeon of
+    the 4th generation chooses well by the others."""
 
     cycles: float = _of(4e9, "1/s", "cycles of a contraction, of which each multiplies and adds two vectors")
     copied: float = _of(25e9, "B/s", "read and written by copies")

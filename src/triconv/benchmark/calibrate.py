@@ -101,7 +101,7 @@ def calibrate(show: Callable[[str], None], seconds: float = SECONDS) -> Coeffici
         for name, rate in RATES.items():
             show(name)
             calls[name] = rate()
-        took = least(calls, seconds)
+        took = typical(calls, seconds)
     rates = {name: MOVED[name] / took.pop(name) for name in RATES}
     found = scaled(fitted(replace(DEFAULT, **rates), took))
     use(found)
@@ -134,8 +134,8 @@ FOUND: dict[str, float] = {
 were set on many geometries, and each probe is one, so that what it finds elsewhere is taken beside this."""
 
 
-def least(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The least seconds of each call in a round, the median of all rounds, after one call that makes all ready.
+def typical(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """What each call takes in most rounds, of each the least, after one call that makes all ready.
 
     In turns, so that all meet the same machine, which may be fast in some rounds and slow in others.
     """

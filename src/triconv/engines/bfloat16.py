@@ -93,13 +93,8 @@ def pairs(problem: Problem) -> Problem:
     return replace(problem, channels=channels, batch=batch, dtype=PAIRS, itemsize=PAIR)
 
 
-def has_lines(problem: Problem) -> bool:
-    """Whether a convolution can take windows' lines, and fewer pairs are left with one number then."""
-    return _lines(problem) is not None
-
-
 def _lines(problem: Problem) -> Lines | None:
-    """These lines, where one problem has them all."""
+    """The lines of a convolution's windows, if fewer pairs are left with one number then, and one problem has all."""
     from ..kernels.words import PAIRS
 
     axes = problem.geometry.axes
@@ -234,9 +229,10 @@ def _found(problem: Problem) -> tuple[Way, Gradient | None]:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
+    from ..kernels.chunks import seconds
+
     way, found = _found(problem)
-    seconds = way.seconds() + moving(way.copied) if found is None else found.seconds()
-    return coefficients().called + seconds + moving(problem.bytes)
+    return coefficients().called + (seconds(way) if found is None else found.seconds()) + moving(problem.bytes)
 
 
 def workspace(problem: Problem) -> int:

@@ -207,13 +207,10 @@ def _copied(problem: Problem, well: bool) -> int:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they, and copies, come and go where they are not near."""
-    from ..kernels.chunks import plan
+    from ..kernels.chunks import seconds
 
     inner = _some(problem)
-    way = _expected(inner, True)
-    in_chunks = plan(way)
-    seconds = way.seconds() + (0.0 if in_chunks is None else in_chunks.seconds(inner.itemsize))
-    return coefficients().called + seconds + moving(inner.bytes) + moving(way.copied)
+    return coefficients().called + seconds(_expected(inner, True)) + moving(inner.bytes)
 
 
 def workspace(problem: Problem) -> int:

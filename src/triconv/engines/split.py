@@ -194,15 +194,16 @@ def _build_lines(problem: Problem, parts: tuple[Part, ...]) -> Run:
         data, result = aligned(a), aligned(out)
         if not are_lines(data.strides, data.shape[1], SIZE):
             data = in_order(data, problem.order(Role.HIDDEN))
-        data, weight, able = in_lines(data), b if problem.produces is Role.HIDDEN else _flipped(b), list[bool | None]()
+        data, weight = in_lines(data), b if problem.produces is Role.HIDDEN else _flipped(b)
         for one, line, own in zip(ready, found, _each(kept, len(found)), strict=True):
             positions = (..., line.where)
             kernels = line.weight(weight) if own is None else own.of("lines", partial(line.weight, weight))
             finish = None if after is None else after.of(positions)
-            able.append(one([data, result[positions], kernels], own, finish))
+            if not one([data, result[positions], kernels], own, finish):
+                return False
         if result is not out:
             out[...] = result
-        return all(able)
+        return True
 
     return run
 
@@ -294,10 +295,11 @@ def cost(problem: Problem) -> float:
 
 
 def workspace(problem: Problem) -> int:
-    """The weight's halves, those of a band for each thread, the result in another order or in pieces, and lines."""
+    """The weight's halves, those of a band for each thread, the result in another order or in pieces; with lines, the
+    data in order, and the weight's lines and halves of each, which may be kept."""
     found = [part for well in (False, True) for part in _choice(problem, well)[0]]
     along = [part.problem for part in _parts(problem) if part.lines]
-    more = sum(2 * one.bytes_of(Role.WEIGHT) for one in along) + bool(along) * problem.bytes_of(problem.operands[0])
+    more = sum(4 * one.bytes_of(Role.WEIGHT) for one in along) + bool(along) * problem.bytes_of(problem.operands[0])
     return max(one.whole.copied + SIZE * one.scratch for one in found) + more + 2 * tables(problem)
 
 
@@ -314,8 +316,9 @@ def tables(problem: Problem) -> int:
 def describe(problem: Problem) -> str:
     """The bands or chunks, what vectors run over, the tiles, of pairs."""
     (found, *others), turns = _choice(problem, True)
-    several = f"{1 + len(others)} times lines of windows, each of " if others else ""
-    return several + found.described + (" in each other's place" if turns else "")
+    several = f"{1 + len(others)} times " if others else ""
+    kind = f"{several}lines of windows in " if any(part.lines for part in _parts(problem)) else ""
+    return kind + found.described + (" in each other's place" if turns else "")
 
 
 ENGINE = Engine(

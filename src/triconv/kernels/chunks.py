@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from ..channels import Channels
-from ..coefficients import coefficients
+from ..coefficients import coefficients, moving
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
 from . import relay
@@ -262,6 +262,14 @@ def plan(best: Way) -> Plan | None:
     return least if least is not None and _pays(problem, least) else None
 
 
+def seconds(best: Way) -> float:
+    """What a way takes with its copies, and those that come and go where they are not near; or with its chunks'."""
+    found = plan(best)
+    if found is None:
+        return best.seconds() + moving(best.copied)
+    return best.multiplied() + 2 * best.asked.itemsize * found.moved / coefficients().copied
+
+
 def described(best: Way) -> str:
     """A way in words, or its chunks."""
     found = chunks(best)
@@ -300,10 +308,6 @@ class Plan:
     """There is room for what the next chunk is copied from, beside the copies."""
     count: int
     moved: float
-
-    def seconds(self, itemsize: int) -> float:
-        """What it takes to move so many numbers of some bytes."""
-        return 2 * itemsize * self.moved / coefficients().copied
 
     def made(self, best: Way) -> Chunks:
         """The chunks to run instead of a way."""

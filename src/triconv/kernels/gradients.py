@@ -68,7 +68,10 @@ LONGER = 1.5
 """How much longer other ways in bfloat16 take than they say, as they read rows of matrices from many places."""
 
 TURNED = 2.6
-"""How much longer it takes to split numbers where rows become columns."""
+"""How much longer a copy takes where rows become columns."""
+
+PUT_TOGETHER = 0.5
+"""How long it takes to put pairs of bfloat16 together, as long as to copy as many numbers."""
 
 ADDED = 0.5
 """How long it takes to add to a number of the result, as long as it takes to copy one."""
@@ -232,7 +235,8 @@ class Gradient:
         multiplied = self.units * (self.cycles / found.cycles + found.started)
         if self.copied * size > ROOM * cache_bytes()[1]:
             copied, multiplied = FAR * copied, FAR * multiplied
-        return multiplied + 2 * copied / found.split_copied + 2 * (size * added + self.whole.copied) / found.copied
+        rate = found.split_copied if self.split else found.copied / PUT_TOGETHER
+        return multiplied + 2 * copied / rate + 2 * (size * added + self.whole.copied) / found.copied
 
     @property
     def described(self) -> str:

@@ -202,7 +202,7 @@ def halves(problem: Problem, strides: Strides) -> Halves:
     """The bands of a problem on pairs, whose result has these strides."""
     vector = "visible" if problem.produces is Role.VISIBLE else "hidden"
     plain, produced = (False,) * problem.geometry.rank, ROLES.index(problem.produces)
-    whole = way(problem, vector, (strides,) * len(ROLES), plain)  # operands have buffers, however they lie
+    whole = way(problem, vector, (strides,) * len(ROLES), plain)  # of which the result alone stays
     buffers = tuple(buffer if number == produced else None for number, buffer in enumerate(whole.buffers))
     operands = frozenset(problem.operands)
     result = tuple(layout.steps for layout in whole.layouts)

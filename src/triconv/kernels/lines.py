@@ -1,9 +1,10 @@
 """Convolutions on pairs of numbers along the lines of their windows, for channels that are odd, or too few for pairs.
 
 Where the channels of a position lie before those of the next one, a line of a window is one run of count · kernel
-numbers, which begins count · stride behind that of the position before: a problem of one channel. If that is an odd
-number, every other window begins with the second number of a pair. Then positions of even and of odd number are
-problems of their own, in which windows begin with pairs, one of them with a zero before the weight's line.
+numbers, which begins count · stride behind that of the position before: a problem of one channel. If count · stride is
+odd, every other window begins with the second number of a pair. Then positions of even and of odd number are problems
+of their own, in which windows begin with pairs, one of them with a zero before the weight's line. The data's lines
+have to be whole pairs: else their last number would be lost.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Lines:
 
 
 def lines(problem: Problem, dtype: str, itemsize: int) -> tuple[Lines, ...]:
-    """The problems of a convolution on pairs of such a dtype; none where lines of windows are no runs."""
+    """The problems of a convolution on pairs of such a dtype; none where lines of windows are no runs of pairs."""
     from .matrices import SIDE
 
     axes, channels = problem.geometry.axes, problem.channels
@@ -48,15 +49,15 @@ def lines(problem: Problem, dtype: str, itemsize: int) -> tuple[Lines, ...]:
         return ()
     *others, last = axes
     count = channels.visible
-    single = channels.groups > 1 or channels.mask is not None or last.kernel == 1 or last.dilation > 1
-    if single or last.border != "zero" or count * last.visible % 2:
+    no_runs = channels.groups > 1 or channels.mask is not None or last.kernel == 1 or last.dilation > 1
+    if no_runs or last.border != "zero" or count * last.visible % 2:
         return ()
     many = 1 + count * last.stride % 2
     found = []
     for first in range(min(many, last.hidden)):
         begin, front = divmod(count * (first * last.stride - last.before), 2)
         size = -(-(front + count * last.kernel) // 2)
-        at_a_time = -(-size // -(-size // SIDE))
+        at_a_time = -(-size // -(-size // SIDE))  # with zeros behind, so that matrices have as many pairs each
         along = Axis(
             count * last.visible // 2,
             -(-(last.hidden - first) // many),
@@ -78,3 +79,10 @@ def in_lines(array: Array) -> Array:
 def are_lines(strides: tuple[int, ...], count: int, itemsize: int) -> bool:
     """Whether so many channels of a position come before those of the next one: that is a view of the array."""
     return (count == 1 or strides[1] == itemsize) and strides[-1] == count * itemsize
+
+
+def along_lines(problem: Problem) -> bool:
+    """Whether it is one of these, on halves: no other convolution on pairs has a single channel."""
+    from .words import SPLIT
+
+    return problem.dtype == SPLIT and problem.produces is Role.HIDDEN and problem.channels.visible == 1

@@ -18,6 +18,7 @@ from ..memory import LINE
 from .edges import Edge
 from .index import Index, outer_sum
 from .layout import Layout
+from .lines import along_lines
 from .nest import Nest
 from .target import target
 from .words import HALVED, SPLIT
@@ -223,7 +224,7 @@ def _order(
         case Role.HIDDEN:
             channel, sums = o, [*i, *taps] if over_data(vector) else [*taps, *i]
             if problem.dtype == SPLIT:  # what taps share of a panel is near then
-                sums = [*i[:-1], *taps, i[-1]] if problem.channels.visible > 1 else taps
+                sums = taps if along_lines(problem) else [*i[:-1], *taps, i[-1]]
         case Role.VISIBLE:
             channel, sums = i, [*o, *taps] if over_data(vector) else [*taps, *o]
             if problem.dtype == SPLIT:

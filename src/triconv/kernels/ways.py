@@ -30,6 +30,7 @@ from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
 from .block import SUM_UP
 from .layout import Apart, Buffer, Layout
+from .lines import along_lines
 from .loops import LARGE, WIDE, Lying, arrays, nests, over_data
 from .matrices import LEAST, at_a_time
 from .nest import Cut, cut
@@ -119,12 +120,17 @@ class Way:
         return None
 
     def seconds(self) -> float:
+        """What it takes."""
+        return self.multiplied() + 2 * self.copied / coefficients().copied
+
+    def multiplied(self) -> float:
+        """What it takes but for copies."""
         found, cuts = coefficients(), self.cuts()
         far = FAR if over_data(self.vector) else 1.0
         cycles = sum(one.block.cycles * (1.0 if one.depth.vector else far) for one in cuts)
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
         starts = len(cuts) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
-        return cycles / found.cycles + (2 * self.copied + read) / found.copied + starts * found.started
+        return cycles / found.cycles + read / found.copied + starts * found.started
 
     def least(self) -> float:
         """Seconds that it takes at least."""
@@ -416,15 +422,10 @@ def _of_matrices(problem: Problem, role: Role, vector: str) -> tuple[int, ...]:
     if role is Role.WEIGHT:
         other, channel = (0, 1) if vector == "visible" else (1, 0)
         return (*spatial, other, channel)
-    if along_lines(problem, role):
+    if along_lines(problem):
         return (0, *spatial[:-1], 1, spatial[-1])
     # Positions of a short line would fill only a part of a matrix, but with those of all examples they do not.
     return (*spatial, 0, 1) if _by_lines(problem) else (0, *spatial, 1)
-
-
-def along_lines(problem: Problem, role: Role) -> bool:
-    """Whether pairs of a sum lie along the last axis of the data, as they have one channel there."""
-    return problem.dtype == SPLIT and role is problem.operands[0] and problem.shape(role)[1] == 1
 
 
 FEW_ROWS = 12
@@ -435,7 +436,7 @@ def _by_lines(problem: Problem) -> bool:
     """Whether examples of a position are rows of matrices side by side, as too few positions lie on a line."""
     if problem.dtype != SPLIT or problem.produces is Role.WEIGHT or not problem.geometry.axes or problem.batch == 1:
         return False
-    if along_lines(problem, problem.operands[0]):
+    if along_lines(problem):
         return False
     axis = problem.geometry.axes[-1]
     alike = -(-axis.visible // axis.stride) if problem.produces is Role.VISIBLE else axis.hidden
@@ -444,7 +445,7 @@ def _by_lines(problem: Problem) -> bool:
 
 def _matrix(problem: Problem, role: Role, vector: str, channels: int) -> int:
     """How many neighbours matrices take side by side of a copy's last axis; 0 for all."""
-    if role is problem.produces or along_lines(problem, role):
+    if role is problem.produces or (role is Role.VISIBLE and along_lines(problem)):
         return 0
     own = channels // (1 if role is Role.WEIGHT and vector == "visible" else problem.channels.groups)
     size = target().lanes(problem.itemsize) if role in WIDE[vector] else at_a_time(own)
