@@ -9,9 +9,10 @@ import triconv
 from bench.errors import MEASURED, errors, main
 from triconv.benchmark.first import TINY
 from triconv.benchmark.workload import operands
+from triconv.kernels.target import target
 
-ABLE = tuple(name for name in MEASURED if name != "split")
-"""A tiny problem's sums have too few channels to be split."""
+ABLE = tuple(name for name in MEASURED if name != "split" or target().matrices)
+"""Lines of a tiny problem's windows have enough numbers to be split, where the processor can."""
 
 
 def test_errors_are_relative_to_the_result() -> None:
@@ -21,7 +22,7 @@ def test_errors_are_relative_to_the_result() -> None:
     measured = dict(errors(TINY, "conv"))
     assert tuple(measured) == ABLE
     assert measured["direct"] == pytest.approx(expected, rel=1e-6)
-    assert all(1e-8 < error < 1e-6 for error in measured.values())
+    assert all(1e-8 < error < (1e-5 if name == "split" else 1e-6) for name, error in measured.items())
 
 
 def test_what_it_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
