@@ -520,10 +520,14 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "split: kernels are not flipped back": ("engines/split.py", "(slice(None, None, -1),)", "(slice(None),)"),
     "split: lines all begin with the first of a pair": (
         "kernels/lines.py",
-        "divmod(count * (first * last.stride - last.before), 2)",
-        "count * (first * last.stride - last.before) // 2, 0",
+        "divmod(count * int(last.position(first, 0)), 2)",
+        "count * int(last.position(first, 0)) // 2, 0",
     ),
-    "split: every other position begins as the first": ("kernels/lines.py", "(first * last.stride - last", "(-last"),
+    "split: every other position begins as the first": (
+        "kernels/lines.py",
+        "last.position(first, 0)",
+        "last.position(0, 0)",
+    ),
     "split: groups are no whole panels": (
         "kernels/loops.py",
         "count // layout.panel * layout.panel_step if layout.panel else count * step",

@@ -107,20 +107,21 @@ def _parts(problem: Problem) -> tuple[Part, ...]:
         which = "visible" if problem.produces is Role.HIDDEN else "hidden"
         halved = replace(channels, **{which: getattr(channels, which) // 2})
         return (Part(replace(problem, channels=halved, dtype=SPLIT, itemsize=SIZE)),)
-    flipped = problem if problem.produces is Role.HIDDEN else _as_conv(problem)
+    flipped = problem if problem.produces is Role.HIDDEN else _exchanged(problem, Role.HIDDEN)
     found = () if flipped is None else lines(flipped, SPLIT, SIZE)
     fill = all(at_a_time(one.problem.geometry.axes[-1].kernel) >= LEAST for one in found)
     return tuple(Part(one.problem, lines=one) for one in found) if fill else ()
 
 
-def _as_conv(problem: Problem) -> Problem | None:
-    """A transpose as the convolution with the flipped kernel; of stride 1, without groups."""
+def _exchanged(problem: Problem, produces: Role) -> Problem | None:
+    """A problem with the visible and the hidden in each other's place, for the flipped kernel; of stride 1 and without
+    groups, else none."""
     axes, channels = problem.geometry.axes, problem.channels
-    if channels.groups > 1 or any(axis.stride > 1 or axis.border != "zero" or axis.bank > 1 for axis in axes):
+    if channels.groups > 1 or any(axis.stride > 1 or axis.border != "zero" for axis in axes):
         return None
     geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
     channels = Channels(channels.hidden, channels.visible)
-    return replace(problem, produces=Role.HIDDEN, geometry=geometry, channels=channels)
+    return replace(problem, produces=produces, geometry=geometry, channels=channels)
 
 
 def _flipped(weight: Array) -> Array:
@@ -133,13 +134,9 @@ def turned(problem: Problem) -> Problem | None:
 
     None where some of the hidden meets only zeros, as they would not be copied, and it may be infinite.
     """
-    axes, channels = problem.geometry.axes, problem.channels
-    if problem.produces is not Role.WEIGHT or channels.groups > 1:
+    if problem.produces is not Role.WEIGHT or not all(axis.every_window_sees for axis in problem.geometry.axes):
         return None
-    if any(axis.stride > 1 or axis.border != "zero" or not axis.every_window_sees for axis in axes):
-        return None
-    geometry = replace(problem.geometry, axes=tuple(axis.mirrored for axis in axes))
-    return replace(problem, geometry=geometry, channels=Channels(channels.hidden, channels.visible))
+    return _exchanged(problem, Role.WEIGHT)
 
 
 def _turned(visible: Array, hidden: Array, weight: Array) -> list[Array]:

@@ -55,7 +55,7 @@ def lines(problem: Problem, dtype: str, itemsize: int) -> tuple[Lines, ...]:
     many = 1 + count * last.stride % 2
     found = []
     for first in range(min(many, last.hidden)):
-        begin, front = divmod(count * (first * last.stride - last.before), 2)
+        begin, front = divmod(count * int(last.position(first, 0)), 2)
         size = -(-(front + count * last.kernel) // 2)
         at_a_time = -(-size // -(-size // SIDE))  # with zeros behind, so that matrices have as many pairs each
         along = Axis(
