@@ -34,7 +34,7 @@ ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["ir", "target", "index", "waves"],
         ["words"],
-        ["block", "edges", "finish"],
+        ["block", "edges", "finish", "registers"],
         ["matrices"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],
         ["compile", "patches", "threads", "scratch", "turns"],

@@ -23,8 +23,9 @@ from triconv.kernels.block import Block
 from triconv.kernels.compile import assembly, function
 from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.index import Index
-from triconv.kernels.matrices import SIDE, Run, at_a_time, best_matrices, fits, runs
+from triconv.kernels.matrices import Run, at_a_time, best_matrices, fits, runs
 from triconv.kernels.program import Program, tiled
+from triconv.kernels.registers import SIDE
 from triconv.kernels.target import Target, target
 from triconv.kernels.words import BFLOAT16, PAIRS
 from triconv.memory import address

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import triconv
-from triconv.kernels.target import target
+from triconv.kernels.target import IMITATED, lacking, target
 
 SOURCE = Path(triconv.__file__).parent
 BATTERY = Path(__file__).with_name("battery.py")
@@ -681,8 +681,11 @@ def test_mutant_is_killed(name: str, intact: Path, tmp_path: Path) -> None:
     area = re.split(r"\W", name, maxsplit=1)[0]
     if area == "bfloat16" and not target().pairs:
         pytest.skip("this processor multiplies no pairs of bfloat16")
-    if area == "matrices" and not target().matrices:
-        pytest.skip("this processor, or its system, multiplies no matrices")
+    of_its_own = dict[str, str]()
+    if area in ("matrices", "split") and not target().matrices:
+        if lacking(IMITATED):
+            pytest.skip("this processor, or its system, multiplies no matrices, nor pairs to imitate it")
+        of_its_own["TRICONV_TARGET"] = IMITATED
     text = (intact / module).read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {module}, expected once"
     mutated = text.replace(old, new)
@@ -693,7 +696,8 @@ def test_mutant_is_killed(name: str, intact: Path, tmp_path: Path) -> None:
     for compiled in (package / module).parent.glob(f"__pycache__/{Path(module).stem}.*"):
         compiled.unlink()
     # Nobody compiles a mutant's kernels again, so they are not to drive others from the cache.
-    of_its_own = {"TRICONV_CACHE": str(tmp_path / "cache")} if module.startswith("kernels/") else {}
+    if module.startswith("kernels/"):
+        of_its_own["TRICONV_CACHE"] = str(tmp_path / "cache")
     done = battery(package, *FIRST.get(area, ()), **of_its_own)
     verdict = done.stdout.splitlines()[1] if done.stdout.count("\n") > 1 else ""
     assert done.returncode == 1, f"survived: {done.stdout}{done.stderr}"

@@ -32,7 +32,8 @@ from triconv.kernels.compile import assembly
 from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.copy import Dim, Move, Stored
 from triconv.kernels.index import Index
-from triconv.kernels.matrices import SIDE, best_matrices
+from triconv.kernels.matrices import best_matrices
+from triconv.kernels.registers import SIDE
 from triconv.kernels.target import target
 from triconv.kernels.words import APART, LEAST_DATA, LEAST_WEIGHT, MOST_SPLIT, SPLIT, WHOLE, bits_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
@@ -22,7 +22,8 @@ from ..coefficients import processor
 from ..kernels import ir
 from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
-from ..kernels.matrices import SIDE, Matrices, Run
+from ..kernels.matrices import Matrices, Run
+from ..kernels.registers import SIDE
 from ..kernels.target import Target, target
 from ..kernels.team import run_all
 from ..kernels.words import BFLOAT16, BYTES, I64, PAIRS, POINTER, begin
@@ -77,13 +78,12 @@ class Products:
     held: ClassVar[Matrices] = Matrices((Run(0, SIDE, SIDE), Run(SIDE * SIDE, SIDE, SIDE)), (SIDE, SIDE), SIDE)
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
-        del machine
-        k = begin(module, name, PAIRS, self.arguments)
-        self.held.begin(k)
-        self.held.zero(k)
+        k, held = begin(module, name, PAIRS, self.arguments), replace(self.held, imitated=machine.imitated)
+        held.begin(k)
+        held.zero(k)
         with k.loop(k["count"]):
-            self.held.multiply(k, k["A"], k["A"], (2 * SIDE * SIDE, 3 * SIDE * SIDE), SIDE)
-        self.held.end(k)
+            held.multiply(k, k["A"], k["A"], (2 * SIDE * SIDE, 3 * SIDE * SIDE), SIDE)
+        held.end(k)
         k.build.ret_void()
 
 

@@ -44,7 +44,8 @@ SIZE = 4
 def why_not(problem: Problem) -> tuple[str, ...]:
     if problem.dtype != "float32":
         return (f"it splits float32, not {problem.dtype}",)
-    from ..kernels.matrices import LEAST, SIDE
+    from ..kernels.matrices import LEAST
+    from ..kernels.registers import SIDE
     from ..kernels.target import target
 
     bordered = any(axis.border != "zero" for axis in problem.geometry.axes)

@@ -16,7 +16,7 @@ from math import prod
 from ..geometry import OUTSIDE, Axis
 from .copy import AS_THEY_ARE, Dim, Move, Stored
 from .layout import placed
-from .matrices import SIDE
+from .registers import SIDE
 
 Strides = tuple[int, ...]
 

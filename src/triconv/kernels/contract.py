@@ -123,7 +123,7 @@ class Contraction:
             self._written_out(k, lanes)
             return
         if self.pairs:
-            self._by_matrices(k, lanes)
+            self._by_matrices(k, lanes, machine.imitated)
             return
         kind = k.vector(lanes)
         sums = [[[k.variable(kind) for _ in range(self._fold(lanes))] for _ in self.columns] for _ in self.rows]
@@ -197,10 +197,10 @@ class Contraction:
             self._multiply(k, k.at(k["A"], a0), k.at(k["B"], b0), self.steps, sums, lanes, finish, inside)
         k.build.ret_void()
 
-    def _by_matrices(self, k: Kernel, lanes: int) -> None:
+    def _by_matrices(self, k: Kernel, lanes: int, imitated: bool) -> None:
         """Tiles that the processor holds as matrices."""
         rows, used = runs([a_m for a_m, _ in self.rows]), [column.used for column in self.columns]
-        held = Matrices(rows, used, self.pairs, self.low)
+        held = Matrices(rows, used, self.pairs, self.low, imitated)
         room, columns = held.begin(k), [column.b for column in self.columns]
         whole = not (self.add or self.stored or self.past) and self.finish == AS_IT_IS
         apart = held.apart([c_m for _, c_m in self.rows]) if whole else None

@@ -32,9 +32,10 @@ from .copy import Move, Stored, in_halves
 from .finish import Finish
 from .index import Index, divisors
 from .layout import Buffer, Layout
-from .matrices import SIDE, fill_columns, of_tile
+from .matrices import fill_columns, of_tile
 from .nest import Cut, Nest, cut
 from .program import Program, tiled
+from .registers import SIDE
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target

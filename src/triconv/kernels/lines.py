@@ -42,7 +42,7 @@ class Lines:
 
 def lines(problem: Problem, dtype: str, itemsize: int) -> tuple[Lines, ...]:
     """The problems of a convolution on pairs of such a dtype; none where lines of windows are no runs of pairs."""
-    from .matrices import SIDE
+    from .registers import SIDE
 
     axes, channels = problem.geometry.axes, problem.channels
     if problem.produces is not Role.HIDDEN or not axes or problem.geometry.banked:

@@ -1,26 +1,23 @@
 """Products of small matrices of pairs by the processor's own instruction (AMX), for contractions and their blocks.
 
-It has eight registers of 16 rows of 64 bytes, and adds to one the product of two: up to 16 rows of A by 16 pairs, and
-as many pairs by 16 columns of B, whose rows lie as vectors of B do. Each register has one shape for all of a kernel.
+It adds to one register the product of two: up to 16 rows of A by 16 pairs, and as many pairs by 16 columns of B, whose
+rows lie as vectors of B do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise, product
 from math import ceil, prod
 from operator import itemgetter
 
 from ..coefficients import coefficients
-from ..memory import LINE
 from .block import Block, covering, extents, sizes_of
 from .index import Index, offsets
-from .ir import I8, I64, VOID
+from .registers import REGISTERS, SIDE, Imitated, Instructions, registers
 from .words import Kernel, Place, Value
-
-SIDE, REGISTERS = 16, 8
-"""Rows, and numbers of four bytes in each; and how many such matrices the processor holds."""
 
 PRODUCTS, NEW, SHARED = 3, 2.4, 0.25
 """Of split numbers, products that make one, which take as long whether all rows are there or not; cycles that a new
@@ -140,29 +137,18 @@ class Matrices:
     low: tuple[int, int] = (0, 0)
     """How far low halves are behind the high ones in A and B, if numbers are split: but two low ones, all are
     multiplied with each other."""
+    imitated: bool = False
+    """Whether the processor has no such registers."""
 
     def begin(self, k: Kernel) -> Place:
-        """Tell the processor the shapes; and room for the sums."""
-        shapes = dict.fromkeys(range(REGISTERS), (0, 0))
-        for r, run in enumerate(self.rows):
-            shapes[self._a(run)] = run.count, self.pairs
-            for c, used in enumerate(self.used):
-                shapes[self._sum(r, c)] = run.count, used
-                shapes[self._b(used)] = self.pairs, used
-        content = bytearray(LINE)
-        content[0] = 1
-        for number, (high, wide) in shapes.items():
-            content[16 + 2 * number], content[48 + number] = 4 * wide, high
-        told = k.scratch(LINE // 4)
-        for n in range(LINE // 8):
-            k.store(I64(int.from_bytes(content[8 * n : 8 * n + 8], "little", signed=True)), told, n)
-        self._call(k, "ldtilecfg", told.pointer)
-        return k.scratch(len(self.rows) * len(self.used) * SIDE * SIDE)
+        """Have the registers; and room for the sums."""
+        self._registers.begin(k)
+        return k.scratch(len(self._cells) * SIDE * SIDE)
 
     def zero(self, k: Kernel) -> None:
         """Begin new sums."""
         for r, c in self._cells:
-            self._call(k, "tilezero", I8(self._sum(r, c)))
+            self._registers.zero(k, self._sum(r, c))
 
     def multiply(self, k: Kernel, a: Place, b: Place, columns: Sequence[int], step: int) -> None:
         """Add the products of some pairs: rows of A from a place on, and rows of B, a step apart, from another."""
@@ -172,7 +158,7 @@ class Matrices:
             self._load(k, self._b(used), k.at(b, place + half), step, self.pairs, used)
             for other, (r, run) in product(halves, enumerate(self.rows)):
                 self._load(k, self._a(run), k.at(a, run.first + other), run.step, run.count, self.pairs)
-                self._call(k, "tdpbf16ps", *map(I8, (self._sum(r, c), self._a(run), self._b(used))))
+                self._registers.multiply(k, self._sum(r, c), self._a(run), self._b(used))
 
     def apart(self, places: Sequence[int]) -> list[tuple[int, int]] | None:
         """Where the rows of each run begin in C, and how far apart they are, if they are evenly so."""
@@ -187,13 +173,13 @@ class Matrices:
             place = k.at(corner, first + columns[c])
             for row in range(run.count):
                 k.check(k.at(place, row * step), 4 * self.used[c])
-            self._call(k, "tilestored64", I8(self._sum(r, c)), place.pointer, I64(4 * step))
+            self._registers.store(k, self._sum(r, c), place, step)
 
     def sums(self, k: Kernel, room: Place, lanes: int) -> list[Value]:
         """The sums as vectors, row by row."""
         for r, c in self._cells:
             at = k.at(room, self._sum(r, c) * SIDE * SIDE)
-            self._call(k, "tilestored64", I8(self._sum(r, c)), at.pointer, I64(LINE))
+            self._registers.store(k, self._sum(r, c), at, SIDE)
         return [
             k.load_vector(k.at(room, (self._sum(r, c) * SIDE + m) * SIDE), lanes)
             for r, run in enumerate(self.rows)
@@ -202,8 +188,17 @@ class Matrices:
         ]
 
     def end(self, k: Kernel) -> None:
-        """Leave the registers as they were: to keep them takes time and power."""
-        self._call(k, "tilerelease")
+        self._registers.end(k)
+
+    @cached_property
+    def _registers(self) -> Instructions | Imitated:
+        shapes = {}
+        for r, run in enumerate(self.rows):
+            shapes[self._a(run)] = run.count, self.pairs
+            for c, used in enumerate(self.used):
+                shapes[self._sum(r, c)] = run.count, used
+                shapes[self._b(used)] = self.pairs, used
+        return registers(shapes, self.imitated)
 
     @property
     def _cells(self) -> list[tuple[int, int]]:
@@ -221,7 +216,4 @@ class Matrices:
     def _load(self, k: Kernel, number: int, place: Place, step: int, high: int, wide: int) -> None:
         for row in range(high):
             k.check(k.at(place, row * step), 4 * wide)
-        self._call(k, "tileloadd64", I8(number), place.pointer, I64(4 * step))
-
-    def _call(self, k: Kernel, name: str, *values: Value) -> None:
-        k.intrinsic(f"x86.{name}", VOID, values, [])
+        self._registers.load(k, number, place, step)

@@ -23,6 +23,8 @@ class Target:
     features: str
     vector_bytes: int
     registers: int
+    imitated: bool = False
+    """Whether products of matrices are written in vectors, as the processor has none: to test, not to be fast."""
 
     def lanes(self, itemsize: int) -> int:
         """How many numbers a vector register holds."""
@@ -41,7 +43,7 @@ class Target:
     @property
     def matrices(self) -> bool:
         """Whether it multiplies small matrices of such pairs, and the system lets it."""
-        return self.pairs and "+amx-bf16" in self.features.split(",") and matrices_allowed()
+        return self.imitated or (self.pairs and "+amx-bf16" in self.features.split(",") and matrices_allowed())
 
     def at_once(self, dtype: str, itemsize: int) -> int:
         """How many numbers of a dtype, or pairs of it, it begins to multiply in half a cycle at most."""
@@ -54,12 +56,17 @@ MATRIX = 8
 X86, ARM = "x86_64", "aarch64"
 
 _AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+IMITATED = "imitated"
+"""The target whose products of matrices (AMX) are written in vectors."""
 
 NAMED: dict[str, tuple[str, str, int, int, tuple[str, ...]]] = {
-    "avx512": (X86, "x86-64-v4", 64, 32, (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    "avx512": (X86, "x86-64-v4", 64, 32, _AVX512),
     "avx2": (X86, "x86-64-v3", 32, 16, _AVX2),
     "sse": (X86, "x86-64", 16, 16, ()),
     "neon": (ARM, "generic", 16, 32, ()),
+    IMITATED: (X86, "x86-64-v4", 64, 32, (*_AVX512, "avx512bf16")),
 }
 """Targets to ask for by name: processor family, LLVM's name, bytes of a vector, vector registers, features to run it.
 
@@ -74,9 +81,10 @@ def target(name: str | None = None) -> Target:
     triple = llvm.get_process_triple()
     if name in NAMED:
         family, cpu, vector_bytes, registers, _ = NAMED[name]
+        features = "+avx512bf16" if name == IMITATED else ""
         if family != _family():
             triple = f"{family}-unknown-linux-gnu"
-        return Target(triple, cpu, "", vector_bytes, registers)
+        return Target(triple, cpu, features, vector_bytes, registers, name == IMITATED)
     if name != "host":
         raise ValueError(f"{VARIABLE}={name!r}: expected host or one of {', '.join(NAMED)}")
     widest = next((one for one in NAMED if not lacking(one)), "sse")

@@ -406,14 +406,18 @@ class Kernel:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a · b + c: in one rounding where the processor has an instruction for it, which all but baseline x86 have.
 
-        There it is two instructions: one rounding would be a call of the C library for every number. Of pairs both
-        products are added, by an instruction that takes numbers too small to be normal as zero, and leaves none.
+        There it is two instructions: one rounding would be a call of the C library for every number.
         """
         if self.dtype == PAIRS:
-            pairs = ir.vector(ir.BFLOAT, 2 * a.type.count)
-            values = [c, self.build.bitcast(a, pairs), self.build.bitcast(b, pairs)]
-            return self.intrinsic(f"x86.avx512bf16.dpbf16ps.{32 * a.type.count}", c.type, values, [])
+            return self.add_pairs(a, b, c)
         return self.intrinsic("fmuladd", a.type, [a, b, c], [a.type])
+
+    def add_pairs(self, a: Value, b: Value, c: Value) -> Value:
+        """c and both products of pairs, by an instruction that takes numbers too small to be normal as zero, and leaves
+        none."""
+        pairs = ir.vector(ir.BFLOAT, 2 * a.type.count)
+        values = [c, self.build.bitcast(a, pairs), self.build.bitcast(b, pairs)]
+        return self.intrinsic(f"x86.avx512bf16.dpbf16ps.{32 * a.type.count}", c.type, values, [])
 
     def total(self, vector: Value) -> Value:
         """The sum of a vector's numbers."""
