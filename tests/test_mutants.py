@@ -596,6 +596,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "bool((jobs[..., 2] % self.lanes | 1 - jobs[..., 3]).any())",
         "bool((jobs[..., 2] % self.lanes).any())",
     ),
+    "winograd: one more position is inside": (
+        "kernels/transform.py",
+        "k.less(ends[2 * axis + 1], k.add(n, 1))",
+        "k.less(ends[2 * axis + 1], n)",
+    ),
     "copy: all is transposed": ("kernels/copy.py", "not turned.all(), *self", "not turned.any(), *self"),
     "winograd: only the last residue counts": ("engines/winograd.py", "summed and number > 0", "False"),
     # Pooling.

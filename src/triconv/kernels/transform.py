@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import NamedTuple
 
@@ -24,11 +25,25 @@ from .words import BYTES, I64, POINTER, Kernel, Place, Value, begin
 JOB = 4
 """Integers of a job besides its ends: source, target, channels, and whether the tile lies inside of the array."""
 
-AHEAD = 4
-"""Jobs whose array is on its way from memory."""
+AHEAD = 2
+"""Jobs whose array is on its way from memory, to be read or to be written over. More were further from their turn, so
+that some had left the nearest cache again."""
 
 At = list[Value | int]
 """Where on each axis."""
+
+
+class Edge(NamedTuple):
+    """Where a tile may not be inside of the array, or channels are less than a vector."""
+
+    used: Value
+    """How many channels there are."""
+    ends: Sequence[Value]
+    """From where to where the array is there, on each axis."""
+    nothing: Place
+    """A vector of zeros, which is read where the array is not."""
+    anything: Place
+    """Room for a vector, which is written where the array is not."""
 
 
 class Table(NamedTuple):
@@ -37,7 +52,7 @@ class Table(NamedTuple):
     steps: Sequence[Value]
     lanes: int
     ahead: Value
-    """How far a job to come is from this one, in the source."""
+    """How far a job to come is from this one, in the array."""
     wrong: Value
     """A vector that is no longer zero once something was written that is not finite."""
     end: Corner = (None, None)
@@ -84,12 +99,14 @@ class Transform:
         rank, lanes = len(self.matrices), machine.lanes(BYTES[self.dtype])
         rooms = [k.scratch(prod(self._sizes(axis)) * lanes) for axis in range(rank - 1)]
         steps = [k.load(k["steps"], number, I64) for number in range(2 * rank)]
-        wrong = k.variable(k.vector(lanes))
+        wrong, nothing, anything = k.variable(k.vector(lanes)), k.scratch(lanes), k.scratch(lanes)
         k.put(wrong, k.zeros(lanes))
+        k.store_vector(k.zeros(lanes), nothing)
         with k.loop(k["count"]) as i:
             source, target, channels, inside, *ends = k.row("jobs", i, self.job)
             soon = k.build.select(k.less(k.add(i, AHEAD), k["count"]), I64(AHEAD), I64(0))
-            ahead = k.sub(k.load(k["jobs"], k.mul(k.add(i, soon), self.job), I64), source)
+            far, here = (1, target) if self.back else (0, source)
+            ahead = k.sub(k.load(k["jobs"], k.add(k.mul(k.add(i, soon), self.job), far), I64), here)
             table = Table(steps, lanes, ahead, wrong)
             with k.loop(channels, step=lanes) as channel:
                 corner = k.at(k["source"], k.add(source, channel)), k.at(k["target"], k.add(target, channel))
@@ -106,7 +123,7 @@ class Transform:
                         with then:
                             self._pass(k, axis, corner, rooms, table)
                         with otherwise:
-                            self._pass(k, axis, corner, rooms, table, (used, ends))
+                            self._pass(k, axis, corner, rooms, table, Edge(used, ends, nothing, anything))
         if self.back:
             k.store_vector(k.get(wrong, k.vector(lanes)), k["wrong"])
         k.build.ret_void()
@@ -123,10 +140,10 @@ class Transform:
         corner: tuple[Place, Place],
         rooms: Sequence[Place],
         table: Table,
-        edge: tuple[Value, Sequence[Value]] | None = None,
+        edge: Edge | None = None,
     ) -> None:
-        """Transform one axis, the array's side within its `edge`: how many channels, and from where to where."""
-        rank, matrix, (steps, lanes, ahead, wrong, (bias, mask)) = len(self.matrices), self.matrices[axis], table
+        """Transform one axis, the array's side within its `edge`."""
+        rank, matrix, (steps, lanes, ahead, _, (_, mask)) = len(self.matrices), self.matrices[axis], table
 
         source, own = (rooms[axis - 1], self._apart(axis - 1, lanes)) if axis else (corner[0], steps[:rank])
         target, to = (rooms[axis], self._apart(axis, lanes)) if axis < rank - 1 else (corner[1], steps[rank:])
@@ -137,24 +154,20 @@ class Transform:
 
         def read(first: Place, at: At) -> Value:
             place = k.at(first, read_at[at[axis]])
-            used = None if axis or edge is None or self.back else _within(k, at, *edge)
-            if not axis and not self.back:
-                k.prefetch(place, ahead)
-            return k.load_vector(place, lanes, used)
+            if axis or self.back:
+                return k.load_vector(place, lanes)
+            k.prefetch(place, ahead)
+            if edge is None:
+                return k.load_vector(place, lanes)
+            return k.load_vector(k.unless(_outside(k, at, edge.ends), place, edge.nothing, edge.used), lanes, edge.used)
 
         def write(first: Place, kept: Place | None, at: At, value: Value) -> None:
             place = k.at(first, write_at[at[axis]])
-            if axis < rank - 1:
+            if axis < rank - 1 or not self.back:
                 k.store_vector(value, place)
-                return
-            used = None if edge is None or not self.back else _within(k, at, *edge)
-            if self.adds:
-                value = k.build.fadd(k.load_vector(place, lanes, used), value)
-            if self.back:  # infinite or NaN times zero is not zero
-                seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
-                k.put(wrong, k.fma(seen, k.zeros(lanes), k.get(wrong, value.type)))
-            value = self.finish(k, value, (bias, None if kept is None else k.at(kept, write_at[at[axis]])), used)
-            k.store_vector(value, place, used)
+            else:
+                kept = None if kept is None else k.at(kept, write_at[at[axis]])
+                self._finished(k, value, place, kept, at, table, edge)
 
         others = self._sizes(axis)
         others.pop(axis)
@@ -167,6 +180,24 @@ class Transform:
             for q, value in _product(k, matrix, values):
                 write(last, kept_at, [*at[:axis], q, *at[axis + 1 :]], value)
 
+    def _finished(
+        self, k: Kernel, value: Value, place: Place, kept: Place | None, at: At, table: Table, edge: Edge | None
+    ) -> None:
+        """Write a vector of the result, and mark what is not finite."""
+        lanes, used, before = table.lanes, None, place
+        k.prefetch(place, table.ahead, written=True)
+        if edge is not None:
+            outside, used = _outside(k, at, edge.ends), edge.used
+            before = k.unless(outside, place, edge.nothing, used)
+            kept = None if kept is None else k.unless(outside, kept, edge.nothing, used)
+            place = k.unless(outside, place, edge.anything, used)
+        if self.adds:
+            value = k.build.fadd(k.load_vector(before, lanes, used), value)
+        # Infinite or NaN times zero is not zero.
+        seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
+        k.put(table.wrong, k.fma(seen, k.zeros(lanes), k.get(table.wrong, value.type)))
+        k.store_vector(self.finish(k, value, (table.end[0], kept), used), place, used)
+
     def _apart(self, axis: int, lanes: int) -> list[Value | int]:
         """How far vectors are apart on each axis, in numbers, once one is transformed."""
         sizes = self._sizes(axis)
@@ -178,13 +209,14 @@ def _moved(k: Kernel, place: Place, at: At, steps: Sequence[Value | int]) -> Pla
     return k.at(place, k.add(*terms)) if terms else place
 
 
-def _within(k: Kernel, at: At, used: Value, ends: Sequence[Value]) -> Value:
-    """How many channels to take at a position: none beyond the array."""
-    there: Value = k.build.and_(k.less(ends[0], k.add(at[0], 1)), k.less(at[0], ends[1]))
-    for axis in range(1, len(at)):
-        low, high = ends[2 * axis : 2 * axis + 2]
-        there = k.build.and_(there, k.build.and_(k.less(low, k.add(at[axis], 1)), k.less(at[axis], high)))
-    return k.build.select(there, used, I64(0))
+def _outside(k: Kernel, at: At, ends: Sequence[Value]) -> Value:
+    """Whether a position is beyond the array."""
+    sides = [
+        side
+        for axis, n in enumerate(at)
+        for side in (k.less(n, ends[2 * axis]), k.less(ends[2 * axis + 1], k.add(n, 1)))
+    ]
+    return reduce(k.build.or_, sides)
 
 
 def _product(k: Kernel, matrix: Matrix, values: Sequence[Value]) -> Iterator[tuple[int, Value]]:

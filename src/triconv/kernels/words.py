@@ -169,9 +169,10 @@ class Kernel:
         moved = self.build.gep(place.pointer, self.whole(offset), kind, inbounds=not CHECKED)
         return Place(moved, place.array)
 
-    def unless(self, outside: Value, place: Place, instead: Place, count: int) -> Place:
-        """A place from which so many numbers are read, or another one if that place is outside of its array."""
-        self.check(place, self.build.select(outside, I64(0), I64(count * self.element(place).bytes)))
+    def unless(self, outside: Value, place: Place, instead: Place, count: Value | int) -> Place:
+        """A place of so many numbers, or another one if that place is outside of its array."""
+        if CHECKED:
+            self.check(place, self.build.select(outside, I64(0), self.mul(count, self.element(place).bytes)))
         return Place(self.build.select(outside, instead.pointer, place.pointer), instead.array)
 
     def element(self, place: Place) -> ir.Type:
@@ -343,10 +344,10 @@ class Kernel:
             values = [value, place.pointer, self.first(used, lanes)]
             self.intrinsic("masked.store", ir.VOID, values, [value.type, POINTER])
 
-    def prefetch(self, place: Place, offset: Value | int) -> None:
+    def prefetch(self, place: Place, offset: Value | int, written: bool = False) -> None:
         """Ask for the line of the cache with the offset-th number from a place on; it may be beyond an array's end."""
         beyond = self.build.gep(place.pointer, self.whole(offset), self.element(place))
-        values = [beyond, I32(0), I32(3), I32(1)]  # to be read, soon, from the nearest cache, as data
+        values = [beyond, I32(int(written)), I32(3), I32(1)]  # soon, from the nearest cache, as data
         if not CHECKED:
             self.intrinsic("prefetch", ir.VOID, values, [POINTER])
 
