@@ -20,6 +20,7 @@ CASES = {
     "direct, another order": ("direct", "conv", (8, 48, 9, 9), (32, 48, 3, 3), {"padding": 1}),
     "direct, edges of a graph": ("direct", "conv", (2, 20, 9, 9), (24, 20, 3, 3), {"groups": "graph"}),
     "winograd, by blocks": ("winograd", "conv", (8, 16, 28, 28), (32, 16, 3, 3), {"padding": 1}),
+    "winograd, by panels": ("winograd", "conv", (1, 256, 6, 6), (256, 256, 3, 3), {"padding": 1}),
     "winograd, parts of a stride": ("winograd", "conv", (8, 16, 28, 28), (32, 16, 4, 4), {"stride": 2, "padding": 1}),
     "winograd, transposed": ("winograd", "conv_transpose", (2, 16, 12, 12), (32, 16, 3, 3), {"padding": 1}),
     "fft": ("fft", "conv", (2, 8, 20, 20), (8, 8, 9, 9), {"padding": 4}),

@@ -82,11 +82,15 @@ class Turning:
     chunks: Sequence[tuple[int, int]]
     """Where each begins, and which of these it is like."""
 
-    def calls(self, kernel: Array, copy: Array, target: Array, chunk: int) -> list[Call]:
-        """Copy one chunk, and transform the copy."""
+    def copy(self, kernel: Array, copy: Array, chunk: int) -> list[Call]:
+        """Copy one chunk."""
         begin, like = self.chunks[chunk]
-        moved = self.moves[like].moved(begin, 0).calls(kernel, copy, 0, 1)
-        return [*moved, self.transform.call(copy, target, like, like + 1)]
+        return self.moves[like].moved(begin, 0).calls(kernel, copy, 0, 1)
+
+    def transformed(self, copy: Array, target: Array, chunk: int) -> Call:
+        """Transform the copy of one chunk."""
+        _, like = self.chunks[chunk]
+        return self.transform.call(copy, target, like, like + 1)
 
 
 class Sizes:
@@ -207,18 +211,19 @@ class Sizes:
         """How chunks of kernels get their outputs side by side."""
         jobs, own = self.kernel_jobs(False), self.own
         taps = [axis.kernel for axis in own.axes]
-        steps = [prod(taps[axis + 1 :]) * self.depth * self.wide for axis in range(len(taps))]
+        row = prod(taps) * self.wide
+        steps = [prod(taps[axis + 1 :]) * self.wide for axis in range(len(taps))]
 
         def move(outputs: int) -> Move:
             dims = [
                 Dim(((0, 0, size),), source, to) for size, source, to in zip(taps, own.kernel[2:], steps, strict=True)
             ]
-            inner = Dim(((0, 0, self.depth),), own.kernel[1], self.wide), Dim(((0, 0, outputs),), own.kernel[0], 1)
+            inner = Dim(((0, 0, self.depth),), own.kernel[1], row), Dim(((0, 0, outputs),), own.kernel[0], 1)
             return Move.of([*dims, *inner], self.dtype)
 
         outputs, first, like = np.unique(jobs[:, 0, 2], return_index=True, return_inverse=True)
         local = jobs[first]
-        local[..., 0] = np.arange(self.depth) * self.wide
+        local[..., 0] = np.arange(self.depth) * row
         transform = self.transform(Role.WEIGHT, local, self.kernel, array=steps)
         chunks = list(zip(jobs[:, 0, 0].tolist(), like.tolist(), strict=True))
         return Turning([move(count) for count in outputs.tolist()], transform, chunks)

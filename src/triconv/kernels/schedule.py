@@ -64,6 +64,8 @@ class Schedule:
     """Of scratch, if not the arrays'."""
     room: int | None = None
     """Within how many numbers scratch should be, for two threads, if it matters."""
+    knowing: Schedule | None = None
+    """What is done where the weight stays the same, if that is not this."""
     sheets: dict[int, list[Sheet]] = field(default_factory=dict)
 
     @cached_property
@@ -101,6 +103,8 @@ class Schedule:
 
         Behind the three comes what it is finished with. None if there are no marks that tell.
         """
+        if kept is not None and self.knowing is not None:
+            return self.knowing.run(given, kept)
         threads, (operands, more) = thread_count(), (given[:3], given[3:])  # asked once: there is room for so many
         dtype = np.dtype(self.dtype) if self.dtype else given[0].dtype
         with Scratch() as lent:

@@ -9,6 +9,7 @@ pieces of the tiles, each with sums of its own, which are added on the way back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from math import prod
@@ -69,8 +70,10 @@ def by_blocks(s: Sizes) -> Schedule:
             if copies is None:
                 return [kernels.call(arrays[1], arrays[5], first, last)]
             _, weight, _, room, _, transformed, *_ = arrays
-            made = (copies.calls(weight, room[place:], transformed[n * s.chunk :], n) for n in range(first, last))
-            return [call for one in made for call in one]
+            made, copy = list[Call](), room[place:]
+            for n in range(first, last):
+                made += [*copies.copy(weight, copy, n), copies.transformed(copy, transformed[n * s.chunk :], n)]
+            return made
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             seen, _, made, room, marks, transformed, *more = arrays
@@ -123,8 +126,16 @@ def _in_turns(jobs: Table, field: int, turns: int, step: int) -> Table:
 def by_panels(s: Sizes) -> Schedule:
     """Panels of outputs, all the way, over tiles that are transformed before.
 
-    Some inputs come after the others where there is no room for all: what they make is added to what is there.
+    Some inputs come after the others where there is no room for all: what they make is added to what is there. Of a
+    weight that stays the same the copies are kept: transforms are several times as large, and would take longer to be
+    read than to be made.
     """
+    found = _by_panels(s, False)
+    return replace(found, knowing=_by_panels(s, True)) if _turned(s) else found
+
+
+def _by_panels(s: Sizes, kept: bool) -> Schedule:
+    """With copies of the weight that are kept, or made for each call."""
     s, rounds = _some_inputs(s)
     own, turned = s.own, _turned(s)
     inputs, chunks, row = s.inputs // rounds, s.chunks // rounds, s.whole(s.inputs // rounds)
@@ -141,6 +152,10 @@ def by_panels(s: Sizes) -> Schedule:
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
         programs = s.multiplied(s.tiles, 1, 1, row, chunks)
 
+        def copied(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+            every = (copies.copy(arrays[1], arrays[5][n * turned :], n) for n in range(first, last) if copies)
+            return [call for one in every for call in one]
+
         def stages(turn: int) -> tuple[Stage, Stage]:
             begin, ends = turn * s.tiles, (turn == 0, turn == rounds - 1)
             back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True, ends=ends)
@@ -149,7 +164,7 @@ def by_panels(s: Sizes) -> Schedule:
                 return [forth.call(arrays[0], arrays[3], begin + first, begin + last)]
 
             def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
-                _, kernel, made, room, marks, _, *more = arrays if turn == rounds - 1 else arrays[:6]
+                _, kernel, made, room, marks, copy, *more = arrays if turn == rounds - 1 else arrays[:6]
                 w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
                 found = []
                 for n in range(first, last):
@@ -157,7 +172,8 @@ def by_panels(s: Sizes) -> Schedule:
                         number = n * s.chunks + turn * chunks + chunk
                         seen = s.beginning(number)[0] - turn * inputs
                         if copies is not None:
-                            found += copies.calls(kernel, w, k, number)
+                            found += [] if kept else copies.copy(kernel, w, number)
+                            found.append(copies.transformed(copy[number * turned :] if kept else w, k, number))
                         if kernels is not None:
                             found.append(kernels.call(kernel, k, number, number + 1))
                         found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
@@ -166,10 +182,20 @@ def by_panels(s: Sizes) -> Schedule:
 
             return Stage(s.tiles, before), Stage(len(jobs), calls)
 
-        return tuple(stage for turn in range(rounds) for stage in stages(turn))
+        every = tuple(stage for turn in range(rounds) for stage in stages(turn))
+        return (Stage(parts, copied), *every) if kept else every
 
+    parts = own.groups * s.panels * s.chunks
+    keeping = parts * turned if kept else 0
     return Schedule(
-        s.flops, s.scratch(s.tiles, row), _of_a_panel(s), own.groups * s.panels * s.lanes, make, room=s.room
+        s.flops,
+        s.scratch(s.tiles, row),
+        _of_a_panel(s),
+        own.groups * s.panels * s.lanes,
+        make,
+        kernels=keeping,
+        keeps=("copies", s.known_by) if kept else None,
+        room=s.room,
     )
 
 
