@@ -17,7 +17,7 @@ import numpy as np
 
 from . import trial
 from .after import After
-from .arrays import STORED
+from .arrays import STORED, allocate
 from .coefficients import coefficients, depending, multiplying
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, split, winograd
@@ -87,7 +87,8 @@ class Plan:
         if self.problem.produces is Role.WEIGHT:
             raise ValueError("a plan for conv_weight: expected one for conv or conv_transpose, which take a weight")
         self._check(Role.WEIGHT, weight)
-        own, kept, (role, _) = weight.copy(order="K"), Kept(), self.problem.operands
+        own = allocate("weight", weight.shape, weight.dtype, weight)  # on a cache line, where NumPy's own are not
+        own[...], kept, (role, _) = weight, Kept(), self.problem.operands
 
         def run(data: Array, out: Array) -> None:
             self._check_all({role: data}, out)  # nobody else has the weight
