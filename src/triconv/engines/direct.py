@@ -35,6 +35,7 @@ def build(problem: Problem) -> Run:
 
 def _build_real(problem: Problem) -> Run:
     """The problem on real arrays, a graph's weight being that of its edges alone."""
+    from ..kernels.loops import goes_past
     from ..kernels.prepared import aligned, prepared
     from ..kernels.ways import ROLES, arguments
 
@@ -43,7 +44,7 @@ def _build_real(problem: Problem) -> Run:
         own = tuple(tuple(step // itemsize for step in one) for one in strides)
         return prepared(problem, own, finite, in_line, steps=steps)
 
-    banked = problem.produces is Role.WEIGHT and problem.geometry.banked
+    past = goes_past(problem)
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     given_at = arguments(problem)
 
@@ -51,7 +52,7 @@ def _build_real(problem: Problem) -> Run:
         numbers = aligned(a), aligned(b), aligned(out)
         given = [numbers[number] for number in given_at]
         strides = given[0].strides, given[1].strides, given[2].strides
-        in_line = banked and address(given[produced]) % LINE == 0  # nothing else is written past the caches
+        in_line = past and address(given[produced]) % LINE == 0
         steps = after.steps if after is not None and after.fits(given[produced]) else None
         best = ready(strides, True, in_line, steps)
         if not best.tried(given, kept, _finished_with(best, after)):

@@ -147,7 +147,7 @@ def nests(
         leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
         nest = Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps)
         low = tuple(getattr(lying, role.value).low for role in roles[:2])
-        nest = replace(nest, pairs=problem.dtype in HALVED, low=low)
+        nest = replace(nest, pairs=problem.dtype in HALVED, low=low, past=goes_past(problem))
         found.append(nest)
     return found
 
@@ -261,6 +261,16 @@ def _window(problem: Problem) -> int:
     lines = axes[0].span * prod(axis.reach for axis in axes[1:]) if axes else 1
     return lines * problem.channels.visible * problem.itemsize
 
+
+def goes_past(problem: Problem) -> bool:
+    """Whether a result only fills the caches: a large weight of which each part is met once, or what outgrows them."""
+    if problem.produces is Role.WEIGHT:
+        return problem.geometry.banked and problem.bytes_of(Role.WEIGHT) > LARGE
+    return problem.bytes_of(problem.produces) > BEYOND
+
+
+BEYOND = 1 << 24
+"""Bytes of a result of which little is left in the last of the caches when somebody reads it."""
 
 LARGE = 1 << 19
 """Bytes of a weight, or of a window, that do not share the second-level cache well with the rest: panels of channels

@@ -72,6 +72,8 @@ class Nest:
     """Whether C may hold something already, to which all is added."""
     pairs: bool = False
     """Whether numbers are pairs of bfloat16, which a processor may multiply as matrices."""
+    past: bool = False
+    """Whether C is written past the caches, which it would only fill, if its vectors are whole and in line."""
     low: tuple[int, int] = (0, 0)
     """How far low halves of numbers are behind the high ones in A and B, if numbers are split, as for matrices only."""
     ordered: bool = False

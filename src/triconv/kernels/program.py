@@ -274,8 +274,8 @@ def _rows(cut: Cut, sizes: Sequence[int]) -> list[Index]:
 
 
 def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
-    """Whether C is large, met once, and made of whole vectors."""
-    if cut.nest.once != "C" or cut.adds or cut.depth.vector:
+    """Whether C goes past the caches, is met once, and made of whole vectors."""
+    if not cut.nest.past or cut.adds or cut.depth.vector or cut.pairs:
         return False
     steps = [lanes * size if loop.vector else loop.c for loop, size in zip(cut.results, sizes, strict=True)]
     steps += [size for loop, size in zip(cut.results, sizes, strict=True) if loop.vector]
