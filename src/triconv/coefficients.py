@@ -45,7 +45,7 @@ class Coefficients:
     winograd_multiplied: float = _of(0.57, "cycles", "winograd: to multiply and add a vector between transforms")
     winograd_transformed: float = _of(6.8, "cycles", "winograd: for each vector of a transform of tiles")
     winograd_kernel: float = _of(5.0, "cycles", "winograd: for each vector of a transform of kernels")
-    winograd_called: float = _of(4e-5, "s", "winograd: to call it, for each part of a stride")
+    winograd_called: float = _of(9e-5, "s", "winograd: to call it, for each part of a stride")
     split_multiplied: float = _of(16, "cycles", "split: to multiply matrices of 16 rows of halves")
     split_copied: float = _of(5e10, "B/s", "split: read and written by copies into halves")
     fft_multiplied: float = _of(0.526, "cycles", "fft: to multiply and add a vector")
