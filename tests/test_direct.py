@@ -23,16 +23,12 @@ from grid import BY_NAME, GRID, OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
 
 import triconv
-from triconv.after import After
 from triconv.engine import met as met_of
 from triconv.engines import direct, reference
 from triconv.form import Problem, Role
-from triconv.kernels import compile as compiling
 from triconv.kernels import loops, patches, prepared, program, team, ways
-from triconv.kernels.contract import Contraction
 from triconv.kernels.nest import Nest
 from triconv.kernels.target import NAMED, lacking
-from triconv.memory import address
 
 Array = NDArray[Any]
 Order = Callable[[Array], Array]
@@ -808,45 +804,3 @@ def test_no_examples(name: str) -> None:
         result = row.call(getattr(triconv, operation), operation, row.operands(), engine="direct")
         assert result.shape == getattr(row, RESULT[operation])
         assert not result.any()
-
-
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
-@pytest.mark.parametrize(("visible", "hidden", "goes"), [(48, 96, True), (48, 45, False)])
-def test_large_results_go_past_the_caches(
-    operation: str, groups: int, visible: int, hidden: int, goes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where they begin on a line and have whole vectors, however tiles end and whoever reads them; and all is there."""
-    monkeypatch.setattr(loops, "BEYOND", 0)
-    kernels = set(compiling._functions)
-    random, size = np.random.default_rng(0), 11 + groups  # a size that no other test has: what is cut for it is kept
-    options = {"stride": (1, 2), "padding": (1, 0), "groups": groups}
-    if operation == "conv_transpose":
-        visible, hidden = hidden, visible
-    shapes = (2, visible, size, 29), (hidden, visible // groups, 3, 4)
-    problem = triconv.explain(operation, *shapes, engine="direct", dtype="float32", **options).problem
-    a, b = (random.integers(-4, 5, problem.shape(role)).astype("float32") for role in problem.operands)
-    expected = reference_of(problem, a, b)
-    for start in (0, 1):
-        for after in (None, After(positive=True)):
-            out = channels_last_at(problem.shape(problem.produces), start)
-            with triconv.threads(2):
-                direct.build(problem)(channels_last(a), b, out, None, after)
-            np.testing.assert_array_equal(out, np.maximum(expected, 0) if after else expected)
-    found = [kernel for kernel in set(compiling._functions) - kernels if isinstance(kernel, Contraction)]
-    assert any(kernel.past for kernel in found) is goes, (operation, groups)
-    assert not all(kernel.past for kernel in found), "a result between lines goes the other way"
-
-
-def reference_of(problem: Problem, a: Array, b: Array) -> Array:
-    found = np.full(problem.shape(problem.produces), np.nan, np.float32)
-    reference.ENGINE.build(problem)(a, b, found)
-    return found
-
-
-def channels_last_at(shape: tuple[int, ...], start: int) -> Array:
-    """NaN that begin so many numbers behind a line of the cache, channels innermost."""
-    room = np.full(int(np.prod(shape)) + 32, np.nan, np.float32)
-    first = -(address(room) // 4) % 16 + start
-    inner = room[first : first + int(np.prod(shape))].reshape(shape[0], *shape[2:], shape[1])
-    return np.moveaxis(inner, -1, 1)

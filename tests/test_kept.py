@@ -11,8 +11,10 @@ import pytest
 
 import triconv
 from triconv import dispatch
+from triconv.engines import winograd
 from triconv.form import Role
 from triconv.kept import MOST, Kept
+from triconv.memory import LINE, address
 
 # name: engine, operation, visible, weight, options. Each engine makes something of such a weight that it can keep.
 CASES = {
@@ -51,6 +53,23 @@ def test_what_is_kept_has_the_same_bits_and_is_used(name):
     # Nobody may do that; it shows that the second call had no need of the weight.
     plan.built(data, np.zeros_like(weight), out, kept)
     np.testing.assert_array_equal(out, expected)
+
+
+def test_copies_for_tiles_of_other_sizes_are_the_same():
+    kept, rng = Kept(), np.random.default_rng(1)
+    weight, sizes = rng.standard_normal((256, 256, 3, 3), np.float32), set()
+    for size in range(2, 9):
+        data = rng.standard_normal((1, 256, size, size), np.float32)
+        plan = triconv.explain("conv", data.shape, weight.shape, engine="winograd", padding=1, dtype="float32")
+        expected, out = (np.empty(plan.shape(Role.HIDDEN), np.float32) for _ in range(2))
+        plan.built(data, weight, expected)
+        plan.built(data, weight, out, kept)
+        np.testing.assert_array_equal(out, expected)
+        assert "by panels" in plan.engine.describe(plan.problem)
+        sizes.add(winograd.tile_sizes(plan.problem))
+    assert len(sizes) > 2
+    ((part,),) = kept._made.values()  # of one stride
+    assert len(part) == 1
 
 
 def test_shapes_of_data_do_not_mix_what_is_kept():
@@ -120,6 +139,29 @@ def test_an_infinite_result_is_that_of_the_sum_as_written():
     for _ in range(2):
         plan.built(data, weight, out, kept)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("name", ["winograd, by blocks", "direct, panels"])
+@pytest.mark.parametrize("lies", ["as it is", "backwards", "one for all", "another order"])
+def test_a_plan_has_its_weight_on_a_line(name, lies, monkeypatch):
+    """Whatever its size, and however it lies: in the same order, as what reads it depends on that."""
+    plan, data, weight = _case(name)
+    weight = {
+        "as it is": weight,
+        "backwards": weight[::-1, ::-1],
+        "one for all": np.broadcast_to(weight[:1], weight.shape),
+        "another order": np.moveaxis(np.ascontiguousarray(np.moveaxis(weight, 0, -1)), -1, 0),
+    }[lies]
+    got, out, expected = [], *(np.empty(plan.shape(Role.HIDDEN), np.float32) for _ in range(2))
+    plan.run(data, np.array(weight), expected)
+    monkeypatch.setattr(dispatch.Plan, "_run", lambda _, __, own, *___: got.append(own))
+    plan.with_weight(weight)(data, out)
+    monkeypatch.undo()
+    (own,) = got
+    assert address(own) % LINE == 0
+    assert own.strides == weight.copy(order="K").strides
+    plan.with_weight(weight)(data, out)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-3)
 
 
 def test_a_plan_with_a_weight_has_a_copy_of_it():

@@ -17,12 +17,13 @@ import numpy as np
 
 from . import trial
 from .after import After
-from .arrays import STORED, allocate
+from .arrays import STORED
 from .coefficients import coefficients, depending, multiplying
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, split, winograd
 from .form import OPERANDS, Problem, Role, equation
 from .kept import Kept
+from .memory import in_line
 
 ENGINES: dict[str, Engine] = {
     e.ENGINE.name: e.ENGINE for e in (direct, winograd, split, fft, im2row, matrix, reference)
@@ -69,6 +70,8 @@ class Plan:
     def with_weight(self, weight: Array) -> Callable[[Array, Array], None]:
         """A callable run(data, out) for this weight, of which it has a copy, and keeps what the engine makes of it.
 
+        Both come besides what a call takes, which `workspace` says.
+
         Raises
         ------
         ValueError, TypeError
@@ -87,8 +90,7 @@ class Plan:
         if self.problem.produces is Role.WEIGHT:
             raise ValueError("a plan for conv_weight: expected one for conv or conv_transpose, which take a weight")
         self._check(Role.WEIGHT, weight)
-        own = allocate("weight", weight.shape, weight.dtype, weight)  # on a cache line, where NumPy's own are not
-        own[...], kept, (role, _) = weight, Kept(), self.problem.operands
+        own, kept, (role, _) = in_line(weight), Kept(), self.problem.operands
 
         def run(data: Array, out: Array) -> None:
             self._check_all({role: data}, out)  # nobody else has the weight

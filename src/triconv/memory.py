@@ -111,7 +111,7 @@ def kept() -> int:
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An uninitialised array on a cache line; a large one takes a block, and leaves it when it is needed no longer.
+    """An uninitialised array; a large one takes a block, which begins on a line, and leaves it when nobody needs it.
 
     Examples
     --------
@@ -126,6 +126,21 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     lease = (ctypes.c_ubyte * size).from_address(address(block))
     finalize(lease, give, block).atexit = False
     return np.frombuffer(lease, kind).reshape(shape)
+
+
+def in_line(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy in the same physical order that begins on a cache line, where NumPy's own mostly do not.
+
+    Examples
+    --------
+    >>> in_line(np.arange(6).reshape(2, 3).T).strides
+    (8, 24)
+    """
+    steps = array.copy(order="K").strides
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    found: NDArray[Any] = np.ndarray(array.shape, array.dtype, room, -address(room) % LINE, steps)
+    found[...] = array
+    return found
 
 
 def _collect() -> None:

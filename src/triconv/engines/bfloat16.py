@@ -154,7 +154,7 @@ def build(problem: Problem) -> Run:
         # Of a gradient some pairs of examples may be taken at a time.
         arrays = (_in_twos(a), _in_twos(b), result) if problem.produces is Role.WEIGHT else numbers
         given = [arrays[number] for number in given_at]
-        in_line = banked and address(result) % LINE == 0  # nothing else is written past the caches
+        in_line = banked and address(result) % LINE == 0  # of bfloat16 nothing else goes past the caches
         best = ready(strides, others, True, in_line)
         if best.supposes not in (None, produced) and not all_finite(numbers[given_at[best.supposes]]):
             best = ready(strides, others, False, in_line)

@@ -35,7 +35,7 @@ def build(problem: Problem) -> Run:
 
 def _build_real(problem: Problem) -> Run:
     """The problem on real arrays, a graph's weight being that of its edges alone."""
-    from ..kernels.loops import goes_past
+    from ..kernels.loops import outgrows
     from ..kernels.prepared import aligned, prepared
     from ..kernels.ways import ROLES, arguments
 
@@ -44,7 +44,7 @@ def _build_real(problem: Problem) -> Run:
         own = tuple(tuple(step // itemsize for step in one) for one in strides)
         return prepared(problem, own, finite, in_line, steps=steps)
 
-    past = goes_past(problem)
+    past = outgrows(problem) or (problem.produces is Role.WEIGHT and problem.geometry.banked)
     itemsize, produced = problem.itemsize, ROLES.index(problem.produces)
     given_at = arguments(problem)
 

@@ -78,7 +78,7 @@ class Bands:
 
     def _stage(self, strides: tuple[Strides, ...]) -> Stage:
         asked = self.way.asked
-        tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, True)]
+        tables = [one for cut in self.way.cuts() for one in tiled(cut, asked.dtype, False)]
         program = Program(tables, asked.flops)
         moves = list(zip(*(self.moves(number, strides[number]) for number in (0, 1)), strict=True))
         made = ROLES.index(asked.produces)

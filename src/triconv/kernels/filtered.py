@@ -92,6 +92,10 @@ class Turning:
         _, like = self.chunks[chunk]
         return self.transform.call(copy, target, like, like + 1)
 
+    def calls(self, kernel: Array, copy: Array, target: Array, chunk: int) -> list[Call]:
+        """Copy one chunk, and transform the copy."""
+        return [*self.copy(kernel, copy, chunk), self.transformed(copy, target, chunk)]
+
 
 class Sizes:
     """How scratch lies for a correlation, by filterings of certain sizes; its result may be added to what is there."""
@@ -137,10 +141,15 @@ class Sizes:
     @property
     def known_by(self) -> Hashable:
         """All that the transforms of one array's kernels depend on."""
+        return self.sizes, self.copied_by
+
+    @property
+    def copied_by(self) -> Hashable:
+        """All that copies of their chunks depend on."""
         own = self.own
         taps = tuple(axis.kernel for axis in own.axes)
         lying = own.kernel, own.first_tap, own.across, own.groups, own.inputs, own.outputs
-        return self.dtype, self.sizes, taps, lying, self.wide, self.depth
+        return "copies", self.dtype, taps, lying, self.wide, self.depth
 
     def whole(self, count: int) -> int:
         """As many numbers as whole vectors, and lines, have."""
@@ -238,7 +247,7 @@ class Sizes:
         """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
         corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
         nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
-        made = contractions(nest, self.dtype, in_line=True)
+        made = contractions(nest, self.dtype)
         return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
 
     def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:

@@ -147,7 +147,7 @@ def nests(
         leaps = over_data(vector) and problem.channels.mask is not None and problem.produces is not Role.WEIGHT
         nest = Nest(*loops, corners, tap_table, inside, once, spread, _reread(problem), edges, leaps)
         low = tuple(getattr(lying, role.value).low for role in roles[:2])
-        nest = replace(nest, pairs=problem.dtype in HALVED, low=low, past=goes_past(problem))
+        nest = replace(nest, pairs=problem.dtype in HALVED, low=low, past=once == "C" or outgrows(problem))
         found.append(nest)
     return found
 
@@ -262,11 +262,9 @@ def _window(problem: Problem) -> int:
     return lines * problem.channels.visible * problem.itemsize
 
 
-def goes_past(problem: Problem) -> bool:
-    """Whether a result only fills the caches: a large weight of which each part is met once, or what outgrows them."""
-    if problem.produces is Role.WEIGHT:
-        return problem.geometry.banked and problem.bytes_of(Role.WEIGHT) > LARGE
-    return problem.bytes_of(problem.produces) > BEYOND
+def outgrows(problem: Problem) -> bool:
+    """Whether a result that is not a weight only fills the caches."""
+    return problem.produces is not Role.WEIGHT and problem.bytes_of(problem.produces) > BEYOND
 
 
 BEYOND = 1 << 24

@@ -72,9 +72,9 @@ class Tiled:
         return replace(self, tiles=tiles, pieces=[*begins, len(tiles)])
 
 
-def contractions(nest: Nest, dtype: str, in_line: bool = False) -> list[Tiled]:
+def contractions(nest: Nest, dtype: str) -> list[Tiled]:
     """The contractions of a nest, cut for the caches at hand."""
-    return tiled(cut(nest, BYTES[dtype], target(), cache_bytes()[1] // 2), dtype, in_line)
+    return tiled(cut(nest, BYTES[dtype], target(), cache_bytes()[1] // 2), dtype, False)
 
 
 def tiled(cut: Cut, dtype: str, in_line: bool, stored: str = "", finish: Finish | None = None) -> list[Tiled]:
@@ -273,14 +273,16 @@ def _rows(cut: Cut, sizes: Sequence[int]) -> list[Index]:
     return [replace(loop, count=size) for loop, size in zip(cut.results, sizes, strict=True) if loop.row]
 
 
-def _past(cut: Cut, sizes: Sequence[int], lanes: int) -> bool:
-    """Whether C goes past the caches, is met once, and made of whole vectors."""
+def _past(cut: Cut, sizes: Sequence[int], lanes: int, itemsize: int) -> bool:
+    """Whether C goes past the caches, is met once, and made of whole vectors and lines: a part of a line would be
+    written alone."""
     if not cut.nest.past or cut.adds or cut.depth.vector or cut.pairs:
         return False
+    whole = max(lanes, LINE // itemsize)
     steps = [lanes * size if loop.vector else loop.c for loop, size in zip(cut.results, sizes, strict=True)]
     steps += [size for loop, size in zip(cut.results, sizes, strict=True) if loop.vector]
     steps += [loop.count for loop in cut.results if loop.vector]
-    return not any(step % lanes for step in [*steps, *cut.nest.corners[:, 2]])
+    return not any(step % whole for step in [*steps, *cut.nest.corners[:, 2]])
 
 
 def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line: bool, stored: str) -> Contraction:
@@ -297,7 +299,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     )
     pairs = cut.pairs if fits(runs(offsets(rows, "a")), [column.used for column in each]) else 0
     assert pairs or not cut.nest.split, f"tiles of {sizes}: expected as many as the registers hold"
-    past = in_line and _past(cut, sizes, lanes)
+    size = 2 if stored else BYTES[dtype]
+    past = in_line and _past(cut, sizes, lanes, size)
     return Contraction(
         dtype,
         tuple(zip(offsets(rows, "a"), offsets(rows, "c"), strict=True)),
@@ -319,7 +322,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         low=cut.nest.low,
         past=past,
         stored=stored,
-        fetched=not past and _fetched(cut, bool(vector.a), 2 if stored else BYTES[dtype]),
+        fetched=not past and _fetched(cut, bool(vector.a), size),
     )
 
 
@@ -328,7 +331,9 @@ def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
     corners = cut.nest.corners[:, 2]
     if cut.nest.as_matrices:  # what was written before, or is added to, was so long ago
         return True
-    if not len(corners) or cut.depth.vector or cut.pairs or (cut.steps and (cut.adds or not wide)):
+    if not len(corners) or cut.depth.vector or cut.pairs:
+        return False
+    if cut.steps and (cut.adds or not wide or target().foresees):
         return False
     span = int(np.ptp(corners)) + sum((loop.count - 1) * abs(loop.c) for loop in cut.results)
     return cut.adds or span * itemsize > cache_bytes()[1]

@@ -45,6 +45,12 @@ class Target:
         """Whether it multiplies small matrices of such pairs, and the system lets it."""
         return self.imitated or (self.pairs and "+amx-bf16" in self.features.split(",") and matrices_allowed())
 
+    @property
+    def foresees(self) -> bool:
+        """Whether it finds out by itself which lines the next tiles read and write, where each has few numbers of many
+        places. Zen 5 does, and takes longer for who asks; the Xeons do not."""
+        return self.cpu.startswith("znver")
+
     def at_once(self, dtype: str, itemsize: int) -> int:
         """How many numbers of a dtype, or pairs of it, it begins to multiply in half a cycle at most."""
         return self.lanes(itemsize) * (MATRIX if self.matrices and dtype.startswith("bfloat16") else 1)

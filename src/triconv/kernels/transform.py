@@ -54,7 +54,7 @@ class Table(NamedTuple):
     ahead: Value
     """How far a job to come is from this one, in the array."""
     wrong: Value
-    """A vector that is no longer zero once something was written that is not finite."""
+    """A vector that is no longer zero once something was made that is not finite, be it beyond an edge."""
     end: Corner = (None, None)
     """What the result is finished with, from the tile's corner on."""
 
@@ -83,7 +83,7 @@ class Transform:
     def arguments(self) -> dict[str, ir.Type]:
         """`steps` are those of the axes in the source, then in the target.
 
-        On the way back `wrong` gets a vector that is zero if all that was written is finite.
+        On the way back `wrong` gets a vector that is zero only if all that was written is finite.
         """
         found: dict[str, ir.Type] = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64}
         return {**found, "steps": POINTER, **({"wrong": POINTER} if self.back else {}), **self.finish.arguments}

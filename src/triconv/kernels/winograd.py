@@ -19,7 +19,7 @@ import numpy as np
 from ..form import Role
 from .compile import Call
 from .correlation import Table
-from .filtered import DEPTH, ORIGIN, Sizes, Step
+from .filtered import DEPTH, ORIGIN, Sizes, Step, Turning
 from .schedule import THREADS, Arrays, Schedule, Stage
 
 FEW, LEAST = 28, 14
@@ -70,10 +70,8 @@ def by_blocks(s: Sizes) -> Schedule:
             if copies is None:
                 return [kernels.call(arrays[1], arrays[5], first, last)]
             _, weight, _, room, _, transformed, *_ = arrays
-            made, copy = list[Call](), room[place:]
-            for n in range(first, last):
-                made += [*copies.copy(weight, copy, n), copies.transformed(copy, transformed[n * s.chunk :], n)]
-            return made
+            made = (copies.calls(weight, room[place:], transformed[n * s.chunk :], n) for n in range(first, last))
+            return [call for one in made for call in one]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             seen, _, made, room, marks, transformed, *more = arrays
@@ -152,10 +150,6 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
         programs = s.multiplied(s.tiles, 1, 1, row, chunks)
 
-        def copied(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
-            every = (copies.copy(arrays[1], arrays[5][n * turned :], n) for n in range(first, last) if copies)
-            return [call for one in every for call in one]
-
         def stages(turn: int) -> tuple[Stage, Stage]:
             begin, ends = turn * s.tiles, (turn == 0, turn == rounds - 1)
             back = s.transform(Role.HIDDEN, jobs, s.apart(s.tiles, s.wide), True, ends=ends)
@@ -165,15 +159,16 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
 
             def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
                 _, kernel, made, room, marks, copy, *more = arrays if turn == rounds - 1 else arrays[:6]
-                w, k, m = room[place:], room[place + turned :], room[place + turned + s.chunk :]
+                k, m, w = room[place:], room[place + s.chunk :], room[place + s.chunk + made_row :]
                 found = []
                 for n in range(first, last):
                     for chunk in range(chunks):
                         number = n * s.chunks + turn * chunks + chunk
                         seen = s.beginning(number)[0] - turn * inputs
-                        if copies is not None:
-                            found += [] if kept else copies.copy(kernel, w, number)
-                            found.append(copies.transformed(copy[number * turned :] if kept else w, k, number))
+                        if copies is not None and kept:
+                            found.append(copies.transformed(copy[number * turned :], k, number))
+                        elif copies is not None:
+                            found += copies.calls(kernel, w, k, number)
                         if kernels is not None:
                             found.append(kernels.call(kernel, k, number, number + 1))
                         found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
@@ -183,20 +178,29 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
             return Stage(s.tiles, before), Stage(len(jobs), calls)
 
         every = tuple(stage for turn in range(rounds) for stage in stages(turn))
-        return (Stage(parts, copied), *every) if kept else every
+        return every if copies is None or not kept else (Stage(parts, _copying(copies, turned)), *every)
 
-    parts = own.groups * s.panels * s.chunks
-    keeping = parts * turned if kept else 0
+    parts, made_row = own.groups * s.panels * s.chunks, s.scratch(s.tiles, s.wide)
     return Schedule(
         s.flops,
         s.scratch(s.tiles, row),
-        _of_a_panel(s),
+        _of_a_panel(s) - turned * kept,
         own.groups * s.panels * s.lanes,
         make,
-        kernels=keeping,
-        keeps=("copies", s.known_by) if kept else None,
+        kernels=parts * turned * kept,
+        keeps=s.copied_by if kept else None,
         room=s.room,
     )
+
+
+def _copying(copies: Turning, size: int) -> Callable[[Arrays, int, int, int], list[Call]]:
+    """Copies of a weight's chunks of so many numbers, to be kept."""
+
+    def calls(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
+        made = (copies.copy(arrays[1], arrays[5][n * size :], n) for n in range(first, last))
+        return [call for one in made for call in one]
+
+    return calls
 
 
 def _some_inputs(s: Sizes) -> tuple[Sizes, int]:
