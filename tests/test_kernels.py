@@ -441,6 +441,7 @@ def test_looking_up_does_not_wait_for_compiling() -> None:
     with compiling._lock:  # as held while something is compiled
         assert within(20, lambda: computes(numbered(3)))
         assert not within(0.1, lambda: compiling.function(numbered(4)))
+    assert computes(numbered(4)) == 4  # the thread that waited is done before the next test begins
 
 
 def test_many_threads_compile_at_once(fresh: Path) -> None:
