@@ -377,7 +377,9 @@ def test_every_target_compiles_everywhere(case: str, name: str) -> None:
 
 
 def test_a_target_that_is_unknown_or_not_at_hand_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=rf"^TRICONV_TARGET='mmx': expected host or one of {', '.join(NAMED)}$"):
+    with pytest.raises(
+        ValueError, match=r"^TRICONV_TARGET='mmx': expected host or one of avx512, avx2, sse, neon, imitated$"
+    ):
         target("mmx")
     elsewhere = "neon" if lacking("neon") else "sse"
     monkeypatch.setenv("TRICONV_TARGET", elsewhere)

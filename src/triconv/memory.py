@@ -136,7 +136,7 @@ def in_line(array: NDArray[Any]) -> NDArray[Any]:
     >>> in_line(np.arange(6).reshape(2, 3).T).strides
     (8, 24)
     """
-    steps = array.copy(order="K").strides
+    steps = np.empty_like(array, subok=False).strides
     room = np.empty(array.nbytes + LINE, np.uint8)
     found: NDArray[Any] = np.ndarray(array.shape, array.dtype, room, -address(room) % LINE, steps)
     found[...] = array

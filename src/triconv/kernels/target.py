@@ -48,7 +48,7 @@ class Target:
     @property
     def foresees(self) -> bool:
         """Whether it finds out by itself which lines the next tiles read and write, where each has few numbers of many
-        places. Zen 5 does, and takes longer for who asks; the Xeons do not."""
+        places. Zen 5 does, and takes longer for who asks; a Xeon does not; other Zens were not measured."""
         return self.cpu.startswith("znver")
 
     def at_once(self, dtype: str, itemsize: int) -> int:

@@ -157,9 +157,9 @@ class Transform:
             if axis or self.back:
                 return k.load_vector(place, lanes)
             k.prefetch(place, ahead)
-            if edge is None:
-                return k.load_vector(place, lanes)
-            return k.load_vector(k.unless(_outside(k, at, edge.ends), place, edge.nothing, edge.used), lanes, edge.used)
+            if edge is not None:
+                place = k.unless(_outside(k, at, edge.ends), place, edge.nothing, edge.used)
+            return k.load_vector(place, lanes, None if edge is None else edge.used)
 
         def write(first: Place, kept: Place | None, at: At, value: Value) -> None:
             place = k.at(first, write_at[at[axis]])

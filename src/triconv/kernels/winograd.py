@@ -159,7 +159,7 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
 
             def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
                 _, kernel, made, room, marks, copy, *more = arrays if turn == rounds - 1 else arrays[:6]
-                k, m, w = room[place:], room[place + s.chunk :], room[place + s.chunk + made_row :]
+                k, m, w = room[place:], room[place + s.chunk :], room[place + each :]
                 found = []
                 for n in range(first, last):
                     for chunk in range(chunks):
@@ -180,14 +180,14 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
         every = tuple(stage for turn in range(rounds) for stage in stages(turn))
         return every if copies is None or not kept else (Stage(parts, _copying(copies, turned)), *every)
 
-    parts, made_row = own.groups * s.panels * s.chunks, s.scratch(s.tiles, s.wide)
+    parts, each = own.groups * s.panels * s.chunks, _of_a_panel(s) - turned
     return Schedule(
         s.flops,
         s.scratch(s.tiles, row),
-        _of_a_panel(s) - turned * kept,
+        each if kept else each + turned,
         own.groups * s.panels * s.lanes,
         make,
-        kernels=parts * turned * kept,
+        kernels=parts * turned if kept else 0,
         keeps=s.copied_by if kept else None,
         room=s.room,
     )
