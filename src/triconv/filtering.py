@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, lru_cache
-from math import lcm, prod, sqrt
+from math import gcd, prod, sqrt
 
 Row = tuple[float, ...]
 Matrix = tuple[Row, ...]
 
-POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
+POINTS = 0.0, 1.0, -1.0, 0.5, -2.0, 2.0, -0.5
 """Multiples of a half."""
 
 
@@ -78,31 +77,36 @@ def filtering(size: int, kernel: int) -> Filtering:
     points = POINTS[: size + kernel - 2]
     hidden, weight, visible = [], [], []
     for number in range(len(points) + 1):
-        values, interpolating = _powers(points, number, size), _interpolating(points, number)
+        entries, whole = _interpolating(points, number)
         # To weights, of which there are fewest, goes what makes the visible's entries exact, and none larger than one.
-        whole = lcm(*(entry.denominator for entry in interpolating))
-        scale = Fraction(whole, 1 << int(max(map(abs, interpolating)) * whole - 1).bit_length())
-        hidden.append(values)
-        weight.append([entry / scale for entry in _powers(points, number, kernel)])
-        visible.append([entry * scale for entry in interpolating])
-    return Filtering(*(tuple(tuple(map(float, row)) for row in matrix) for matrix in (visible, weight, hidden)))
+        scale = 1 << (max(map(abs, entries)) - 1).bit_length()
+        hidden.append(_powers(points, number, size))
+        weight.append(tuple(power * scale / whole for power in _powers(points, number, kernel)))
+        visible.append(tuple(entry / scale for entry in entries))
+    return Filtering(tuple(visible), tuple(weight), tuple(hidden))
 
 
-def _powers(points: Sequence[Fraction], number: int, count: int) -> list[Fraction]:
-    """What a polynomial of so many coefficients is at a point, as a row; at infinity, its last coefficient."""
+def _powers(points: Sequence[float], number: int, count: int) -> Row:
+    """What a polynomial of so many coefficients is at a point, as a row; at infinity, its last coefficient. Exact."""
     if number == len(points):
-        return [Fraction(int(power == count - 1)) for power in range(count)]
-    return [points[number] ** power for power in range(count)]
+        return tuple(float(power == count - 1) for power in range(count))
+    return tuple(points[number] ** power for power in range(count))
 
 
-def _interpolating(points: Sequence[Fraction], number: int) -> list[Fraction]:
-    """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points."""
-    twice = [int(2 * point) for point in points]  # whole numbers, which are multiplied sooner than fractions
+def _interpolating(points: Sequence[float], number: int) -> tuple[list[int], int]:
+    """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points.
+
+    They are whole numbers over the one behind them, in lowest terms: multiplied far sooner than fractions.
+    """
+    twice = [int(2 * point) for point in points]
     others = [point for other, point in enumerate(twice) if other != number]
     found = [1]
     for point in others:
         found = [low - point * high for low, high in zip([0, *found], [*found, 0], strict=True)]
+    found = [entry << power for power, entry in enumerate(found)]
     if number == len(points):
-        return [Fraction(entry << power, 1 << len(others)) for power, entry in enumerate(found)]
-    there = prod(twice[number] - point for point in others)
-    return [*(Fraction(entry << power, there) for power, entry in enumerate(found)), Fraction(0)]
+        whole = 1 << len(others)
+    else:
+        found, whole = [*found, 0], prod(twice[number] - point for point in others)
+    shared = gcd(whole, *found) * (1 if whole > 0 else -1)
+    return [entry // shared for entry in found], whole // shared

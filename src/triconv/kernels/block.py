@@ -68,6 +68,8 @@ class Sets:
 
     def crowded(self, apart: Sequence[int], sizes: Sequence[int]) -> bool:
         """Whether a block of rows so far apart reads more lines of one place at a time than it has."""
+        if prod(sizes) <= self.ways:  # as few rows never are
+            return False
         return prod([-(-size * step // self.page) for size, step in zip(sizes, apart, strict=True)]) > self.ways
 
 
@@ -136,16 +138,16 @@ def best_block(
     ]
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     every = ceil(vector.count / lanes)
-    best = Block(tuple(min(loop.count, lanes) if loop.vector else 1 for loop in results), float("inf"))
+    ones = (1,) * len(results)
+    best, least = (ones, ones, lanes, float("inf")), float("inf")
     most, each_least, beside_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1, 0 if whole else OVERHEAD
-    least = best.cycles
     across = [
         (prod(many), many, alone * covering(columns, many))
         for many in _rectangles(tuple(columns), registers)
         if not whole or _divides(columns, many)
     ]
     fitting: dict[int, list[tuple[int, tuple[int, ...], int, int, float]]] = {}
-    for vectors in range(min(most, WHOLE) if whole_lines else 1, most + 1):
+    for vectors in _fewer(every, min(most, WHOLE) if whole_lines else 1, most):
         if whole and every % vectors:
             continue
         from_a, rounds = vectors * vector_loads[0] if vector.a else 1, ceil(every / vectors)
@@ -182,8 +184,8 @@ def best_block(
                     felt = each + steps * loaded * longer + STREAM * (width // vectors)
                 if (felt := felt * tiles * tiles_down) < least * (1 - 1e-9):
                     least = felt
-                    best = Block(sizes_of(results, tall, many, vectors * lanes), each * tiles * tiles_down)
-    return best
+                    best = tall, many, vectors * lanes, each * tiles * tiles_down
+    return Block(sizes_of(results, *best[:3]), best[3])
 
 
 def _near(rows: Sequence[int], results: Sequence[Index], page: int) -> int | None:
@@ -214,7 +216,10 @@ def covering(counts: Sequence[int], sizes: Sequence[int]) -> int:
 
 
 def extents(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
-    """Part of one dimension, with all or one of each of the others, while they are few enough together."""
+    """Part of one dimension, with all or one of each of the others, while they are few enough together.
+
+    What covers it in as many blocks as a smaller part would take longer.
+    """
     choices = [(1,) if count == 1 else (1, count) for count in counts]
     for whole in product(*choices):
         taken = prod(whole)
@@ -222,8 +227,19 @@ def extents(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
             yield whole
         for axis, count in reversed(list(enumerate(counts))):
             if whole[axis] == 1 < count:
-                for size in range(2, min(count - 1, limit // taken) + 1):
+                for size in _parts(count, limit // taken):
                     yield (*whole[:axis], size, *whole[axis + 1 :])
+
+
+def _parts(count: int, most: int) -> Sequence[int]:
+    """Sizes between one and all, at most so large, that cover so many in fewer blocks than smaller ones do."""
+    return _fewer(count, 1, min(count - 1, most))[1:]
+
+
+@lru_cache(maxsize=256)
+def _fewer(count: int, least: int, most: int) -> Sequence[int]:
+    """The least of some sizes, and those up to the most that cover so many in fewer blocks than smaller ones do."""
+    return least, *(size for size in range(least + 1, most + 1) if -(-count // size) < -(-count // (size - 1)))
 
 
 def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
@@ -231,8 +247,8 @@ def _rectangles(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]
     yield from extents(counts, limit)
     some = [axis for axis, count in enumerate(counts) if count > 1]
     for first, second in combinations(some, 2):
-        for high in range(2, min(counts[first] - 1, limit // 2) + 1):
-            for wide in range(2, min(counts[second] - 1, limit // high) + 1):
+        for high in _parts(counts[first], limit // 2):
+            for wide in _parts(counts[second], limit // high):
                 yield tuple({first: high, second: wide}.get(axis, 1) for axis in range(len(counts)))
 
 
