@@ -16,9 +16,11 @@ import pytest
 from numpy.typing import NDArray
 
 from triconv.kernels import copy
-from triconv.kernels.compile import function
+from triconv.kernels.compile import assembly, function
 from triconv.kernels.copy import Copy, Dim, Move, converted
+from triconv.kernels.target import target
 from triconv.kernels.team import run_all
+from triconv.kernels.words import CHECKED
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -234,3 +236,24 @@ def test_a_copy_moved_shares_its_jobs() -> None:
     joined = Move.joined([move, further], "float32")
     joined.run(source, target)
     np.testing.assert_array_equal(target[:10], [0, 2, 4, 6, 0, 3, 5, 7, 9, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(3, 100, 90), (40, 17, 50), (7, 3, 300), (1, 300, 4), (2, 64, 64), (5, 1, 70)])
+def test_what_comes_from_far_is_copied_alike(dtype: str, sizes: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the next block's lines are asked for, the last block of all included."""
+    monkeypatch.setattr(copy, "cache_bytes", lambda: (0, 0))
+    for order in ((0, 2, 1), (2, 1, 0), (1, 2, 0)):
+        check(("plain",) * 3, sizes, compact(3), compact(3, order), dtype, 2)
+        check(("backwards", "plain", "circular"), sizes, compact(3, order), compact(3), dtype, 1)
+
+
+@pytest.mark.parametrize(("size", "far"), [(64, False), (2048, True)])
+def test_what_is_turned_is_asked_for_where_it_is_more_than_the_cache_holds(size: int, far: bool) -> None:
+    move = Move.of([Dim(((0, 0, size),), 1, size), Dim(((0, 0, size),), size, 1)], "float32")
+    (call,) = move.calls(np.empty((size, size), np.float32), np.empty((size, size), np.float32), 0, 1)
+    told = dict(zip(Copy("float32", True, False).arguments, call.values, strict=True))
+    assert told["far"] == far
+    text = assembly(Copy("float32", True, False), target("neon"))
+    asked = [text.count(word) for word in ("pldl1keep", "pstl1keep")]
+    assert asked == ([0, 0] if CHECKED else [4, 4])  # a square's rows ahead, and its columns' lines

@@ -21,7 +21,7 @@ from ..arrays import allocate
 from ..memory import CLASH, address
 from . import ir
 from .compile import Call, Compiled, function
-from .target import Target
+from .target import Target, cache_bytes
 from .team import in_parts, parts_of
 from .words import (
     APART,
@@ -139,6 +139,11 @@ class Jobs:
         return int(self.table[read, 1].min()) if read.any() else 0
 
     @cached_property
+    def far(self) -> bool:
+        """Whether what is copied, and what it is copied over, are more than the second-level cache holds."""
+        return int(self.done[-1]) * sum(self.sizes) > cache_bytes()[1]
+
+    @cached_property
     def sizes(self) -> tuple[int, int]:
         """Bytes of a number of the source and of the target."""
         source, target = self.stored[:2]
@@ -220,7 +225,7 @@ class Move:
         (first, count), (read, written) = jobs.slice(part, parts), jobs.sizes
         places = address(source) + self.source * read, address(target) + self.target * written
         marked = (jobs.low, jobs.stored.least, *map(address, mark)) if mark else ()
-        told = *places, jobs.begin + first, count, jobs.stored.other, *marked
+        told = *places, jobs.begin + first, count, int(jobs.far), jobs.stored.other, *marked
         return [Call(jobs.kernel, told, (source, target, jobs.table, *mark))]
 
 
@@ -418,7 +423,7 @@ class Copy:
     @property
     def arguments(self) -> dict[str, ir.Type]:
         """Where numbers are split, a mark is set if one of them cannot be."""
-        own = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64, "other": I64}
+        own = {"source": POINTER, "target": POINTER, "jobs": POINTER, "count": I64, "far": I64, "other": I64}
         return {**own, "low": I64, "least": I64, "mark": POINTER} if self.source in SPLITS else own
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
@@ -438,7 +443,9 @@ class Copy:
                 writers[ZERO_RUNS] = lambda: _runs(k, *corner, slices, rows, columns, lanes, zero=True)
                 writers[ZERO_SCATTERED] = lambda: _scattered(k, *corner, slices, rows, columns, zero=True)
             if self.turns:
-                writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, lanes, below)
+                following = k.mul(k.least(k.add(i, 1), k.add(k["count"], -1)), JOB)
+                ahead = k.sub(k.load(k["jobs"], k.add(following, 1), I64), source)
+                writers[BESIDE] = lambda: _transposed(k, *corner, slices, rows, columns, lanes, below, ahead)
             kind = k.build.select(below, I64(BESIDE), kind)
             for number, write in writers.items():
                 with k.when(k.build.icmp_signed("==", kind, I64(number))):
@@ -529,14 +536,15 @@ AHEAD = 2048
 
 
 def _transposed(
-    k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, wide: int, below: Value
+    k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, wide: int, below: Value, ahead: Value
 ) -> None:
     """Columns next to each other in the source, rows in the target.
 
     Squares of vectors are transposed in registers and put side by side in a block that stays in the first-level
     cache; its lines then go to the target whole. Distances that are powers of two make the caches forget lines early,
     so each is visited once. Slices are below each other in the block where they are in the target, else beside.
-    Squares at the borders are filled up with anything, which what follows in the block overwrites.
+    Squares at the borders are filled up with anything, which what follows in the block overwrites. What comes from far
+    is asked for meanwhile, the next block so far `ahead`: processors do not foresee pieces of so many rows.
     """
     lanes = min(wide, SQUARE // BYTES[k.dtype])
     across = SPLIT_LANES if _splits(k) else lanes
@@ -544,11 +552,14 @@ def _transposed(
     width, height = k.mul(columns.size, groups), k.mul(rows.size, pieces)
     pitch = k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
     blocks = [k.scratch(BLOCK // _bytes(k.dtype)) for _ in _nothing(k, lanes)]
+    far = k.build.icmp_signed("!=", k["far"], I64(0))
     with k.loop(height, step=lanes) as r:
         offsets = _offsets(k, r, height, rows, slices, lanes)
         with k.loop(width, step=across) as j:
             left = k.sub(width, j)
             corners = k.at(a, j), [_moved(k, k.at(block, r), j, pitch) for block in blocks]
+            with k.when(far):
+                _ask(k, k.at(corners[0], ahead), offsets, _moved(k, k.at(b, r), j, columns.target), columns.target)
             if _splits(k):
                 _square(k, *corners, offsets, pitch, k.least(left, across))
             else:
@@ -582,6 +593,15 @@ def _transposed(
                     line(each, to, r, lanes)
                 with k.when(k.less(0, rest)):
                     line(each, to, whole_rows, lanes, rest)
+
+
+def _ask(k: Kernel, source: Place, offsets: Sequence[Value], target: Place, step: Value) -> None:
+    """Ask for the rows of a square of the next block, and for where the columns of this one go."""
+    for offset in offsets:
+        k.prefetch(source, offset)
+    for _ in offsets:
+        k.prefetch(target, 0, written=True)
+        target = k.at(target, step)
 
 
 def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:

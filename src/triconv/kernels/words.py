@@ -115,9 +115,9 @@ class Kernel:
         with self.build.if_then(condition):
             yield
 
-    def least(self, a: Value, b: int) -> Value:
+    def least(self, a: Value, b: Value | int) -> Value:
         """The smaller of two whole numbers."""
-        return self.build.select(self.less(a, b), a, I64(b))
+        return self.build.select(self.less(a, b), a, self.whole(b))
 
     def less(self, a: Value | int, b: Value | int) -> Value:
         return self.build.icmp_signed("<", self.whole(a), self.whole(b))
