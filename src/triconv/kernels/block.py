@@ -8,8 +8,6 @@ from functools import lru_cache
 from itertools import combinations, product
 from math import ceil, gcd, prod
 
-import numpy as np
-
 from .index import Index
 
 LOADS, MULTIPLICATIONS = 2, 2
@@ -272,27 +270,27 @@ def written_out(
     steps_a, steps_b = zip(*steps, strict=True)
     best = Block((), float("inf"))
     limit = min(SUMS, WRITTEN_IN_ALL // len(steps))
-    for tall, many in product(_patches(rows, limit), _patches(columns, limit)):
-        height, width = prod(tall), prod(many)
-        if height * width > limit or (able and not able(tall)):
-            continue
-        a = _places(steps_a, tuple((n, loop.a) for n, loop in zip(tall, results, strict=True) if n > 1))
-        b = _places(steps_b, tuple((n, loop.b) for n, loop in zip(many, results, strict=True) if n > 1))
-        for vectors in range(1, min(every, WHOLE) + 1):
-            products = height * width * vectors * len(steps)
-            # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
-            if vector.a:
-                live, shared = height, ceil(height * len(steps) / a)
-                loads = width * vectors * (a * vector_loads[0] * FETCHED + len(steps) * vector_loads[1])
-            else:
-                live, shared = height * width * vectors, ceil(width * len(steps) / b)
-                loads = vectors * b * vector_loads[1] + height * a
-            if products > WRITTEN_IN_ALL or height * width * vectors > SUMS or live + shared + 2 > registers:
-                continue
-            cycles = max(products / MULTIPLICATIONS, loads / LOADS) + height * width * vectors + OVERHEAD
-            cycles *= alone * covering(rows, tall) * covering(columns, many) * ceil(every / vectors)
-            if cycles < best.cycles * (1 - 1e-9):
-                best = Block(sizes_of(results, tall, many, vectors * lanes), cycles)
+    across = [(prod(many), many, alone * covering(columns, many)) for many in _patches(columns, limit)]
+    for tall in _patches(rows, limit):
+        height, down, allowed = prod(tall), covering(rows, tall), None
+        for width, many, tiles_across in across:
+            for vectors in range(1, min(every, WHOLE, limit // (height * width)) + 1):
+                sums, tiles = height * width * vectors, down * tiles_across * ceil(every / vectors)
+                multiplied = sums * len(steps) / MULTIPLICATIONS
+                if (multiplied + sums + OVERHEAD) * tiles >= best.cycles:  # whatever is loaded
+                    continue
+                # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
+                a, b = _read_of(tall, results, "a", steps_a), _read_of(many, results, "b", steps_b)
+                if vector.a:
+                    live, shared = height, ceil(height * len(steps) / a)
+                    loads = width * vectors * (a * vector_loads[0] * FETCHED + len(steps) * vector_loads[1])
+                else:
+                    live, shared = sums, ceil(width * len(steps) / b)
+                    loads = vectors * b * vector_loads[1] + height * a
+                cycles = (max(multiplied, loads / LOADS) + sums + OVERHEAD) * tiles
+                if live + shared + 2 <= registers and cycles < best.cycles * (1 - 1e-9):
+                    allowed = able is None or able(tall) if allowed is None else allowed
+                    best = Block(sizes_of(results, tall, many, vectors * lanes), cycles) if allowed else best
     return best
 
 
@@ -320,13 +318,19 @@ LINES = 4
 """Neighbouring lines of a tile, which share most of what they read."""
 
 
+def _read_of(sizes: Sequence[int], results: Sequence[Index], array: str, steps: tuple[int, ...]) -> int:
+    """How many places of an array such a tile reads, where each sum begins a step further on."""
+    turns = tuple((n, getattr(loop, array)) for n, loop in zip(sizes, results, strict=True) if n > 1)
+    return _places(steps, turns)
+
+
 @lru_cache(maxsize=1024)
 def _places(steps: tuple[int, ...], turns: tuple[tuple[int, int], ...]) -> int:
     """How many places are read from steps on in turns of loops, each a count and a step."""
-    found = np.array(steps)
+    found = set(steps)
     for count, step in turns:
-        found = np.unique(np.add.outer(np.arange(count) * step, found))
-    return len(set(found.tolist()))
+        found = {place + i * step for place in found for i in range(count)}
+    return len(found)
 
 
 def together(results: Sequence[Index], depth: Index, block: Block, lanes: int, registers: int) -> int:

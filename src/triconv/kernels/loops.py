@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from itertools import chain, product
+from itertools import chain, pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -295,8 +295,7 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     by_hidden, by_visible = lying.weight.steps[lead : lead + 2]
     if channels.mask is not None:
         none = {name: [(1, Steps())] for name in ("channel", "hidden", "visible")}
-        edges = np.argwhere(channels.mask).tolist()
-        return _edges(problem, edges, Steps(visible, hidden), by_hidden), none
+        return _edges(problem, Steps(visible, hidden), by_hidden), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
     group = Steps(
         _apart(lying.visible, visible, inputs),
@@ -332,21 +331,21 @@ def _in_panels(channels: tuple[int, Steps], wide: int, apart: Steps) -> list[tup
     return [(count // wide, panels), (wide, step)]
 
 
-def _edges(problem: Problem, edges: list[list[int]], step: Steps, kernel: int) -> list[Bundle]:
+def _edges(problem: Problem, step: Steps, kernel: int) -> list[Bundle]:
     """A channel graph's edges (o, i), whose kernels follow each other: each result channel with those that it sums."""
-    places = [(step.visible * i, step.hidden * o, kernel * number) for number, (o, i) in enumerate(edges)]
+    o, i = np.nonzero(problem.channels.mask)
+    places = np.array([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
     if problem.produces is Role.WEIGHT:
-        return [Bundle(Steps(*place)) for place in places]
-    found: list[list[Steps]]
+        return [Bundle(place) for place in map(Steps, *places.tolist())]
+    name, own, count = "visible", i, problem.channels.visible
     if problem.produces is Role.HIDDEN:
-        found = [[] for _ in range(problem.channels.hidden)]
-        for (o, _), (visible, _, weight) in zip(edges, places, strict=True):
-            found[o].append(Steps(visible, 0, weight))
-        return [Bundle(Steps(hidden=step.hidden * o), tuple(taps)) for o, taps in enumerate(found)]
-    found = [[] for _ in range(problem.channels.visible)]
-    for (_, i), (_, hidden, weight) in zip(edges, places, strict=True):
-        found[i].append(Steps(0, hidden, weight))
-    return [Bundle(Steps(visible=step.visible * i), tuple(taps)) for i, taps in enumerate(found)]
+        name, own, count = "hidden", o, problem.channels.hidden
+    places[Steps._fields.index(name)] = 0
+    order = np.argsort(own, kind="stable")
+    taps = [*map(Steps, *places[:, order].tolist())]
+    ends = np.searchsorted(own[order], np.arange(count + 1)).tolist()
+    corners = (Steps(**{name: n * getattr(step, name)}) for n in range(count))
+    return [Bundle(corner, tuple(taps[slice(*each)])) for corner, each in zip(corners, pairwise(ends), strict=True)]
 
 
 @dataclass(frozen=True)
