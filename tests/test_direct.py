@@ -265,6 +265,32 @@ def test_no_way_takes_less_than_is_told_before_it_is_made() -> None:
                 assert ways._least(problem, vector, strides) <= least, (row.name, operation, vector)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_problem_takes_less_than_its_products(operation: str) -> None:
+    """So a faster engine need not be weighed against ways, which take most of a choice's time. Nor much more."""
+    nearest, large = 0.0, ((2, 64, 56, 56), (64, 64, 3, 3))
+    problems = [problem_of(row, operation) for row in GRID]
+    problems += [triconv.explain(operation, *large, padding=padding).problem for padding in (0, 1, 9)]
+    for problem in problems:
+        least, seconds = direct.least(problem), direct.cost(problem)
+        assert least <= seconds * (1 + 1e-9), problem
+        nearest = max(nearest, least / seconds)
+    assert nearest > 0.85
+
+
+def test_what_cannot_win_has_no_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, best = list[Problem](), ways.best_way
+    monkeypatch.setattr(
+        ways, "best_way", lambda problem, *how, **more: made.append(problem) or best(problem, *how, **more)
+    )
+    plan = triconv.explain("conv", (8, 64, 54, 58), (64, 64, 3, 3), padding=1)
+    assert plan.engine.name == "winograd"
+    assert not made
+    assert plan.why_not["direct"].startswith("slower: at least ")
+    assert "not direct     slower: about " in str(plan)
+    assert made
+
+
 def test_ways_that_copy_are_not_made_where_all_lies_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices times arrays, as the transforms of FFT want them, of which a first call makes many ready."""
     made, way = list[str](), ways.way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from typing import Any
 
@@ -295,6 +295,12 @@ def test_forward_strands_are_every_product_once() -> None:
             ]
             assert len(met) == len(set(met)), axis
             assert set(met) == inside(axis), axis
+
+
+def test_pairs_are_the_products_that_meet_something() -> None:
+    for axis in small_axes():
+        assert axis.pairs == len(inside(axis)), axis
+        assert replace(axis, bank=1, border="circular").pairs == len(products_of(axis)), axis
 
 
 def test_an_axis_of_what_is_met_has_the_same_products() -> None:

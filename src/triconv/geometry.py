@@ -206,6 +206,15 @@ class Axis:
         every: list[list[int]] = np.argwhere(self.sources != OUTSIDE).tolist()
         return [(c, k) for c, k in every]
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are of a hidden position and a tap that meet the visible, or what a border repeats."""
+        if self.border != "zero":
+            return self.hidden * self.kernel
+        taps = self.dilation * np.arange(self.kernel) - self.before
+        first, end = -(taps // self.stride), (self.visible - 1 - taps) // self.stride + 1
+        return int((np.clip(end, 0, self.hidden) - np.clip(first, 0, self.hidden)).clip(0).sum())
+
     def forward(self, exact: bool) -> tuple[Strand, ...]:
         """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own.
 

@@ -11,6 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
@@ -295,7 +296,7 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     by_hidden, by_visible = lying.weight.steps[lead : lead + 2]
     if channels.mask is not None:
         none = {name: [(1, Steps())] for name in ("channel", "hidden", "visible")}
-        return _edges(problem, Steps(visible, hidden), by_hidden), none
+        return _edges(problem, np.nonzero(channels.mask), Steps(visible, hidden), by_hidden), none
     groups, outputs, inputs = channels.groups, channels.hidden // channels.groups, channels.weight[1]
     group = Steps(
         _apart(lying.visible, visible, inputs),
@@ -331,9 +332,9 @@ def _in_panels(channels: tuple[int, Steps], wide: int, apart: Steps) -> list[tup
     return [(count // wide, panels), (wide, step)]
 
 
-def _edges(problem: Problem, step: Steps, kernel: int) -> list[Bundle]:
+def _edges(problem: Problem, edges: Sequence[NDArray[np.intp]], step: Steps, kernel: int) -> list[Bundle]:
     """A channel graph's edges (o, i), whose kernels follow each other: each result channel with those that it sums."""
-    o, i = np.nonzero(problem.channels.mask)
+    o, i = edges
     places = np.array([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
     if problem.produces is Role.WEIGHT:
         return [Bundle(place) for place in map(Steps, *places.tolist())]
