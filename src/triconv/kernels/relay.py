@@ -73,27 +73,29 @@ class Relay:
         """Write the kernel for a target: `place` is a job, or who helps' mailbox."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        for does, write in ((POSTS, _post), (LEADS, _lead), (ENDS, _end), (JOINS, _join)):
+        leads = k.build.icmp_signed("==", k["does"], I64(LEADS))
+        for does, write in ((POSTS, _post), (JOINS, _join)):
             with k.when(k.build.icmp_signed("==", k["does"], I64(does))):
-                write(k, machine, work)
+                write(k, work)
                 k.build.ret_void()
+        with k.when(leads):
+            _bind(k, machine, _get(k, k["place"], WITHIN))
+            k.build.call(work, [k["place"], I64(0)])
+        with k.when(k.build.or_(leads, k.build.icmp_signed("==", k["does"], I64(ENDS)))):
+            _end(k, machine)
+            with k.when(leads):
+                _bind(k, machine, _get(k, k["place"], AFTER))
+            k.build.ret_void()
         _help(k, machine, work)
 
 
-def _post(k: Kernel, _machine: Target, _work: ir.Function) -> None:
+def _post(k: Kernel, _work: ir.Function) -> None:
     with _helpers(k) as (mailbox, number):
         k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
         _swap(k, mailbox, k["place"])
 
 
-def _lead(k: Kernel, machine: Target, work: ir.Function) -> None:
-    _bind(k, machine, _get(k, k["place"], WITHIN))
-    k.build.call(work, [k["place"], I64(0)])
-    _end(k, machine, work)
-    _bind(k, machine, _get(k, k["place"], AFTER))
-
-
-def _end(k: Kernel, machine: Target, _work: ir.Function) -> None:
+def _end(k: Kernel, machine: Target) -> None:
     with _helpers(k) as (mailbox, _), k.when(k.build.not_(_exchange(k, mailbox, k["place"], FREE))):
         again, free = k.function.append_basic_block("wait"), k.function.append_basic_block("free")
         k.build.branch(again)
@@ -106,7 +108,7 @@ def _end(k: Kernel, machine: Target, _work: ir.Function) -> None:
         k.build.position_at_end(free)
 
 
-def _join(k: Kernel, _machine: Target, work: ir.Function) -> None:
+def _join(k: Kernel, work: ir.Function) -> None:
     number = k.build.atomic_rmw("add", _at(k, k["place"], JOINED), I64(1), "seq_cst")
     with k.when(k.less(number, _get(k, k["place"], THREADS))):
         k.build.call(work, [k["place"], number])
