@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -18,9 +20,11 @@ from numpy.typing import NDArray
 from triconv.kernels import copy
 from triconv.kernels.compile import assembly, function
 from triconv.kernels.copy import Copy, Dim, Move, converted
+from triconv.kernels.relay import called_at
 from triconv.kernels.target import target
 from triconv.kernels.team import run_all
-from triconv.kernels.words import CHECKED
+from triconv.kernels.words import CHECKED, I64, POINTER, Kernel, Place, Value
+from triconv.memory import address
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -246,6 +250,47 @@ def test_what_comes_from_far_is_copied_alike(dtype: str, sizes: Shape, monkeypat
     for order in ((0, 2, 1), (2, 1, 0), (1, 2, 0)):
         check(("plain",) * 3, sizes, compact(3), compact(3, order), dtype, 2)
         check(("backwards", "plain", "circular"), sizes, compact(3, order), compact(3), dtype, 1)
+
+
+@dataclass(frozen=True)
+class Telling(Copy):
+    """A copy that tells what it asks for; no test finds another one's."""
+
+    slices: int = 1
+
+
+@pytest.mark.skipif(CHECKED, reason="nothing is asked for in checked mode")
+@pytest.mark.parametrize("slices", [1, 3])
+def test_what_is_asked_for_is_read_next_or_written_now(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last block, what it reads itself; of slices side by side, where the first column is written."""
+    asked: dict[bool, list[int]] = {False: [], True: []}
+    tell = {written: ctypes.CFUNCTYPE(None, ctypes.c_void_p)(asked[written].append) for written in asked}
+
+    def prefetch(k: Kernel, place: Place, offset: Value | int, written: bool = False) -> None:
+        where = k.build.gep(place.pointer, k.whole(offset), k.element(place))
+        told = I64(ctypes.cast(tell[written], ctypes.c_void_p).value)
+        k.build.call(called_at(k.build.inttoptr(told, POINTER)), [where])
+
+    monkeypatch.setattr(Kernel, "prefetch", prefetch)
+    monkeypatch.setenv("TRICONV_CACHE", "")
+    rows, columns = 128, 128 if slices == 1 else 16
+    dims = [Dim(((0, 0, rows),), columns * slices, 1), Dim(((0, 0, columns),), 1, rows)]
+    dims += [Dim(((0, 0, slices),), columns, 2 * rows * columns)] * (slices > 1)
+    move = Move.of(dims, "float32")
+    source, made, lanes = np.zeros(1 << 18, np.float32), np.zeros(1 << 18, np.float32), min(target().lanes(4), 8)
+    jobs, begins = move.jobs.table.tolist(), {False: address(source), True: address(made)}
+    function(Telling("float32", True, False, slices=slices))(*begins.values(), move.jobs.begin, len(jobs), 1, 0)
+
+    expected: dict[bool, list[int]] = {False: [], True: []}
+    for number, (kind, _, to, groups, _, _, high, apart, _, wide, _, step) in enumerate(jobs):
+        assert (kind, groups) == (copy.BESIDE, slices)
+        _, following, *_ = jobs[min(number + 1, len(jobs) - 1)]
+        for r, j, n in product(range(0, high, lanes), range(0, wide * groups, lanes), range(lanes)):
+            expected[False].append(following + (r + n) * apart + j)
+            expected[True].append(to + r + (j + n) * step * (slices == 1))
+    assert len(jobs) > 1
+    for written, places in asked.items():
+        assert [(place - begins[written]) // 4 for place in places] == expected[written]
 
 
 @pytest.mark.parametrize(("size", "far"), [(64, False), (2048, True)])

@@ -297,10 +297,10 @@ def test_forward_strands_are_every_product_once() -> None:
             assert set(met) == inside(axis), axis
 
 
-def test_pairs_are_the_products_that_meet_something() -> None:
+def test_products_are_counted() -> None:
     for axis in small_axes():
-        assert axis.pairs == len(inside(axis)), axis
-        assert replace(axis, bank=1, border="circular").pairs == len(products_of(axis)), axis
+        assert axis.products == len(inside(axis)), axis
+        assert replace(axis, bank=1, border="circular").products == len(products_of(axis)), axis
 
 
 def test_an_axis_of_what_is_met_has_the_same_products() -> None:

@@ -296,8 +296,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: edges of a graph at the first visible": (
         "kernels/loops.py",
-        "Steps(visible, 0, weight))",
-        "Steps(0, 0, weight))",
+        "[step.visible * i,",
+        "[0 * i,",
     ),
     "native: corners with the first taps": (
         "kernels/loops.py",

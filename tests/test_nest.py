@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise, product
+from math import prod
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from triconv.kernels import block as blocks
 from triconv.kernels import nest as nests
 from triconv.kernels import program as programs
 from triconv.kernels.block import Sets, best_block, least_written, written_out
@@ -266,6 +268,21 @@ def test_no_products_written_out_take_less_than_is_told_before(depth: int, rows:
     loops = Index(3, 0, 4096, 512), Index(4 * lanes, 0, 1, 1, True), Index(rows, 1, 0, 4 * lanes)
     found = written_out(loops, [(rows * n, 64 * n) for n in range(depth)], lanes, registers, (1, 1))
     assert least_written(loops, depth, lanes) <= found.cycles
+
+
+@pytest.mark.parametrize("able", [None, lambda tall: prod(tall) % 3 == 0])
+def test_no_tile_that_is_written_out_is_missed(able: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what one tile takes after the other, the least is what is found at once."""
+    lanes, registers = target().lanes(4), target().registers
+    loops = Index(9, 70, 0, 512), Index(7, 1, 0, 64), Index(4 * lanes, 0, 1, 1, True), Index(5, 0, 9, 4096)
+    told = loops, [(n % 3 + 70 * (n // 3), 4 * lanes * n) for n in range(9)], lanes, registers, (1, 2), able
+    best = written_out(*told)
+    rows, columns = ([loop.count if getattr(loop, kind) else 1 for loop in loops] for kind in ("row", "column"))
+    patches, alone = blocks._patches, list[float]()
+    for tall, many in product(patches(rows, 16), patches(columns, 16)):
+        monkeypatch.setattr(blocks, "_patches", lambda counts, _, one=(tall, many): [one[counts == columns]])
+        alone.append(written_out(*told).cycles)
+    assert min(alone) == best.cycles < min(cycles for cycles in alone if cycles != best.cycles)
 
 
 def test_products_are_not_written_out_where_a_loop_is_faster_than_any(monkeypatch: pytest.MonkeyPatch) -> None:

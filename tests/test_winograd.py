@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from itertools import product
+from math import lcm, prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +49,28 @@ def test_matrices_of_visible_and_hidden_are_exact() -> None:
         for matrix in (one.visible, one.hidden):
             assert all(entry * 2**20 == int(entry * 2**20) for row in matrix for entry in row)
         assert max(abs(entry) for row in one.visible for entry in row) <= 1
+
+
+@pytest.mark.parametrize(("size", "kernel"), EVERY_FILTERING)
+def test_matrices_are_those_of_fractions(size: int, kernel: int) -> None:
+    """Lagrange's polynomials, as they are written: each entry is the float next to it."""
+    points = [Fraction(point) for point in POINTS[: size + kernel - 2]]
+    one, visible, weight = filtering(size, kernel), [], []
+    for number, point in enumerate([*points, None]):
+        others = [other for n, other in enumerate(points) if n != number]
+        found = [Fraction(1)]
+        for other in others:
+            low, high = [Fraction(0), *found], [*found, Fraction(0)]
+            found = [a - other * b for a, b in zip(low, high, strict=True)]
+        if point is not None:
+            found = [*(entry / prod(point - other for other in others) for entry in found), Fraction(0)]
+        powers = [Fraction(k == kernel - 1) if point is None else point**k for k in range(kernel)]
+        scale = Fraction(lcm(*(entry.denominator for entry in found)))
+        while scale * max(map(abs, found)) > 1:
+            scale /= 2
+        visible.append(tuple(float(entry * scale) for entry in found))
+        weight.append(tuple(float(power / scale) for power in powers))
+    assert (one.visible, one.weight) == (tuple(visible), tuple(weight))
 
 
 def test_more_points_than_there_are() -> None:

@@ -96,7 +96,7 @@ def _powers(points: Sequence[float], number: int, count: int) -> Row:
 def _interpolating(points: Sequence[float], number: int) -> tuple[list[int], int]:
     """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points.
 
-    They are whole numbers over the one behind them, in lowest terms: multiplied far sooner than fractions.
+    The second says over which whole number they are, in lowest terms: so they are multiplied sooner than fractions.
     """
     twice = [int(2 * point) for point in points]
     others = [point for other, point in enumerate(twice) if other != number]

@@ -207,13 +207,17 @@ class Axis:
         return [(c, k) for c, k in every]
 
     @property
-    def pairs(self) -> int:
+    def products(self) -> int:
         """How many pairs there are of a hidden position and a tap that meet the visible, or what a border repeats."""
         if self.border != "zero":
             return self.hidden * self.kernel
-        taps = self.dilation * np.arange(self.kernel) - self.before
-        first, end = -(taps // self.stride), (self.visible - 1 - taps) // self.stride + 1
-        return int((np.clip(end, 0, self.hidden) - np.clip(first, 0, self.hidden)).clip(0).sum())
+        return sum(max(0, min(end, self.hidden) - max(first, 0)) for first, end in self._met_by_tap)
+
+    @property
+    def _met_by_tap(self) -> list[tuple[int, int]]:
+        """Of each tap the first hidden position, and the one after the last, where it meets the visible."""
+        taps = [self.dilation * k - self.before for k in range(self.kernel)]
+        return [(-(tap // self.stride), (self.visible - 1 - tap) // self.stride + 1) for tap in taps]
 
     def forward(self, exact: bool) -> tuple[Strand, ...]:
         """The hidden positions by kernel of the bank; the kernels that take one turn more are a strand of their own.
@@ -222,17 +226,14 @@ class Axis:
         and taps, of their own, and the visible is counted from its own first position.
         """
         if exact:
-            first_tap = [(k, self.dilation * k - self.before) for k in range(self.kernel)]
-            ranges = [(-(o // self.stride), (self.visible - 1 - o) // self.stride + 1) for _, o in first_tap]
+            ranges = self._met_by_tap
             return tuple(
                 Strand(
                     self.stride * start - self.before,
                     start,
                     0,
                     (Run(end - start, self.stride, 1, 0),),
-                    tuple(
-                        (k, 0, 0) for (k, _), (low, high) in zip(first_tap, ranges, strict=True) if low <= start < high
-                    ),
+                    tuple((k, 0, 0) for k, (first, last) in enumerate(ranges) if first <= start < last),
                 )
                 for start, end in _stretches(self.hidden, ranges)
             )

@@ -215,11 +215,11 @@ def cost(problem: Problem) -> float:
 
 
 def least(problem: Problem) -> float:
-    """Seconds that no way is below: those of the products that meet no border of zeros, which some ways leave out."""
+    """Seconds that `cost` is not below: those of the products that every way has, so not with zeros of a border."""
     from ..kernels.target import target
 
     inner = _some(problem)
-    terms = inner.batch * inner.channels.edges * prod(axis.pairs for axis in inner.geometry.axes)
+    terms = inner.batch * inner.channels.edges * prod(axis.products for axis in inner.geometry.axes)
     multiplied = multiplying(terms, target().at_once(inner.dtype, inner.itemsize))
     return coefficients().called + multiplied + moving(inner.bytes)
 

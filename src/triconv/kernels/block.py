@@ -66,7 +66,7 @@ class Sets:
 
     def crowded(self, apart: Sequence[int], sizes: Sequence[int]) -> bool:
         """Whether a block of rows so far apart reads more lines of one place at a time than it has."""
-        if prod(sizes) <= self.ways:  # as few rows never are
+        if prod(sizes) <= self.ways:  # each row reads one line of a place at most
             return False
         return prod([-(-size * step // self.page) for size, step in zip(sizes, apart, strict=True)]) > self.ways
 
@@ -216,7 +216,7 @@ def covering(counts: Sequence[int], sizes: Sequence[int]) -> int:
 def extents(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
     """Part of one dimension, with all or one of each of the others, while they are few enough together.
 
-    What covers it in as many blocks as a smaller part would take longer.
+    Parts that cover it in as many blocks as smaller ones do are left out: these have less to do.
     """
     choices = [(1,) if count == 1 else (1, count) for count in counts]
     for whole in product(*choices):
@@ -288,9 +288,12 @@ def written_out(
                     live, shared = sums, ceil(width * len(steps) / b)
                     loads = vectors * b * vector_loads[1] + height * a
                 cycles = (max(multiplied, loads / LOADS) + sums + OVERHEAD) * tiles
-                if live + shared + 2 <= registers and cycles < best.cycles * (1 - 1e-9):
-                    allowed = able is None or able(tall) if allowed is None else allowed
-                    best = Block(sizes_of(results, tall, many, vectors * lanes), cycles) if allowed else best
+                if live + shared + 2 > registers or cycles >= best.cycles * (1 - 1e-9):
+                    continue
+                if allowed is None:
+                    allowed = able is None or able(tall)
+                if allowed:
+                    best = Block(sizes_of(results, tall, many, vectors * lanes), cycles)
     return best
 
 
@@ -319,7 +322,7 @@ LINES = 4
 
 
 def _read_of(sizes: Sequence[int], results: Sequence[Index], array: str, steps: tuple[int, ...]) -> int:
-    """How many places of an array such a tile reads, where each sum begins a step further on."""
+    """How many places of an array such a tile reads, the products of a sum being these steps apart."""
     turns = tuple((n, getattr(loop, array)) for n, loop in zip(sizes, results, strict=True) if n > 1)
     return _places(steps, turns)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from itertools import product
+from itertools import accumulate, product, repeat
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -140,8 +140,8 @@ class Jobs:
 
     @cached_property
     def far(self) -> bool:
-        """Whether what is copied, and what it is copied over, are more than the second-level cache holds."""
-        return int(self.done[-1]) * sum(self.sizes) > cache_bytes()[1]
+        """Whether what is copied, and what it is copied over, come from beyond the second-level cache."""
+        return int(self.done[-1]) * sum(self.sizes) > FAR * cache_bytes()[1]
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
@@ -534,6 +534,9 @@ WIDE = 4
 AHEAD = 2048
 """Numbers that are on the way from memory while others are copied: of short runs processors foresee too few."""
 
+FAR = 4
+"""How many times as much as it holds is sooner copied if it is asked for; less comes as soon as it is read, mostly."""
+
 
 def _transposed(
     k: Kernel, a: Place, b: Place, slices: Loop, rows: Loop, columns: Loop, wide: int, below: Value, ahead: Value
@@ -543,8 +546,9 @@ def _transposed(
     Squares of vectors are transposed in registers and put side by side in a block that stays in the first-level
     cache; its lines then go to the target whole. Distances that are powers of two make the caches forget lines early,
     so each is visited once. Slices are below each other in the block where they are in the target, else beside.
-    Squares at the borders are filled up with anything, which what follows in the block overwrites. What comes from far
-    is asked for meanwhile, the next block so far `ahead`: processors do not foresee pieces of so many rows.
+    Squares at the borders are filled up with anything, which what follows in the block overwrites. Numbers that come
+    from far as they are, are asked for meanwhile, the next block so far `ahead`: processors do not foresee pieces of so
+    many rows.
     """
     lanes = min(wide, SQUARE // BYTES[k.dtype])
     across = SPLIT_LANES if _splits(k) else lanes
@@ -553,13 +557,17 @@ def _transposed(
     pitch = k.build.and_(k.add(height, 2 * lanes - 1), I64(-lanes))
     blocks = [k.scratch(BLOCK // _bytes(k.dtype)) for _ in _nothing(k, lanes)]
     far = k.build.icmp_signed("!=", k["far"], I64(0))
+    # Of slices side by side only the first line is asked for: where theirs are is not so soon told.
+    apart = k.build.select(k.build.icmp_signed("==", groups, I64(1)), columns.target, I64(0))
     with k.loop(height, step=lanes) as r:
         offsets = _offsets(k, r, height, rows, slices, lanes)
         with k.loop(width, step=across) as j:
             left = k.sub(width, j)
             corners = k.at(a, j), [_moved(k, k.at(block, r), j, pitch) for block in blocks]
-            with k.when(far):
-                _ask(k, k.at(corners[0], ahead), offsets, _moved(k, k.at(b, r), j, columns.target), columns.target)
+            if not k.stored.get("source"):
+                with k.when(far):
+                    _ask(k, corners[0], [k.add(ahead, offset) for offset in offsets])
+                    _ask(k, k.at(b, r), accumulate(repeat(apart, lanes - 1), k.add, initial=k.mul(j, apart)), True)
             if _splits(k):
                 _square(k, *corners, offsets, pitch, k.least(left, across))
             else:
@@ -595,13 +603,10 @@ def _transposed(
                     line(each, to, whole_rows, lanes, rest)
 
 
-def _ask(k: Kernel, source: Place, offsets: Sequence[Value], target: Place, step: Value) -> None:
-    """Ask for the rows of a square of the next block, and for where the columns of this one go."""
+def _ask(k: Kernel, start: Place, offsets: Iterable[Value], written: bool = False) -> None:
+    """Ask for lines so far from a place on, to be read or written."""
     for offset in offsets:
-        k.prefetch(source, offset)
-    for _ in offsets:
-        k.prefetch(target, 0, written=True)
-        target = k.at(target, step)
+        k.prefetch(start, offset, written)
 
 
 def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lanes: int) -> list[Value]:

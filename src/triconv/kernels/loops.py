@@ -338,9 +338,10 @@ def _edges(problem: Problem, edges: Sequence[NDArray[np.intp]], step: Steps, ker
     places = np.array([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
     if problem.produces is Role.WEIGHT:
         return [Bundle(place) for place in map(Steps, *places.tolist())]
-    name, own, count = "visible", i, problem.channels.visible
     if problem.produces is Role.HIDDEN:
         name, own, count = "hidden", o, problem.channels.hidden
+    else:
+        name, own, count = "visible", i, problem.channels.visible
     places[Steps._fields.index(name)] = 0
     order = np.argsort(own, kind="stable")
     taps = [*map(Steps, *places[:, order].tolist())]
