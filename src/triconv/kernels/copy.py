@@ -140,8 +140,8 @@ class Jobs:
 
     @cached_property
     def far(self) -> bool:
-        """Whether what is copied, and what it is copied over, come from beyond the second-level cache."""
-        return int(self.done[-1]) * sum(self.sizes) > FAR * cache_bytes()[1]
+        """Whether what is copied, and what it is copied over, are more than the second-level cache holds."""
+        return int(self.done[-1]) * sum(self.sizes) > cache_bytes()[1]
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
@@ -533,9 +533,6 @@ WIDE = 4
 
 AHEAD = 2048
 """Numbers that are on the way from memory while others are copied: of short runs processors foresee too few."""
-
-FAR = 4
-"""How many times as much as it holds is sooner copied if it is asked for; less comes as soon as it is read, mostly."""
 
 
 def _transposed(
