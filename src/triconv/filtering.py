@@ -96,7 +96,7 @@ def _powers(points: Sequence[float], number: int, count: int) -> Row:
 def _interpolating(points: Sequence[float], number: int) -> tuple[list[int], int]:
     """The coefficients of the polynomial that is one at a point and zero at the others, as many as there are points.
 
-    The second says over which whole number they are, in lowest terms: so they are multiplied sooner than fractions.
+    As whole numbers, and the one that all of them are over, in lowest terms: fractions take longer to multiply.
     """
     twice = [int(2 * point) for point in points]
     others = [point for other, point in enumerate(twice) if other != number]

@@ -98,6 +98,11 @@ class Problem:
         return self.batch * self.channels.edges * prod(self.geometry.hidden) * prod(self.geometry.kernel)
 
     @property
+    def products(self) -> int:
+        """How many of the terms meet no zeros of a border."""
+        return self.batch * self.channels.edges * prod(axis.products for axis in self.geometry.axes)
+
+    @property
     def flops(self) -> int:
         """Real additions and multiplications of the sum as written: 2 a term, 8 for complex numbers."""
         return self.terms * (8 if self.complex else 2)

@@ -208,7 +208,7 @@ class Axis:
 
     @property
     def products(self) -> int:
-        """How many pairs there are of a hidden position and a tap that meet the visible, or what a border repeats."""
+        """As many pairs as `inside` has, counted without a table of them."""
         if self.border != "zero":
             return self.hidden * self.kernel
         return sum(max(0, min(end, self.hidden) - max(first, 0)) for first, end in self._met_by_tap)

@@ -215,12 +215,11 @@ def cost(problem: Problem) -> float:
 
 
 def least(problem: Problem) -> float:
-    """Seconds that `cost` is not below: those of the products that every way has, so not with zeros of a border."""
+    """Seconds that `cost` is not below: those of the products that every way has."""
     from ..kernels.target import target
 
     inner = _some(problem)
-    terms = inner.batch * inner.channels.edges * prod(axis.products for axis in inner.geometry.axes)
-    multiplied = multiplying(terms, target().at_once(inner.dtype, inner.itemsize))
+    multiplied = multiplying(inner.products, target().at_once(inner.dtype, inner.itemsize))
     return coefficients().called + multiplied + moving(inner.bytes)
 
 

@@ -268,11 +268,11 @@ def written_out(
     alone = prod(loop.count for loop in results if loop.alone)
     every = ceil(vector.count / lanes)
     steps_a, steps_b = zip(*steps, strict=True)
-    best = Block((), float("inf"))
+    best, allowed = Block((), float("inf")), lru_cache(able or (lambda _: True))  # which takes long to find out
     limit = min(SUMS, WRITTEN_IN_ALL // len(steps))
     across = [(prod(many), many, alone * covering(columns, many)) for many in _patches(columns, limit)]
     for tall in _patches(rows, limit):
-        height, down, allowed = prod(tall), covering(rows, tall), None
+        height, down = prod(tall), covering(rows, tall)
         for width, many, tiles_across in across:
             for vectors in range(1, min(every, WHOLE, limit // (height * width)) + 1):
                 sums, tiles = height * width * vectors, down * tiles_across * ceil(every / vectors)
@@ -288,11 +288,7 @@ def written_out(
                     live, shared = sums, ceil(width * len(steps) / b)
                     loads = vectors * b * vector_loads[1] + height * a
                 cycles = (max(multiplied, loads / LOADS) + sums + OVERHEAD) * tiles
-                if live + shared + 2 > registers or cycles >= best.cycles * (1 - 1e-9):
-                    continue
-                if allowed is None:
-                    allowed = able is None or able(tall)
-                if allowed:
+                if live + shared + 2 <= registers and cycles < best.cycles * (1 - 1e-9) and allowed(tall):
                     best = Block(sizes_of(results, tall, many, vectors * lanes), cycles)
     return best
 

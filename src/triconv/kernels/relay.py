@@ -73,15 +73,17 @@ class Relay:
         """Write the kernel for a target: `place` is a job, or who helps' mailbox."""
         work = _work(module)
         k = begin(module, name, "float32", self.arguments)
-        leads = k.build.icmp_signed("==", k["does"], I64(LEADS))
-        for does, write in ((POSTS, _post), (JOINS, _join)):
-            with k.when(k.build.icmp_signed("==", k["does"], I64(does))):
-                write(k, work)
-                k.build.ret_void()
+        posts, leads, ends, joins = (k.build.icmp_signed("==", k["does"], I64(n)) for n in (POSTS, LEADS, ENDS, JOINS))
+        with k.when(posts):
+            _post(k)
+            k.build.ret_void()
+        with k.when(joins):
+            _join(k, work)
+            k.build.ret_void()
         with k.when(leads):
             _bind(k, machine, _get(k, k["place"], WITHIN))
             k.build.call(work, [k["place"], I64(0)])
-        with k.when(k.build.or_(leads, k.build.icmp_signed("==", k["does"], I64(ENDS)))):
+        with k.when(k.build.or_(leads, ends)):
             _end(k, machine)
             with k.when(leads):
                 _bind(k, machine, _get(k, k["place"], AFTER))
@@ -89,7 +91,7 @@ class Relay:
         _help(k, machine, work)
 
 
-def _post(k: Kernel, _work: ir.Function) -> None:
+def _post(k: Kernel) -> None:
     with _helpers(k) as (mailbox, number):
         k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
         _swap(k, mailbox, k["place"])
