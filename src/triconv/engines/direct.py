@@ -76,11 +76,20 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
 
     What a sum needs of a weight is side by side then, and nothing outside the graph is read.
     """
-    lead, (shape, order) = _lead(problem), _packed(problem)
+    from ..kernels.prepared import aligned
 
-    def kernels(weight: Array) -> Array:
-        """A view of a weight with the two axes of channels in front."""
-        return np.moveaxis(weight, (lead, lead + 1), (0, 1))
+    shape, order = _packed(problem)
+
+    @lru_cache(maxsize=KEPT_ORDERS)
+    def places(strides: Strides) -> Array:
+        """Where the edges' kernels are in a weight of these strides, in numbers, on the line of its memory."""
+        lead, sizes = _lead(problem), problem.shape(Role.WEIGHT)
+        steps = [step // problem.itemsize for step in strides]
+        first = sum(max(0, (1 - size) * step) for size, step in zip(sizes, steps, strict=True))
+        found = first + edges[0] * steps[lead] + edges[1] * steps[lead + 1]
+        for axis in order[2:]:
+            found = np.add.outer(found, np.arange(sizes[axis]) * steps[axis])
+        return np.asarray(found, np.intp)
 
     def packed(found: Array) -> Array:
         return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
@@ -89,19 +98,30 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
         data: Array, weight: Array, out: Array, kept: Kept | None = None, after: After | None = None
     ) -> None:
         def found() -> Array:
-            return packed(kernels(weight)[edges])
+            own = aligned(weight)
+            return packed(_in_a_line(own).take(places(own.strides), mode="clip"))  # none is outside: no need to look
 
         run(data, found() if kept is None else kept.of("edges", found), out, kept, after)
 
     def into_weight(
         visible: Array, hidden: Array, out: Array, _kept: Kept | None = None, _after: After | None = None
     ) -> None:
-        found = np.empty((len(edges[0]), *(shape[axis] for axis in order[2:])), out.dtype)
+        found, own = np.empty([shape[axis] for axis in order], out.dtype), aligned(out)
         run(visible, hidden, packed(found))
-        out[...] = 0
-        kernels(out)[edges] = found
+        own[...] = 0
+        line, where = _in_a_line(own), places(own.strides)
+        line[where] = found.reshape(where.shape)
+        if own is not out:
+            out[...] = own
 
     return into_weight if problem.produces is Role.WEIGHT else with_weight
+
+
+def _in_a_line(array: Array) -> Array:
+    """The memory of an array from its first number to its last, whatever lies between."""
+    ends = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+    first = array[tuple(slice(None, None, -1 if end < 0 else 1) for end in ends)]
+    return np.lib.stride_tricks.as_strided(first, (1 + sum(map(abs, ends)) // array.itemsize,), (array.itemsize,))
 
 
 def _packed(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
