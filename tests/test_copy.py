@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triconv.kernels import copy
+from triconv.kernels import copy, ir
 from triconv.kernels.compile import assembly, function
 from triconv.kernels.copy import Copy, Dim, Move, converted
-from triconv.kernels.relay import called_at
 from triconv.kernels.target import target
 from triconv.kernels.team import run_all
 from triconv.kernels.words import CHECKED, I64, POINTER, Kernel, Place, Value
@@ -212,6 +211,18 @@ def test_float16_is_rounded_as_numpy_does() -> None:
     np.testing.assert_array_equal(converted(special, np.dtype("float16")), special.astype("float16"))
 
 
+@np.errstate(invalid="ignore")
+def test_bfloat16_is_rounded_as_ml_dtypes_does() -> None:
+    """Every half, what lies in the middle of two and beside, what is too small to be normal, and what is not finite."""
+    exact = np.arange(1 << 16, dtype=np.uint16).astype(np.uint32) << 16
+    for beside in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
+        array = (exact + np.uint32(beside)).view(np.float32)
+        found, expected = converted(array, np.dtype(ml_dtypes.bfloat16)), array.astype(ml_dtypes.bfloat16)
+        nan = np.isnan(array)
+        assert np.isnan(found[nan].astype("float32")).all()
+        np.testing.assert_array_equal(found[~nan].view(np.uint16), expected[~nan].view(np.uint16))
+
+
 @pytest.mark.parametrize(
     ("source", "segments", "expected"),
     [((1, 64), ((0, 0, 64),), {True: False}), ((64, 1), ((0, 0, 64),), {False: True})],
@@ -269,7 +280,7 @@ def test_what_is_asked_for_is_read_next_or_written_now(slices: int, monkeypatch:
     def prefetch(k: Kernel, place: Place, offset: Value | int, written: bool = False) -> None:
         where = k.build.gep(place.pointer, k.whole(offset), k.element(place))
         told = I64(ctypes.cast(tell[written], ctypes.c_void_p).value)
-        k.build.call(called_at(k.build.inttoptr(told, POINTER)), [where])
+        k.build.call(ir.Callee(ir.VOID, k.build.inttoptr(told, POINTER).ref), [where])
 
     monkeypatch.setattr(Kernel, "prefetch", prefetch)
     monkeypatch.setenv("TRICONV_CACHE", "")

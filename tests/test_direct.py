@@ -29,6 +29,7 @@ from triconv.engines import direct, reference
 from triconv.form import Problem, Role
 from triconv.kernels import block, loops, patches, prepared, program, team, ways
 from triconv.kernels.nest import Nest
+from triconv.kernels.sheet import Sheet
 from triconv.kernels.target import NAMED, lacking
 
 Array = NDArray[Any]
@@ -399,14 +400,14 @@ def built() -> list[Built]:
 def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Work of any size is shared between threads; how often between how many."""
     split: Counter[int] = Counter()
-    run_all = team.run_all
+    run = team._team.run
 
-    def counted(parts: Any, helpers: int = 0) -> None:
-        split[helpers + 1] += 1
-        run_all(parts, helpers)
+    def counted(job: Any, most: int) -> None:
+        split[most + 1] += 1
+        run(job, most)
 
     monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(team, "run_all", counted)
+    monkeypatch.setattr(team._team, "run", counted)
     monkeypatch.setattr(prepared.Prepared, "_written_down", lambda *_: None)
     return split
 
@@ -422,14 +423,14 @@ def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None
 
 def test_threads_change_no_bit_of_what_is_written_down(built: list[Built], monkeypatch: pytest.MonkeyPatch) -> None:
     split: Counter[int] = Counter()
-    run_from = team.Sheet.run_from
+    run_from = Sheet.run_from
 
-    def counted(self: team.Sheet, begins: Any, helpers: int) -> None:
-        split[min(helpers + 1, len(self.rows))] += 1
+    def counted(self: Sheet, begins: Any, helpers: int) -> None:
+        split[min(helpers + 1, self.most)] += 1
         run_from(self, begins, helpers)
 
     monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(team.Sheet, "run_from", counted)
+    monkeypatch.setattr(Sheet, "run_from", counted)
     monkeypatch.setattr(prepared.Prepared, "alone", property(lambda _: False))
     for threads in (2, 3, 8):
         with triconv.threads(threads):
@@ -444,11 +445,9 @@ def forced_pieces(best: ways.Way) -> int:
     return next(n for n in (8, 4, 2, 1) if best.asked.batch % n == 0) if able else 1
 
 
-@pytest.mark.parametrize(
-    ("written", "order", "added"), [(False, "C order", 10), (True, "C order", 10), (True, "channels last", 29)]
-)
+@pytest.mark.parametrize(("written", "order"), [(False, "C order"), (True, "C order"), (True, "channels last")])
 def test_gradients_summed_in_pieces(
-    written: bool, order: str, added: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    written: bool, order: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Every way to run the grid's gradients, in as many pieces as it has examples to share; the same bits always.
 
@@ -493,8 +492,7 @@ def test_gradients_summed_in_pieces(
                     oracle.assert_close(out, expected, allowed, f"{case.row.name}, {case.vector}, {number} threads")
             assert len(bits) == 1, case
     assert {(2, vector) for vector in VECTORS[:-1]} <= set(tried)
-    assert sum(summed.values()) == added
-    assert len(summed) - added > 250
+    assert Counter(summed.values()) == {True: 138, False: 160}
 
 
 def test_there_may_be_more_threads_when_somebody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:

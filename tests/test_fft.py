@@ -17,7 +17,6 @@ from triconv.coefficients import DEFAULT, use
 from triconv.engines import fft
 from triconv.form import Problem, Role
 from triconv.geometry import Axis, Border
-from triconv.kernels.scratch import SMALL, Scratch
 from triconv.kernels.waves import Cut
 
 Array = NDArray[Any]
@@ -82,18 +81,6 @@ def test_axes_are_apart_where_transforms_are_most_of_the_work() -> None:
     }
     for apart, row in rows.items():
         assert all(fft.planned(problem_of(row, operation)).apart == apart for operation in OPERATIONS)
-
-
-def test_a_stage_leaves_what_it_has_read() -> None:
-    """So the next one writes to memory that is in the caches still; what is not lent stays."""
-    size, kind = SMALL, np.dtype("float32")
-    with Scratch() as lent:
-        first, other = lent.array(size, kind), np.zeros(size, kind)
-        lent.leave(other)
-        second = lent.array(size, kind)
-        assert not np.shares_memory(first, second)
-        lent.leave(first[: size // 2].reshape(2, -1))
-        assert np.shares_memory(first, lent.array(size, kind))
 
 
 @operations

@@ -14,6 +14,7 @@ from triconv import dispatch
 from triconv.engines import winograd
 from triconv.form import Role
 from triconv.kept import MOST, Kept
+from triconv.kernels import prepared
 from triconv.memory import LINE, address
 
 # name: engine, operation, visible, weight, options. Each engine makes something of such a weight that it can keep.
@@ -41,17 +42,20 @@ def _case(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_kept_has_the_same_bits_and_is_used(name):
+@pytest.mark.parametrize("written", [True, False], ids=["written down", "large"])
+def test_what_is_kept_has_the_same_bits_and_is_used(name, written, monkeypatch):
     plan, data, weight = _case(name)
+    if not written:
+        monkeypatch.setattr(prepared, "WRITTEN", 0)
+    run, kept = plan.engine.build(plan.problem), Kept()
     expected, out = (np.full(plan.shape(plan.problem.produces), np.nan, np.float32) for _ in range(2))
-    kept = Kept()
-    plan.built(data, weight, expected)
+    run(data, weight, expected)
     for _ in range(2):
         out[...] = np.nan
-        plan.built(data, weight, out, kept)
+        run(data, weight, out, kept)
         np.testing.assert_array_equal(out, expected)
     # Nobody may do that; it shows that the second call had no need of the weight.
-    plan.built(data, np.zeros_like(weight), out, kept)
+    run(data, np.zeros_like(weight), out, kept)
     np.testing.assert_array_equal(out, expected)
 
 

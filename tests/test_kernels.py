@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -739,7 +739,21 @@ def test_processes_write_the_same_files_at_once(tmp_path: Path) -> None:
         assert len(rest) > compiling.DIGEST
 
 
+def test_the_cache_is_looked_at_seldom(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first file that a process writes, and then once for so many."""
+    looks: list[int] = []
+    monkeypatch.setattr(compiling, "_prune", looks.append)
+    monkeypatch.setattr(compiling, "_written", count())
+    monkeypatch.setattr(compiling, "SELDOM", 4)
+    seen = []
+    for number in range(9):
+        stored(fresh, number)
+        seen.append(len(looks))
+    assert seen == [1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
 def test_a_large_cache_loses_its_older_half(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "SELDOM", 1)
     stored(fresh, 0)
     (fresh / "notes-of-mine.o").write_text("not the cache's")
     left = fresh / f"{'0' * 16}.part"

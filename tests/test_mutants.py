@@ -471,7 +471,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "np.full_like(groups, 16256,",
     ),
     "bfloat16: pairs that overlap": ("kernels/prepared.py", "[2 * step if", "[1 * step if"),
-    "bfloat16: infinities not looked for": ("engines/bfloat16.py", "not all_finite(numbers", "not len(numbers"),
+    "bfloat16: infinities not looked for": (
+        "engines/bfloat16.py",
+        ".tried(given, kept)",
+        ".run(given, kept) is None",
+    ),
     "bfloat16: infinities beside lines": ("engines/bfloat16.py", " and all_finite(a):", ":"),
     "bfloat16: lines that begin anywhere": ("kernels/lines.py", "self.front : self.front +", "0 :"),
     "bfloat16: pairs of one number": ("kernels/words.py", 'upper = self.at(place, self["other"])', "upper = place"),

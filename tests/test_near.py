@@ -132,16 +132,16 @@ def test_the_same_for_any_threads(row: Row, operation: str, written: int, monkey
 
 def test_what_is_kept_is_for_the_threads_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is made, and as the work on it is written down."""
-    written: list[tuple[int, int]] = []
+    written: list[tuple[int, int, int]] = []
     short = Prepared._short
-    monkeypatch.setattr(Prepared, "_short", lambda self, *key: written.append(key) or short(self, *key))
+    monkeypatch.setattr(Prepared, "_short", lambda self, like, *key: written.append(key) or short(self, like, *key))
     run: Any = direct.build(planned(WIDE, "conv").problem)
     first, second, out = operands(WIDE, "conv", np.float32)
     kept = Kept()
     for threads in (1, 2, 3, 2):
         with triconv.threads(threads):
             run(first, second, out, kept)
-    assert written == [(1, 1), (2, 2), (3, 3)]
+    assert written == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
     assert [len(one) for one in kept._made.values()] == [1, 2, 3]
 
 

@@ -289,11 +289,14 @@ def test_workspace_is_what_a_call_takes(operation: str, engine: str, name: str) 
     first, second = (row.operands()[role] for role in OPERATIONS[operation])
     out = np.empty(getattr(row, RESULT[operation]))
     plan.run(first, second, out)  # what is imported on the way is no workspace
-    release()  # nor would memory be that is there already
-    tracemalloc.start()
-    plan.engine.build(plan.problem)(first, second, out)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peaks = []
+    for _ in range(2):  # what a thread of the test runner's takes meanwhile comes once at most
+        release()  # nor would memory be that is there already
+        tracemalloc.start()
+        plan.engine.build(plan.problem)(first, second, out)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    peak = min(peaks)
     allowed = plan.workspace + (1 << 18)  # what Python itself takes
     assert peak <= allowed
     assert engine == "reference" or plan.workspace <= 8 * peak

@@ -22,6 +22,7 @@ from triconv.geometry import OUTSIDE, Geometry, pooled
 from triconv.kernels import target, team
 from triconv.kernels.compile import object_code
 from triconv.kernels.pool import MaxPool, Scatter
+from triconv.kernels.team import Part
 from triconv.kernels.threads import threads
 
 Array = NDArray[Any]
@@ -171,7 +172,7 @@ def counted_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     whole = team.run_all
 
-    def run_all(calls: Sequence[team.Part]) -> None:
+    def run_all(calls: Sequence[Part]) -> None:
         sizes.append(len(calls))
         whole(calls)
 

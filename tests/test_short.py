@@ -18,10 +18,10 @@ from triconv.engines import direct
 from triconv.form import OPERATIONS
 from triconv.kept import Kept
 from triconv.kernels import prepared
-from triconv.kernels.copy import Dim, Move
+from triconv.kernels.copy import Dim, Move, in_stage
 from triconv.kernels.finite import test as finite
 from triconv.kernels.program import Program
-from triconv.kernels.short import Short, stand_in
+from triconv.kernels.short import Later, Short, Written, stand_in
 from triconv.kernels.ways import folds
 from triconv.kernels.words import CHECKED
 from triconv.memory import LINE, address
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(CHECKED, reason="in checked mode every call is m
 
 def copied_twice() -> Short:
     """Ten numbers of the first array to room and from there to the third; whether those of the second are finite."""
-    arrays = [np.empty(10), np.empty(5), stand_in((10,), (2,), np.dtype("f8")), np.empty(11)]
+    arrays = [np.empty(10), np.empty(5), stand_in((10,), (16,), np.dtype("f8")), np.empty(11)]
     there, back = (Move.of([Dim(((0, 0, 10),), 1, step)], "float64") for step in (1, 2))
     calls = [*there.calls(arrays[0], arrays[3], 0, 1), *back.calls(arrays[3], arrays[2], 0, 1)]
     return Short.of([[[*calls, *finite(arrays[1], arrays[3][10:])]]], arrays, 10)
@@ -67,7 +67,7 @@ def test_more_work_is_written_down_for_any_number_of_threads(operation: str, mon
     monkeypatch.setattr(prepared, "chunks", lambda _: None)
     written = direct.build(problem)
     written(a, b, np.empty(problem.shape(problem.produces), "f4"))
-    monkeypatch.setattr(prepared, "_may_be_short", lambda *_: False)
+    monkeypatch.setattr(prepared, "may_be_short", lambda *_: False)
     plain, outs = direct.build(problem), []
     for value in (0.5, np.inf, 0.5):
         b[1, 2, 0, 0] = value
@@ -112,8 +112,7 @@ def test_its_room_begins_on_a_line() -> None:
     """Kernels may write whole lines past the caches there."""
     short, target = copied_twice(), np.zeros(20)
     seen: list[int] = []
-    assert short._alone
-    short.__dict__["_alone"] = lambda *values: seen.append(values[5]), *short._alone[1:]
+    short.sheet.__dict__["alone"] = lambda *values: seen.append(values[7]), *short.sheet.alone[1:]
     others = []
     for _ in range(50):
         short.run(*[address(target)] * 3)
@@ -125,15 +124,14 @@ def test_its_room_begins_on_a_line() -> None:
 def test_many_threads_may_run_it_at_once() -> None:
     """Each in room of its own: they meet when all have it, before they begin."""
     short, number, rooms = copied_twice(), 8, list[int]()
-    assert short._alone
-    (kernel, *others), barrier = short._alone, Barrier(number)
+    (kernel, *others), barrier = short.sheet.alone, Barrier(number)
 
     def met(*values: int) -> None:
-        rooms.append(values[5])
+        rooms.append(values[7])
         barrier.wait(LONG)
         kernel(*values)
 
-    short.__dict__["_alone"] = met, *others
+    short.sheet.__dict__["alone"] = met, *others
 
     def run(seed: int) -> bool:
         source, tested, target = np.random.default_rng(seed).random(10), np.ones(5), np.zeros(20)
@@ -151,9 +149,9 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = prepared.Prepared.tried
 
     def noted(self: prepared.Prepared, *given: Any) -> bool:
-        short = self._written_down(given[0])
+        short = self._written_down(given[0], 0)
         ran.append(short is not None)
-        assert short is None or short._alone is not None, "one thread runs more than one table"
+        assert short is None or not short.shared, "one thread shares nothing"
         assert short is None or not folds(self.way.asked), "kernels do not add up what a border takes back"
         return tried(self, *given)
 
@@ -186,7 +184,7 @@ def test_a_result_in_any_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     ran, tried = list[bool](), prepared.Prepared.tried
 
     def noted(self: prepared.Prepared, *given: Any) -> bool:
-        ran.append(self._written_down(given[0]) is not None)
+        ran.append(self._written_down(given[0], 0) is not None)
         return tried(self, *given)
 
     monkeypatch.setattr(prepared.Prepared, "tried", noted)
@@ -200,3 +198,87 @@ def test_a_result_in_any_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         run(h, w, out)
         np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
     assert ran == [True, True, False, False, False]
+
+
+# Work that is done later
+
+
+def later(size: int) -> Later:
+    return Later(np.empty(size, np.float32), 1)
+
+
+def test_what_is_left_is_taken_again() -> None:
+    room, line = later(1000), LINE // 4
+    first, second = (room.array(count, np.dtype("f4")) for count in (100, 50))
+    assert (first.size, second.size) == (100, 50)
+    assert (address(second) - address(first)) % LINE == 0
+    assert not np.shares_memory(first, second)
+    room.leave(np.empty(1, np.float32))  # nothing of the room
+    room.leave(first[:7].reshape(7, 1))
+    third, fourth = (room.array(count, np.dtype("f4")) for count in (90, 20))
+    assert address(third) == address(first)
+    assert not any(np.shares_memory(fourth, one) for one in (second, third))
+    assert room.size == 7 * line + 4 * line + 2 * line
+    for left in (third, second):
+        room.leave(left)
+    assert address(room.array(64, np.dtype("f4"))) == address(second)  # the least that is enough
+
+
+def test_what_is_foreseen_has_room_for_all_that_comes() -> None:
+    room = later(1000)
+    room.foresee((320, 160))
+    small = room.array(16, np.dtype("f4"))
+    large = room.array(300, np.dtype("f4"))
+    room.leave(small)
+    assert address(room.array(150, np.dtype("f4"))) == address(small)
+    assert not np.shares_memory(small, large)
+    assert room.size == 480
+
+
+def test_a_room_that_is_too_small_is_refused() -> None:
+    with pytest.raises(OverflowError, match=r"a room of 100 numbers: expected 128"):
+        later(100).array(128, np.dtype("f4"))
+
+
+def crossed(seen: list[Later]) -> Written:
+    """The second array, and by way of memory between the first."""
+
+    def work(a: Array, b: Array, c: Array, room: Later) -> None:
+        seen.append(room)
+        between = room.array(MANY, np.dtype("f8"))
+        for source, target in ((a, between), (b, c[0]), (between, c[1])):
+            move = Move.of([Dim(((0, 0, MANY),), source.strides[0] // 8, target.strides[0] // 8)], "float64")
+            room.stages.append(in_stage([(move, source, target)], room.threads))
+
+    return Written(work, np.dtype("f8"))
+
+
+MANY = 1 << 18
+
+
+@pytest.mark.parametrize("step", [1, 2, -1, -3])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_work_is_written_down_once_for_arrays_that_lie_alike(step: int, threads: int) -> None:
+    """Those that lie backwards are told each time."""
+    seen: list[Later] = []
+    run = crossed(seen)
+    for turn in range(3):
+        told = len(seen)
+        a, b = np.random.default_rng(turn).random((2, abs(step) * MANY))[:, ::step]
+        c = np.full((2, MANY), np.nan)
+        with triconv.threads(threads):
+            run(a, b, c)
+        np.testing.assert_array_equal(c, (b, a))
+        assert turn == 0 or len(seen) - told == (step < 0)
+
+
+def test_other_numbers_of_threads_are_written_down_besides() -> None:
+    seen: list[Later] = []
+    run, (a, b) = crossed(seen), np.random.default_rng(0).random((2, MANY))
+    for threads in (2, 1, 2, 1):
+        c = np.empty((2, MANY))
+        with triconv.threads(threads):
+            run(a, b, c)
+        np.testing.assert_array_equal(c, (b, a))
+    assert {room.threads for room in seen[: len(seen) // 2]} == {2}
+    assert {room.threads for room in seen} == {1, 2}

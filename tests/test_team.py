@@ -21,8 +21,9 @@ from triconv.kernels import team as module
 from triconv.kernels.compile import Call, assembly
 from triconv.kernels.copy import Dim, Move
 from triconv.kernels.relay import FREE, MAIL, Relay
+from triconv.kernels.sheet import Sheet
 from triconv.kernels.target import NAMED, target
-from triconv.kernels.team import Sheet, in_parts, run_all
+from triconv.kernels.team import in_parts, run_all, run_stages
 from triconv.kernels.threads import threads
 
 Array = NDArray[Any]
@@ -99,6 +100,98 @@ def test_parts_may_have_fewer_calls_than_others() -> None:
     assert sorted(ran) == [1, 2, 2, 3, 3, 3]
 
 
+SIZES = [1, 2, 5, 3, 16, 1], [4, 4], [1, 1], [40]
+"""Of the parts of some stages."""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_a_stage_begins_when_all_of_the_one_before_is_done(sizes: list[int], number: int) -> None:
+    """Whoever does it, and however long it takes: each part has as many calls as its number says."""
+    done: list[tuple[int, int]] = []
+
+    def work(stage: int, part: int) -> None:
+        before = sum((part + 1) for size in sizes[:stage] for part in range(size))
+        seen = sum(1 for own, _ in done if own < stage)
+        time.sleep(1e-4 * (part % 3))
+        done.append((stage, part if seen == before else -1))
+
+    kept = call(work, 0, 0)
+    stages = [[[kept._replace(values=(n, part))] * (part + 1) for part in range(size)] for n, size in enumerate(sizes)]
+    for _ in range(5):
+        done.clear()
+        run_stages(stages, number)
+        assert sorted(done) == [
+            (n, part) for n, size in enumerate(sizes) for part in range(size) for _ in range(part + 1)
+        ]
+
+
+def test_stages_are_handed_over_once(team: module._Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed, run = list[int](), team.run
+
+    def counted(*given: Any) -> None:
+        handed.append(1)
+        run(*given)
+
+    monkeypatch.setattr(team, "run", counted)
+    ran: list[int] = []
+    kept = call(ran.append, 0)
+    run_stages([[[kept._replace(values=(n,))]] * 3 for n in range(4)], 2)
+    run_stages([[], [[kept._replace(values=(4,))]], []], 2)  # nothing to share
+    assert ran == [n for n in range(4) for _ in range(3)] + [4]
+    assert handed == [1]
+
+
+def test_who_waits_for_a_stage_goes_on_when_it_is_done() -> None:
+    """Also after so long that it looks only now and then."""
+    both, ended = threading.Barrier(2), list[float]()
+
+    def work(late: int) -> None:
+        both.wait(LONG)
+        if threading.current_thread() is not main and late:
+            time.sleep(0.1)
+        ended.append(time.monotonic())
+
+    main, kept = threading.current_thread(), call(work, 0)
+    on_all = [[[kept._replace(values=(late,))] for _ in range(2)] for late in (1, 0)]
+    run_stages(on_all, 2)
+    assert len(ended) == 4
+    first, second = sorted(ended[:2]), sorted(ended[2:])
+    assert first[1] <= second[0]
+
+
+def test_a_late_helper_takes_part_in_later_stages(team: module._Team) -> None:
+    """And does nothing again that was done without it."""
+    ran, here = list[tuple[int, bool]](), threading.current_thread()
+    late, main_waits = threading.Event(), threading.Event()
+
+    def work(stage: int) -> None:
+        ran.append((stage, threading.current_thread() is here))
+        if stage == 0 and len(ran) == 2:
+            late.set()
+        if stage == 1 and threading.current_thread() is here:
+            main_waits.wait(LONG)
+        elif stage == 1:
+            main_waits.set()
+
+    helper = module._Helper(module.TURNS)
+
+    def serve() -> None:
+        late.wait(LONG)
+        helper.serve()
+
+    helper.thread = threading.Thread(target=serve, name="triconv-helper", daemon=True)
+    helper.thread.start()
+    team.idle.append(helper)
+    team.size = 1
+    kept = call(work, 0)
+    run_stages([[[kept._replace(values=(n,))] for _ in range(2)] for n in range(3)], 2)
+    assert [stage for stage, _ in ran[:2]] == [0, 0]
+    assert all(on_main for stage, on_main in ran if stage == 0)
+    assert sorted(stage for stage, _ in ran) == [0, 0, 1, 1, 2, 2]
+    assert not all(on_main for stage, on_main in ran if stage == 1)
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_sheet_moves_to_other_arrays(parts: int) -> None:
     """What was written down for some arrays runs on others, also from the middle of them, and keeps none of them."""
@@ -111,7 +204,7 @@ def test_a_sheet_moves_to_other_arrays(parts: int) -> None:
         return [[*a, *b] for a, b in zip(from_source, from_same, strict=True)]
 
     first = np.zeros(40), np.full(80, np.nan)
-    sheet = Sheet.of(calls(*first), first)
+    sheet = Sheet.of([calls(*first)], first)
     gone = weakref.ref(first[0])
     del first
     assert gone() is None
@@ -139,7 +232,7 @@ def test_each_thread_has_memory_of_its_own(number: int) -> None:
     made = call(entry, room[8:].ctypes.data, 5, mine, elsewhere.ctypes.data, mine)
     made.kernel.pointers = (0, 2, 3, 4)  # type: ignore[attr-defined]
     one = made._replace(arrays=(room[8:], room[shared + 16 :], elsewhere, stands))
-    sheet = Sheet.of([[one]] * number, (room, stands), room[shared : shared + apart])
+    sheet = Sheet.of([[[one]] * number], (room, stands), room[shared : shared + apart])
     for _ in range(2):
         other = np.zeros_like(room)
         sheet.run((other, stands), number - 1)

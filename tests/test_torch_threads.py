@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -58,9 +59,9 @@ def test_the_parts_run_on_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> N
     ran: list[int] = []
     whole = team._OpenMP.run
 
-    def run(self: team._OpenMP, parts: team.Rows, most: int, apart: int = 0) -> None:
+    def run(self: team._OpenMP, job: Callable[[int], team.Words], most: int) -> None:
         ran.append(most + 1)
-        whole(self, parts, most, apart)
+        whole(self, job, most)
 
     monkeypatch.setattr(team._OpenMP, "run", run)
     monkeypatch.setattr(team, "NUMBERS_WORTH_A_THREAD", 1)

@@ -318,6 +318,7 @@ def test_arrays_may_share_memory_in_one_call_and_not_in_the_next(operation: str)
 def test_the_choice_of_way_follows_the_sizes(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tiles of many channels are taken by channels, many of few by tiles."""
     taken = []
+    winograd._workspace.cache_clear()  # nor what another test has asked for
     for name in ("by_blocks", "by_panels", "gradient_by_chunks", "gradient_by_pieces"):
         kept = getattr(ways, name)
         monkeypatch.setattr(ways, name, lambda sizes, kept=kept, name=name: taken.append(name) or kept(sizes))

@@ -18,7 +18,6 @@ from .arrays import allocate, common_dtype, named_dtype, operand
 from .coefficients import forgetting
 from .dispatch import AUTO, Plan, choose
 from .form import OPERANDS, OPERATIONS, Problem, Role
-from .memory import LARGE
 from .problem import Options, problem_hidden, problem_visible, problem_weight
 
 Array = NDArray[Any]
@@ -439,17 +438,20 @@ class Call:
 
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     """The array in another dtype; itself if it has it."""
-    if array.dtype.name in HALF and dtype.name in HALF and array.nbytes > LARGE:
+    if array.dtype != dtype and array.size > WORTH_KERNELS and {array.dtype.name, dtype.name} <= HALF:
         from .kernels.copy import converted
         from .kernels.target import target
 
-        if array.dtype != dtype and target().halves:
+        if target().halves:
             return converted(array, dtype)
     return array.astype(dtype, copy=False)
 
 
-HALF = ("float16", "bfloat16", "float32")
-"""What kernels convert into each other, of arrays large enough to be worth it."""
+HALF = frozenset(("float16", "bfloat16", "float32"))
+"""What kernels convert into each other."""
+
+WORTH_KERNELS = 1 << 14
+"""Numbers that NumPy converts, one at a time, as soon as a kernel would be found for them."""
 
 
 def _call(

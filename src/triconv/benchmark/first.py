@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -21,13 +22,15 @@ from .workload import Workload
 
 TINY = Workload("tiny", (1, 4, 8, 8), (4, 4, 3, 3), {"padding": 1})
 """Called before, where the library is to be loaded already; and the problem whose calls are all overhead."""
+SHARED = Workload("shared", (1, 16, 256, 256), (16, 16, 1, 1))
+"""Called before too, so that threads are there that share work, and know how."""
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
 def calls(workload: Workload, operation: str, engine: str = "auto", loaded: bool = True) -> dict[str, float]:
     """Seconds of the first call, with an empty cache and with one that holds what the first process left there.
 
-    `loaded`: with another problem of another dtype called before it, so that no kernel is shared with it; otherwise
+    `loaded`: with other problems of another dtype called before it, so that no kernel is shared with it; otherwise
     the call is the very first of its process, and loads the library's own parts besides.
     """
     with TemporaryDirectory() as folder:
@@ -81,8 +84,9 @@ def _main() -> None:
     workload, operation, engine, loaded = pickle.loads(sys.stdin.buffer.read())
     if loaded:
         other = "float64" if workload.dtype != "float64" else "float32"
-        problem = Workload(TINY.name, TINY.visible, TINY.weight, TINY.options, other).problem(operation)
-        ready(problem, operands(problem), "auto").call()
+        for before in (TINY, SHARED):
+            problem = replace(before, dtype=other).problem(operation)
+            ready(problem, operands(problem), "direct").call()
     problem = workload.problem(operation)
     call = ways(engine)[0].ready(problem, operands(problem)).call
     use(coefficients())  # to know the problem was to ask for its plan: what was chosen is forgotten

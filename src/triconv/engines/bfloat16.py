@@ -120,7 +120,7 @@ def build(problem: Problem) -> Run:
         return nothing
     from ..kernels.finite import all_finite
     from ..kernels.prepared import apart, paired, prepared
-    from ..kernels.ways import ROLES, arguments
+    from ..kernels.ways import arguments
 
     def readied(inner: Problem) -> Callable[[tuple[Strides, ...], tuple[int, ...], bool, bool], Prepared]:
         @lru_cache(maxsize=KEPT_ORDERS)
@@ -132,7 +132,6 @@ def build(problem: Problem) -> Run:
     count, along = _count(problem), _lines(problem)
     by_channels, by_lines = readied(pairs(problem)), None if along is None else readied(along.problem)
     banked = problem.produces is Role.WEIGHT and problem.geometry.banked
-    produced = ROLES.index(problem.produces)
     given_at = arguments(problem)
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> None:
@@ -155,11 +154,7 @@ def build(problem: Problem) -> Run:
         arrays = (_in_twos(a), _in_twos(b), result) if problem.produces is Role.WEIGHT else numbers
         given = [arrays[number] for number in given_at]
         in_line = banked and address(result) % LINE == 0  # of bfloat16 nothing else goes past the caches
-        best = ready(strides, others, True, in_line)
-        if best.supposes not in (None, produced) and not all_finite(numbers[given_at[best.supposes]]):
-            best = ready(strides, others, False, in_line)
-        best.run(given, kept)
-        if best.supposes == produced and not all_finite(result):
+        if not ready(strides, others, True, in_line).tried(given, kept):
             ready(strides, others, False, in_line).run(given)
         if result is not out:
             out[...] = result

@@ -48,6 +48,7 @@ from ..form import Problem, Role
 from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.waves import Cut
+from ..memory import empty
 
 ROLES = tuple(Role)
 
@@ -90,9 +91,10 @@ def _real(problem: Problem) -> Problem:
 def _of_real(problem: Problem) -> Run:
     from ..kernels.fourier import Data, Products, Transform, Weights
     from ..kernels.prepared import aligned
-    from ..kernels.scratch import Own, Scratch
+    from ..kernels.scratch import Scratch
+    from ..kernels.short import Later, Written
 
-    plan = planned(problem)
+    plan, kind = planned(problem), np.dtype(problem.dtype)
     some = replace(problem, batch=plan.examples)
     read, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     gradient = problem.produces is Role.WEIGHT
@@ -102,41 +104,54 @@ def _of_real(problem: Problem) -> Run:
     weights, products = Weights(problem), Products(of_own.made, plan.channels, some)
     parts = [slice(n, n + plan.examples) for n in range(0, problem.batch, plan.examples)]
     known_by = problem.produces, problem.dtype, problem.channels, plan.cuts, plan.apart
+    shape = (1, *of_weight.made, prod(plan.channels.weight))
 
-    def transformed(weight: Array, lent: Scratch, room: Scratch) -> Array:
-        return products.kernels(of_weight.forward(weights.read(weight, lent), room)[0])
+    def frequencies(weight: Array, kernels: Array, _: Array, later: Later) -> None:
+        of_weight.forward(weights.read(weight, later), later, kernels)
+
+    def results(data: Array, kernels: Array, out: Array, later: Later) -> None:
+        later.foresee(plan.rooms(plan.examples))
+        x = of_own.forward(own.read(data, later), later)
+        z = later.array(x.size // x.shape[-1] * other.channels, kind).reshape(*x.shape[:-1], other.channels)
+        products(x, z, products.kernels(kernels[0]), Role.HIDDEN, later)
+        later.leave(x)
+        entries, rest = other.written(out, later)
+        of_other.back(z, entries, later)
+        if rest is not None:
+            other.drain(rest, out, later)
+
+    def sums(visible: Array, hidden: Array, kernels: Array, later: Later) -> None:
+        x = of_own.forward(own.read(visible, later), later)
+        z = of_other.forward(other.read(hidden, later), later)
+        products(x, z, products.kernels(kernels[0]), Role.WEIGHT, later)
+
+    def entries(kernels: Array, weight: Array, _: Array, later: Later) -> None:
+        weights.put(lambda own: of_weight.back(kernels, own, later), weight, later)
+
+    to_kernels, to_results, to_sums, to_weight = (Written(one, kind) for one in (frequencies, results, sums, entries))
+
+    def transformed(weight: Array, room: Array) -> Array:
+        kernels = room.reshape(shape)
+        to_kernels(weight, kernels, kernels)
+        return kernels
 
     def conv(data: Array, weight: Array, out: Array, kept: Kept | None) -> None:
         with Scratch() as lent:
             if kept is None:
-                kernels = transformed(weight, lent, lent)
+                kernels = transformed(weight, lent.array(prod(shape), kind))
             else:
-                kernels = kept.of(known_by, lambda: transformed(weight, lent, Own()))
+                kernels = kept.of(known_by, lambda: transformed(weight, empty((prod(shape),), kind)))
             for part in parts:
-                with Scratch() as own_lent:
-                    own_lent.foresee(plan.rooms(plan.examples), out.dtype)
-                    x = of_own.forward(own.read(data[part], own_lent), own_lent)
-                    shape = (*x.shape[:-1], other.channels)
-                    z = own_lent.array(prod(shape), x.dtype).reshape(shape)
-                    products(x, z, kernels, Role.HIDDEN)
-                    own_lent.leave(x)
-                    entries, rest = other.written(out[part], own_lent)
-                    of_other.back(z, entries, own_lent)
-                    if rest is not None:
-                        other.drain(rest, out[part])
+                to_results(data[part], kernels, out[part])
 
     def conv_weight(visible: Array, hidden: Array, out: Array, _kept: Kept | None) -> None:
         with Scratch() as lent:
-            shape = (1, *of_weight.made, prod(plan.channels.weight))
-            total, more = (lent.array(prod(shape), np.dtype(some.dtype)).reshape(shape) for _ in range(2))
+            total, more = (lent.array(prod(shape), kind).reshape(shape) for _ in range(2))
             for part in parts:
-                with Scratch() as own_lent:
-                    x = of_own.forward(own.read(visible[part], own_lent), own_lent)
-                    z = of_other.forward(other.read(hidden[part], own_lent), own_lent)
-                    products(x, z, products.kernels((more if part.start else total)[0]), Role.WEIGHT)
+                to_sums(visible[part], hidden[part], more if part.start else total)
                 if part.start:
                     total += more
-            weights.put(lambda entries: of_weight.back(total, entries, lent), out, lent)
+            to_weight(total, out, out)
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, _after: After | None = None) -> None:
         made = aligned(out)

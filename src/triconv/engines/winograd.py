@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING
@@ -74,6 +74,9 @@ def why_not(problem: Problem) -> tuple[str, ...]:
     return tuple(found)
 
 
+WHOLE = slice(0, None, 1)
+
+
 @dataclass(frozen=True)
 class Part:
     """A problem of stride 1, and what of the visible and of the weight it is of, as slices."""
@@ -81,6 +84,11 @@ class Part:
     problem: Problem
     visible: tuple[slice, ...]
     weight: tuple[slice, ...]
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether that is all of both."""
+        return all(cut == WHOLE for cut in (*self.visible, *self.weight))
 
     def slices(self, role: Role) -> tuple[slice, ...]:
         """What is the part of an array in a role."""
@@ -206,14 +214,15 @@ def _scheduled(
 
 def _prepared(problem: Problem, strides: tuple[Strides, ...], room: int, adds: bool, finish: Finish | None) -> Prepared:
     """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
-    from ..kernels.prepared import Prepared, moves
+    from ..kernels.prepared import Prepared, may_be_short, moves
     from ..kernels.ways import ROLES
 
     way, program, _ = _scheduled(problem, strides, room, adds, finish)
     seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
     operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
     produced = ROLES.index(problem.produces)
-    return Prepared(way, produced, None, problem.batch, 1, program, operands, *moves(way, strides, produced))
+    moved, short = moves(way, strides, produced), may_be_short(problem, strides)
+    return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short)
 
 
 def build(problem: Problem) -> Run:
@@ -251,7 +260,7 @@ def build(problem: Problem) -> Run:
         of_parts = [None] * len(every) if kept is None else kept.of(known_by, lambda: [Kept() for _ in every])
         done = None if after is None else fused(given[produced], after)
         for number, part in enumerate(every):
-            own = [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
+            own = given if part.whole else [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
             finish = done if not summed or number == len(every) - 1 else None
             more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
             best = ready(number, tuple(array.strides for array in own), finish)

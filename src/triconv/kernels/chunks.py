@@ -19,7 +19,6 @@ from ..channels import Channels
 from ..coefficients import coefficients, moving
 from ..form import Problem, Role
 from ..memory import CLASH, LINE
-from . import relay
 from .adding import adding
 from .bands import COPIED, Bands
 from .compile import Call
@@ -28,6 +27,7 @@ from .index import divisors
 from .layout import Buffer, Layout
 from .loops import Lying, nests
 from .program import Program, Tiled, Within, contractions
+from .rows import WORD
 from .schedule import Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
@@ -92,9 +92,9 @@ class Chunks:
 
     @property
     def told(self) -> int:
-        """The bytes of the words of calls: as they are written down, and once more as threads take them."""
+        """The bytes of the words of calls, as they are written down."""
         copies = 0 if self.ahead else 2
-        return 2 * relay.WORD * WORDS * prod(self.blocks) * self.bands.units * (1 + copies)
+        return WORD * WORDS * prod(self.blocks) * self.bands.units * (1 + copies)
 
     @property
     def described(self) -> str:

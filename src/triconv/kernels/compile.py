@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,7 +46,11 @@ FOLDER = str(Path(__file__).parent)
 MOST = 4096
 """Files that the cache keeps, of 2 to 10 kB each; then the older half goes."""
 
+SELDOM = 32
+"""So many files are written for each look at all of them, which takes a millisecond or two where they are many."""
+
 _lock = threading.RLock()
+_written = count()
 _functions: dict[Described, Compiled] = {}
 _kept_alive: list[Any] = []
 
@@ -273,9 +278,10 @@ def _content(key: bytes, code: bytes) -> bytes:
 
 
 def _write(name: str, key: bytes | None, code: bytes) -> None:
-    """Put object code in the cache."""
+    """Put object code in the cache; the first of a process, and some others, after a look at how many there are."""
     if key is not None:
-        cache.write(_file(name, key), _content(key, code), _prune)
+        before = [_prune] * (next(_written) % SELDOM == 0)
+        cache.write(_file(name, key), _content(key, code), *before)
 
 
 def _prune(folder: int) -> None:

@@ -21,12 +21,16 @@ from ..arrays import allocate
 from ..memory import CLASH, address
 from . import ir
 from .compile import Call, Compiled, function
+from .sheet import Sheet
 from .target import Target, cache_bytes
 from .team import in_parts, parts_of
+from .threads import thread_count
 from .words import (
     APART,
     BFLOAT16,
     BYTES,
+    CHECKED,
+    EXACT,
     FLOAT16,
     GATHERED,
     I64,
@@ -381,11 +385,15 @@ def _merged(loops: Iterable[Loop]) -> list[Loop]:
 def converted(array: Array, dtype: np.dtype[Any]) -> Array:
     """What array.astype(dtype) gives, of one of `CONVERTED` to another: NumPy converts one number at a time."""
     names = array.dtype.name, dtype.name
-    if names not in CONVERTED or not array.dtype.isnative or not array.flags.aligned:
+    if names not in CONVERTED or not (array.size and array.dtype.isnative and array.flags.aligned):
         return array.astype(dtype)
     out = allocate("a copy", array.shape, dtype, array)
-    move = _conversion(array.shape, array.strides, out.strides, *names)
-    in_parts(partial(move.calls, array, out), array.size)
+    key = array.shape, array.strides, out.strides, *names
+    if CHECKED:
+        in_parts(partial(_conversion(*key).calls, array, out), array.size)
+    else:
+        threads = thread_count()
+        _converting(threads, *key).run((array, out), threads - 1)
     return out
 
 
@@ -393,8 +401,16 @@ CONVERTED: dict[tuple[str, str], Stored] = {
     ("float16", "float32"): Stored(FLOAT16, ""),
     ("float32", "float16"): Stored("", FLOAT16),
     ("bfloat16", "float32"): Stored(BFLOAT16, ""),
+    ("float32", "bfloat16"): Stored("", EXACT),
 }
-"""How the numbers of such copies are stored. To bfloat16 processors round nothing that is too small to be normal."""
+"""How the numbers of such copies are stored."""
+
+
+@lru_cache(maxsize=256)
+def _converting(threads: int, shape: tuple[int, ...], *how: Any) -> Sheet:
+    """A conversion written down for so many threads."""
+    stand_ins = np.empty(1), np.empty(1)
+    return Sheet.of([in_stage([(_conversion(shape, *how), *stand_ins)], threads)], stand_ins)
 
 
 @lru_cache(maxsize=256)

@@ -1,10 +1,10 @@
-"""Fourier transforms, and products of frequencies, as contractions: arrays in, arrays out, of any strides."""
+"""Fourier transforms, and products of frequencies, as contractions of arrays of any strides, which are run later."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from ..channels import Channels
 from ..form import Problem, Role
 from ..geometry import OUTSIDE, Axis, Geometry
-from .copy import Dim, Move
+from .copy import Dim, Move, in_stage
 from .prepared import Prepared, prepared
-from .scratch import Scratch
-from .team import in_parts
+from .short import Later
 from .waves import Cut
 
 Array = NDArray[Any]
@@ -32,13 +31,14 @@ class Contraction:
     def __init__(self, problem: Problem) -> None:
         @lru_cache(maxsize=KEPT_ORDERS)
         def ready(strides: tuple[tuple[int, ...], ...]) -> Prepared:
-            return prepared(problem, strides, True, False)
+            return prepared(problem, strides, True, False, whole=True)
 
         self._ready = ready
 
-    def __call__(self, visible: Array, hidden: Array, weight: Array) -> None:
+    def __call__(self, visible: Array, hidden: Array, weight: Array, later: Later) -> None:
         given = visible, hidden, weight
-        self._ready(tuple(tuple(step // array.itemsize for step in array.strides) for array in given)).run(given)
+        ready = self._ready(tuple(tuple(step // array.itemsize for step in array.strides) for array in given))
+        later.stages += ready.stages(given, later)
 
 
 def _shared(*sizes: int) -> tuple[Axis, ...]:
@@ -53,7 +53,7 @@ class Stage:
         self.matrix, self.like = np.ascontiguousarray(matrix.T).T, like
         self._for: dict[tuple[int, ...], Contraction] = {}
 
-    def __call__(self, source: Array, target: Array) -> None:
+    def __call__(self, source: Array, target: Array, later: Later) -> None:
         kept = [axis for axis in range(2, source.ndim) if source.shape[axis] > 1] or [source.ndim - 1]
         source, target = (
             array[tuple(slice(None) if axis < 2 or axis in kept else 0 for axis in range(array.ndim))]
@@ -70,7 +70,7 @@ class Stage:
                     batch=len(source),
                 )
             )
-        run(source, target, self.matrix[(..., *(None,) * (source.ndim - 2))])
+        run(source, target, self.matrix[(..., *(None,) * (source.ndim - 2))], later)
 
 
 class Transform:
@@ -104,37 +104,42 @@ class Transform:
         """Transposed, from frequencies to entries."""
         return [Stage(matrix.T, self.like) for matrix in self.matrices]
 
-    def forward(self, entries: Array, lent: Scratch) -> Array:
-        """The frequencies of what lies anyhow, which is left if it was lent, as is what lies between the stages."""
-        rank, channels = len(self.cuts), entries.shape[-1]
+    def forward(self, entries: Array, later: Later, made: Array | None = None) -> Array:
+        """The frequencies of what lies anyhow, which is left, as is what lies between the stages; in what is `made`."""
+        rank, channels, last = len(self.cuts), entries.shape[-1], len(self.matrices) - 1
         parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
-        found = self._room((*parts, len(self.matrices[0]), *others, channels), lent)
-        self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(found, -rank - 1, 1))
-        lent.leave(entries)
+
+        def room(number: int, *shape: int) -> Array:
+            return self._room(shape, later) if made is None or number < last else made.reshape(shape)
+
+        found = room(0, *parts, len(self.matrices[0]), *others, channels)
+        self.stages[0](np.moveaxis(entries, -2, 1), np.moveaxis(found, -rank - 1, 1), later)
+        later.leave(entries)
         for number, stage in enumerate(self.stages[1:], 1):
             rows, columns, rest = self._sizes(number, channels)
             before = found.reshape(-1, columns, rest)
-            found = self._room((len(before), rows, rest), lent)
-            stage(before, found)
-            lent.leave(before)
+            found = room(number, len(before), rows, rest)
+            stage(before, found, later)
+            later.leave(before)
         return found.reshape(prod(parts), *self.made, channels)
 
-    def back(self, frequencies: Array, entries: Array, lent: Scratch) -> None:
-        """Write the entries that the transpose makes of frequencies, which are left if they were lent."""
+    def back(self, frequencies: Array, entries: Array, later: Later) -> None:
+        """Write the entries that the transpose makes of frequencies, which are left."""
         rank, channels = len(self.cuts), entries.shape[-1]
         parts, others = entries.shape[: -rank - 1], entries.shape[-rank - 1 : -2]
         found = frequencies
         for number, stage in reversed(list(enumerate(self.inverse[1:], 1))):
             rows, columns, rest = self._sizes(number, channels)
             before = found.reshape(-1, rows, rest)
-            found = self._room((len(before), columns, rest), lent)
-            stage(before, found)
-            lent.leave(before)
+            found = self._room((len(before), columns, rest), later)
+            stage(before, found, later)
+            later.leave(before)
         first = found.reshape(*parts, len(self.matrices[0]), *others, channels)
-        self.inverse[0](np.moveaxis(first, -rank - 1, 1), np.moveaxis(entries, -2, 1))
+        self.inverse[0](np.moveaxis(first, -rank - 1, 1), np.moveaxis(entries, -2, 1), later)
+        later.leave(first)
 
-    def _room(self, shape: tuple[int, ...], lent: Scratch) -> Array:
-        return lent.array(prod(shape), self.dtype).reshape(shape)
+    def _room(self, shape: tuple[int, ...], later: Later) -> Array:
+        return later.array(prod(shape), self.dtype).reshape(shape)
 
     def _sizes(self, number: int, channels: int) -> tuple[int, int, int]:
         """The rows and columns of a stage's matrix, and how many numbers each of its entries is of."""
@@ -162,9 +167,9 @@ class Copied:
     def whole(cls, shape: Sequence[int], dtype: str) -> Copied:
         return cls([((0, 0, size, 1),) for size in shape], dtype)
 
-    def __call__(self, source: Array, target: Array) -> None:
+    def __call__(self, source: Array, target: Array, later: Later) -> None:
         steps = (tuple(step // array.itemsize for step in array.strides) for array in (source, target))
-        in_parts(partial(self._ready(*steps).calls, source, target), target.size)
+        later.stages.append(in_stage([(self._ready(*steps), source, target)], later.threads))
 
 
 class Data:
@@ -185,24 +190,24 @@ class Data:
         self.drain = Copied([*lead, *(((0, 0, size, 1),) for size in sizes)], problem.dtype)
         self.dtype = np.dtype(problem.dtype)
 
-    def read(self, array: Array, lent: Scratch) -> Array:
+    def read(self, array: Array, later: Later) -> Array:
         """The parts of an operand, copied where they overlap or channels are not neighbours."""
         if self._lies_well(array):
             return self._parts(np.moveaxis(array, 1, -1))
-        room = self.empty(lent)
-        self.fill(array, np.moveaxis(room, -1, 1))
+        room = self.empty(later)
+        self.fill(array, np.moveaxis(room, -1, 1), later)
         return self._parts(room)
 
-    def written(self, array: Array, lent: Scratch) -> tuple[Array, Array | None]:
+    def written(self, array: Array, later: Later) -> tuple[Array, Array | None]:
         """Where the parts of the result are written, and what of it is to be copied to the result, if anything."""
         if self._lies_well(array):
             return self._parts(np.moveaxis(array, 1, -1)), None
-        room = self.empty(lent)
+        room = self.empty(later)
         return self._parts(room), np.moveaxis(room, -1, 1)
 
-    def empty(self, lent: Scratch) -> Array:
+    def empty(self, later: Later) -> Array:
         shape = (self.examples, *self.room, self.channels)
-        return lent.array(prod(shape), self.dtype).reshape(shape)
+        return later.array(prod(shape), self.dtype).reshape(shape)
 
     def _lies_well(self, array: Array) -> bool:
         return self.as_it_is and array.flags.aligned and (self.channels == 1 or array.strides[1] == array.itemsize)
@@ -243,25 +248,25 @@ class Weights:
         step, column, *taps = own.strides
         return np.lib.stride_tricks.as_strided(own, self.split, (self.split[1] * step, step, column, *taps))
 
-    def _room(self, lent: Scratch) -> Array:
-        return lent.array(prod(self.lying), self.dtype).reshape(self.lying)
+    def _room(self, later: Later) -> Array:
+        return later.array(prod(self.lying), self.dtype).reshape(self.lying)
 
-    def read(self, weight: Array, lent: Scratch) -> Array:
+    def read(self, weight: Array, later: Later) -> Array:
         lying = self._apart(weight).transpose(self.order)
         if not (lying.flags.c_contiguous and lying.flags.aligned):
-            room = self._room(lent)
-            self.copy(self._apart(weight), room.transpose(np.argsort(self.order)))
+            room = self._room(later)
+            self.copy(self._apart(weight), room.transpose(np.argsort(self.order)), later)
             lying = room
         return lying.reshape(1, *(1,) * self.rank, *self.lying[: self.rank], -1)
 
-    def put(self, write: Any, weight: Array, lent: Scratch) -> None:
+    def put(self, write: Any, weight: Array, later: Later) -> None:
         """Let a result be written, and bring it to the weight."""
         lying = self._apart(weight).transpose(self.order)
         direct = lying.flags.c_contiguous and lying.flags.aligned
-        room = lying if direct else self._room(lent)
+        room = lying if direct else self._room(later)
         write(room.reshape(1, *(1,) * self.rank, *self.lying[: self.rank], -1))
         if not direct:
-            self.copy(room.transpose(np.argsort(self.order)), self._apart(weight))
+            self.copy(room.transpose(np.argsort(self.order)), self._apart(weight), later)
 
 
 class Products:
@@ -280,7 +285,7 @@ class Products:
         self.like = replace(like, geometry=Geometry(axes, banked=True), channels=channels)
         self._for: dict[tuple[int, Role], Contraction] = {}
 
-    def __call__(self, x: Array, z: Array, weight: Array, produces: Role) -> None:
+    def __call__(self, x: Array, z: Array, weight: Array, produces: Role, later: Later) -> None:
         if (run := self._for.get((len(x), produces))) is None:
             problem = replace(self.like, batch=len(x), produces=produces)
             run = self._for[len(x), produces] = Contraction(problem)
@@ -289,7 +294,7 @@ class Products:
         v, h = x.transpose(order), z.transpose(order)
         shape = (*v.shape[: 2 + many], *[2] * 2 * many)
         v = np.broadcast_to(v.reshape(*v.shape[: 2 + many], *[1] * many, *[2] * many), shape)
-        run(v, h[(..., *[None] * many)], weight)
+        run(v, h[(..., *[None] * many)], weight, later)
 
     def kernels(self, y: Array) -> Array:
         """The kernels of (frequency, row, …, channels), of three or four rows."""

@@ -28,9 +28,9 @@ from .loops import arrays
 from .program import Copied, Program, tiled
 from .schedule import Schedule
 from .scratch import Scratch, whole_lines
-from .short import Short, stand_in
+from .short import Later, Short, stand_in
 from .target import cache_bytes
-from .team import SLICES, in_parts, run_stages, worth_sharing
+from .team import SLICES, in_parts, parts_of, run_stages, worth_sharing
 from .threads import thread_count
 from .ways import ROLES, Paired, Strides, Way, best_way, filling, folds, pieces, shape_of, way
 from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
@@ -57,22 +57,22 @@ class Prepared:
     """Which of the arrays are the program's A, B and C."""
     fills: tuple[tuple[int, Move], ...]
     drains: tuple[tuple[Move, int, int], ...]
-    lying: tuple[tuple[tuple[int, ...], Strides], ...] = ()
-    """Shapes and steps of the arrays, if the work may be written down where it is short."""
+    short: bool = False
+    """Whether the work may be written down: arrays are not large, and kernels do all that there is to do."""
     finishes: bool = False
     """Whether the program finishes the result."""
     adder: Program | None = None
-    """What adds up the results of pieces, if kernels do: pieces have nothing else in buffers then."""
+    """What adds up the results of pieces, if kernels do: to where it belongs, or into a buffer behind theirs."""
     comes: int = 0
-    """How many numbers a copy of the weight has, if copies come instead of it."""
-    shorts: dict[tuple[int, int], Short | None] = field(default_factory=dict, repr=False)
-    """The work written down, by the number of threads, and of copies of the weight that come."""
+    """How many numbers a copy of the weight has, or what else is made of it, if such come instead of it."""
+    shorts: dict[tuple[int, int, int], Short | None] = field(default_factory=dict, repr=False)
+    """The work written down, by the number of threads, of copies of the weight that come, and of what else comes."""
     near: dict[int, int] = field(default_factory=dict, repr=False)
     """How many copies of the weight there are, by the number of threads."""
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
-        if kept is None and (short := self._written_down(given)) is not None:
+        if kept is None and (short := self._written_down(given, len(more))) is not None:
             return short.run(*map(address, (*given, *more)))
         if self.supposes not in (None, self.produced) and not _finite(given[self.supposes], kept):
             return False
@@ -86,20 +86,20 @@ class Prepared:
         """
         visible, hidden, weight = given
         if kept is not None and self.knowing is not None:
-            copy = weight if self.keeps is None else self._copied(weight, kept)
-            return self.knowing.run((visible, hidden, copy), kept, more)
-        if self.supposes is None and (short := self._written_down(given)) is not None:
-            short.run(*map(address, (*given, *more)))
-            return None
+            copy = self._known(given, kept)
+            return False if copy is None else self.knowing.run((visible, hidden, copy), None, more)
+        if self.supposes is None and (short := self._written_down(given, len(more))) is not None:
+            finite = short.run(*map(address, (*given, *more)))
+            return None if short.marks is None else finite
         step = self.examples * self.pieces
         if step >= len(visible):
-            return self._run(given, kept, more)
+            return self._run(given, more)
         for n in range(0, len(visible), step):
             some = slice(n, n + step)
-            self._run((visible[some], hidden[some], weight), kept)
+            self._run((visible[some], hidden[some], weight))
         return None
 
-    def _run(self, given: Sequence[Array], kept: Kept | None, more: Sequence[Array] = ()) -> bool | None:
+    def _run(self, given: Sequence[Array], more: Sequence[Array] = ()) -> bool | None:
         threads, finite = thread_count(), None
         with Scratch() as lent:
             rooms = [lent.array(size, self.kind) for size in self._rooms(threads)]
@@ -108,17 +108,33 @@ class Prepared:
                 self.program.run(*operands, fills=fills, near=near, threads=threads)
             else:
                 run_stages([in_stage(fills[0], threads)], threads)
-                finite = self.program.run(operands[0], kept)
+                finite = self.program.run(operands[0])
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 if self.adder is None:
                     for other in others:
                         result += other
-                run_stages([self._emptied(rooms, result, given[self.produced], threads)], threads)
+                run_stages(self._emptied(rooms, result, given[self.produced], threads), threads)
                 buffer = self.way.buffers[self.produced]
                 if buffer is not None and folds(self.way.asked):
                     buffer.fold(result, given[self.produced], (None, None, *self.way.asked.geometry.axes))
                     finite = None
             return finite
+
+    def stages(self, given: Sequence[Array], later: Later) -> list[list[list[Call]]]:
+        """What is done on these arrays, later: where kernels do all of it."""
+        assert isinstance(self.program, Program), "a schedule: threads have memory of their own there"
+        assert self.pieces == 1, f"{self.pieces} pieces: expected one, as NumPy may add them up"
+        (visible, hidden, weight), found = given, list[list[list[Call]]]()
+        for n in range(0, len(visible), self.examples):
+            some = slice(n, n + self.examples)
+            rooms = [later.array(size, self.kind) for size in self._rooms(later.threads)]
+            own = visible[some], hidden[some], weight
+            fills, operands, (result,), near = self._laid_out(own, rooms, (), later.threads)
+            found += self.program.stages(operands, later.threads, fills, near)
+            found += self._emptied(rooms, result, own[self.produced], later.threads)
+            for room in rooms:
+                later.leave(room)
+        return found
 
     def _laid_out(
         self, given: Sequence[Array], rooms: Sequence[Array], more: Sequence[Array], threads: int
@@ -166,26 +182,50 @@ class Prepared:
     def _rooms(self, threads: int) -> list[int]:
         """The numbers that copies take: as many of an operand as are multiplied at once."""
         apart = min(self.pieces, self.program.parts(self.pieces, threads)) if isinstance(self.program, Program) else 1
-        many = {WEIGHT: self._near_copies(threads)} | {self.produced: self.pieces}
+        sums = self.pieces + (self.rounds and self.adder is not None)
+        many = {WEIGHT: self._near_copies(threads)} | {self.produced: sums}
         return [whole_lines(size, self.kind.itemsize) * many.get(number, apart) for number, size in self.copies]
 
-    def _emptied(self, rooms: Sequence[Array], result: Array, out: Array, threads: int) -> list[list[Call]]:
-        """What writes what was computed to where it belongs, if it is elsewhere."""
+    def _emptied(self, rooms: Sequence[Array], result: Array, out: Array, threads: int) -> list[list[list[Call]]]:
+        """The stages that write what was computed to where it belongs, if it is elsewhere."""
+        sums, added = result, list[list[Call]]()
         if self.adder is not None:
-            (results,) = rooms
-            return [self.adder.calls([(np.ones(1, self.kind), results, out)], 0, 1)]
-        return in_stage([(move, result[begin:], out[..., first:]) for move, begin, first in self.drains], threads)
+            room = rooms[[number for number, _ in self.copies].index(self.produced)]
+            if self.rounds:
+                sums = self._places(room, dict(self.copies)[self.produced])[self.pieces]
+            given, parts = (np.ones(1, self.kind), room, sums if self.rounds else out), parts_of(room.size, threads)
+            added = [self.adder.calls([given], part, parts) for part in range(parts)]
+            if not self.rounds:
+                return [added]
+        drains = [(move, sums[begin:], out[..., first:]) for move, begin, first in self.drains]
+        return [added, in_stage(drains, threads)]
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a result in a buffer is rounded as it is written to where it belongs."""
+        return self.way.asked.dtype == PAIRS
 
     @cached_property
     def knowing(self) -> Prepared | None:
-        """The same for a weight that is known: it is finite, if it has to be, and its copy comes, if it has one."""
-        if self.produced == WEIGHT or self.keeps is None is self.supposes:
+        """The same for a weight that is known: finite, if it has to be; what is made of it comes, if anything is."""
+        known = self.program.known if isinstance(self.program, Schedule) else None
+        if self.produced == WEIGHT or (known is self.keeps is self.supposes is None):
             return None
+        found = replace(self, supposes=None, shorts={}, near={})
+        if known is not None:
+            return replace(found, program=known.after(self.operands.index(WEIGHT)), comes=known.kernels)
         if self.keeps is None:
-            return replace(self, supposes=None, shorts={})
+            return found
         fills = tuple((number, move) for number, move in self.fills if number != WEIGHT)
         plain = replace(self.way, buffers=(*self.way.buffers[:WEIGHT], None))
-        return replace(self, way=plain, comes=dict(self.copies)[WEIGHT], supposes=None, fills=fills, shorts={}, near={})
+        return replace(found, way=plain, comes=dict(self.copies)[WEIGHT], fills=fills)
+
+    def _known(self, given: Sequence[Array], kept: Kept) -> Array | None:
+        """What comes instead of a weight that is known; None if it cannot be taken."""
+        if isinstance(self.program, Schedule) and (known := self.program.known) is not None:
+            made = known.made([given[number] for number in self.operands], kept)
+            return None if made is None else made[None]
+        return given[WEIGHT] if self.keeps is None else self._copied(given[WEIGHT], kept)
 
     @cached_property
     def keeps(self) -> Hashable:
@@ -206,13 +246,13 @@ class Prepared:
         found: Array = kept.of((self.keeps, weight.strides, many), make)
         return found
 
-    def _written_down(self, given: Sequence[Array]) -> Short | None:
-        """The work written down, if kernels do all of it and it is short."""
-        if not self.lying:
+    def _written_down(self, given: Sequence[Array], more: int) -> Short | None:
+        """The work written down, if it may be, on arrays of these shapes and strides, and so many that come besides."""
+        if not self.short:
             return None
-        key = self._threads, len(given[WEIGHT]) if self.comes else 1
+        key = self._threads, len(given[WEIGHT]) if self.comes else 1, more
         if key not in self.shorts:
-            self.shorts[key] = self._short(*key)
+            self.shorts[key] = self._short(given, *key)
         return self.shorts[key]
 
     @property
@@ -227,29 +267,33 @@ class Prepared:
         numbers = self.way.asked.bytes // self.way.asked.itemsize
         return not worth_sharing(max(self.program.work, numbers) * self.pieces // MORE)
 
-    def _short(self, threads: int, copies: int) -> Short | None:
-        """The whole of the work written down for so many threads and copies of a weight, if kernels do all of it."""
-        if CHECKED or not isinstance(self.program, Program) or (self.pieces > 1 and self.adder is None):
+    def _short(self, like: Sequence[Array], threads: int, _copies: int, more: int) -> Short | None:
+        """The whole of the work written down for so many threads and arrays that come, if kernels do all of it."""
+        if CHECKED or (self.pieces > 1 and self.adder is None) or any(step < 0 for one in like for step in one.strides):
             return None
-        # Pairs are read and rounded in other steps than those of what stands in: only where they begin is the same.
-        if self.way.asked.dtype == PAIRS and (self.supposes is not None or any(first for _, _, first in self.drains)):
-            return None
-        given = [stand_in(shape, steps, self.kind) for shape, steps in self.lying]
-        if self.comes:
-            steps = (whole_lines(self.comes, self.kind.itemsize), 1)
-            given[WEIGHT] = stand_in((copies, self.comes), steps, self.kind)
-        more = [np.empty(1, self.kind) for _ in self.program.finish.arguments]
-        ends = [*accumulate(self._rooms(threads), initial=0)]
-        room, size = stand_in((ends[-1] + 1,), (1,), self.kind), ends[-1]
+        given = [stand_in(array.shape, array.strides, array.dtype) for array in like]
+        others = [np.empty(1, self.kind) for _ in range(more)]
+        scheduled = self.program.rooms(threads) if isinstance(self.program, Schedule) else ()
+        sizes = [*self._rooms(threads), *(whole_lines(size, self.kind.itemsize) for size in scheduled)]
+        ends = [*accumulate(sizes, initial=0)]
+        room, size = stand_in((ends[-1] + 1,), (self.kind.itemsize,), self.kind), ends[-1]
         tests = [] if self.supposes is None else test(given[self.supposes], room[size:])
         if self.supposes is not None and not tests:
             return None
         rooms = [room[begin:end] for begin, end in pairwise(ends)]
-        fills, operands, (result, *_), near = self._laid_out(given, rooms, more, threads)
-        stages = self.program.stages(operands, threads, fills, near)
-        stages += [self._emptied(rooms, result, given[self.produced], threads), []]
+        fills, operands, (result, *_), near = self._laid_out(given, rooms[: len(self.copies)], others, threads)
+        marks, each = None, None
+        if isinstance(self.program, Program):
+            stages = self.program.stages(operands, threads, fills, near)
+        else:
+            (own,), scratch = operands, rooms[len(self.copies) :]
+            arrays = *own[:3], *scratch, *own[3:]
+            stages = [in_stage(fills[0], threads), *self.program.calls(arrays, threads)]
+            marks = slice(*ends[-3:-1]) if self.program.marks else None
+            each = self.program.own_of(scratch[0])
+        stages += [*self._emptied(rooms, result, given[self.produced], threads), []]
         stages[-1 if self.supposes == self.produced else 0] += [tests]
-        return Short.of(stages, [*given, room, *more], size if tests else None, threads)
+        return Short.of(stages, [*given, room, *others], size if tests else None, threads, marks, each)
 
     @cached_property
     def kind(self) -> np.dtype[Any]:
@@ -279,12 +323,13 @@ def prepared(
     in_line: bool,
     others: tuple[int, ...] = (0, 0, 0),
     steps: Steps | None = None,
+    whole: bool = False,
 ) -> Prepared:
     """The best way to run a problem on arrays of these strides, made ready; is the result `in_line` with the cache?
 
     It takes the `steps` that finish the result, if it can. Of a problem of pairs the result is bfloat16. Where the
     numbers of a pair are not neighbours in an operand, `others` says how far apart they are, the strides are in numbers
-    too, and the pairs are put together in a copy.
+    too, and the pairs are put together in a copy. A sum that is to stay `whole` is in no pieces.
     """
     produces, produced = problem.produces, ROLES.index(problem.produces)
     copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
@@ -300,7 +345,7 @@ def prepared(
         return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains)
     if in_chunks := chunks(best):
         return _in_chunks(in_chunks, strides, produced, others)
-    count = pieces(best)
+    count = 1 if whole else pieces(best)
     examples = _examples(best) // count
     copied |= frozenset({produces} if count > 1 else ())
     if examples < problem.batch:
@@ -327,19 +372,20 @@ def prepared(
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,
-        _lying(problem, strides) if examples * count == problem.batch and _may_be_short(problem, strides) else (),
+        examples * count == problem.batch and may_be_short(problem, strides),
         finish is not None,
         _adder(best, count, strides[produced]) if count > 1 else None,
     )
 
 
 def _adder(best: Way, pieces: int, strides: Strides) -> Program | None:
-    """What adds up the results of pieces where they belong, if vectors can, and nothing else is in a buffer."""
-    *others, own = best.buffers
-    if own is None or any(others) or own.panel or own.gap or strides[own.order[-1]] != 1 or best.asked.dtype == PAIRS:
+    """What adds up the results of pieces where they belong, or where they are rounded next, if vectors can."""
+    own, rounds = best.buffers[WEIGHT], best.asked.dtype == PAIRS
+    if own is None or own.panel or own.gap or not (rounds or strides[own.order[-1]] == 1):
         return None
-    kind = np.dtype(best.asked.dtype)
-    return adding(own, pieces, whole_lines(own.size, kind.itemsize), Layout(strides), kind)
+    kind = np.dtype("float32" if rounds else best.asked.dtype)
+    result = own.layout if rounds else Layout(strides)
+    return adding(own, pieces, whole_lines(own.size, kind.itemsize), result, kind)
 
 
 def _in_chunks(found: Chunks, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...]) -> Prepared:
@@ -350,7 +396,8 @@ def _in_chunks(found: Chunks, strides: tuple[Strides, ...], produced: int, other
     own = way(problem, best.vector, strides, plain, 1, rounds)
     own = replace(own, buffers=(None, None, own.buffers[WEIGHT]))
     program = found.schedule((*strides[:2], own.layouts[WEIGHT].steps), others)
-    return Prepared(own, produced, None, problem.batch, 1, program, (0, 1, 2), (), moves(own, strides, produced)[1])
+    drains, short = moves(own, strides, produced)[1], may_be_short(problem, strides)
+    return Prepared(own, produced, None, problem.batch, 1, program, (0, 1, 2), (), drains, short)
 
 
 def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
@@ -365,7 +412,8 @@ def scratch(best: Way, strides: tuple[Strides, ...]) -> int:
         return (own + in_chunks.schedule(strides).scratch) * problem.itemsize + in_chunks.told
     more = 0 if weight is None else (best.near_copies(thread_count()) - 1) * weight.size * problem.itemsize
     count = pieces(best)
-    return best.copied + more + (count > 1) * count * problem.bytes_of(Role.WEIGHT)
+    sums = 0 if count == 1 else count + (problem.dtype == PAIRS)
+    return best.copied + more + sums * problem.bytes_of(Role.WEIGHT)
 
 
 def finishing(best: Way, strides: Strides, bias: bool, positive: bool, where: bool) -> Finish | None:
@@ -392,17 +440,11 @@ WRITTEN = 1 << 24
 """Bytes of an array at most where the work is written down: larger ones take so long that nobody sees it."""
 
 
-def _may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
-    """Whether arrays are not large and lie as the problem says, and kernels do all that there is to do."""
-    if folds(problem):
-        return False
-    reach = [sum((size - 1) * step for size, step in zip(*one, strict=True)) for one in _lying(problem, strides)]
-    return max(reach) * problem.itemsize < WRITTEN and min(map(min, strides)) >= 0
-
-
-def _lying(problem: Problem, strides: tuple[Strides, ...]) -> tuple[tuple[tuple[int, ...], Strides], ...]:
-    """The shapes of arrays with their steps."""
-    return tuple((shape_of(problem, role), steps) for role, steps in zip(ROLES, strides, strict=True))
+def may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
+    """Whether arrays are not large, and kernels do all that there is to do."""
+    lying = [zip(shape_of(problem, role), steps, strict=True) for role, steps in zip(ROLES, strides, strict=True)]
+    reach = max(sum((size - 1) * abs(step) for size, step in one) for one in lying)
+    return not folds(problem) and reach * problem.itemsize < WRITTEN
 
 
 def moves(

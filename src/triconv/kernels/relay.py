@@ -1,14 +1,16 @@
 """How threads hand work to each other without Python's lock: a kernel on atomic words of memory.
 
-A job is a table of parts, each a row of kernel calls. Each thread has a range of them, takes one after the other, and
-then what others have left of theirs. So a thread has the same parts in every call, as long as none is late, and finds
-what it wrote before in its own caches. The words, of eight bytes:
+A job has stages, each a table of parts, and a part is a row of kernel calls. Each thread has a range of a stage's
+parts, takes one after the other, and then what others have left of theirs. So a thread has the same parts in every
+call, as long as none is late, and finds what it wrote before in its own caches. The next stage begins when all parts
+are done, whoever did them: for a helper that comes late nobody waits. The words, of eight bytes:
 
-    job         calls of a part, words of a call, threads, how many of them joined without a mailbox, how many bytes
-                each thread's own memory is behind that of the one before; the processors to work on and those to be
-                let to afterwards, as addresses of masks or 0; then each helper's mailbox; then for each thread the
-                next part of its range, and its end; then the calls: address of an entry, a bit for each argument
-                that points into the first thread's own memory, the arguments
+    job         stages, words of a row, threads, where the rows are, how many bytes each thread's own memory is behind
+                that of the one before, how many joined without a mailbox; the processors to work on and those to be
+                let to afterwards, as addresses of masks or 0; the bases of rows, the last for the first thread; then
+                each helper's mailbox; then the stages
+    stage       rows of a part, parts, how many of them are done, which row is the first; then for each thread the next
+                part of its range, and its end
     mailbox     FREE, BUSY or the address of a job that nobody has begun; which range is the helper's
 
 A helper looks into its mailbox for a while before it goes to sleep: to wake a thread takes as long as a small
@@ -23,18 +25,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from . import ir
+from . import ir, rows
+from .rows import WORD, at, get
 from .target import ARM, X86, Target
 from .words import I32, I64, POINTER, Kernel, Value, begin
 
-CALLS, WIDTH, THREADS, JOINED, APART, WITHIN, AFTER, HEAD = range(8)
-"""Words of a job, the last where the mailboxes begin."""
+STAGES, WIDTH, THREADS, ROWS, APART, JOINED, WITHIN, AFTER, BASES = range(9)
+"""Words of a job, the last where the bases begin."""
 
-NOTHING = 0
-"""In the place of an entry where a part has fewer calls than others."""
+HEAD = BASES + rows.MANY
+"""The word of a job where the mailboxes begin."""
 
-ENTRY, OWN, FIRST = range(3)
-"""Words of a call, the last where the arguments begin."""
+CALLS, PARTS, DONE, BEGIN, RANGES = range(5)
+"""Words of a stage, the last where the ranges begin."""
 
 RANGE = 2
 """Words of a range."""
@@ -52,9 +55,7 @@ MASK = 128
 """Bytes of a mask of processors."""
 
 DOZE = 50
-"""Microseconds between looks, after the first while, at helpers that are still at work."""
-
-WORD = 8
+"""Microseconds between looks, after the first while, at parts that are still at work."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Relay:
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target: `place` is a job, or who helps' mailbox."""
-        work = _work(module)
+        work = _work(module, machine)
         k = begin(module, name, "float32", self.arguments)
         posts, leads, ends, joins = (k.build.icmp_signed("==", k["does"], I64(n)) for n in (POSTS, LEADS, ENDS, JOINS))
         with k.when(posts):
@@ -81,50 +82,44 @@ class Relay:
             _join(k, work)
             k.build.ret_void()
         with k.when(leads):
-            _bind(k, machine, _get(k, k["place"], WITHIN))
-            k.build.call(work, [k["place"], I64(0)])
+            _bind(k, machine, get(k, k["place"], WITHIN))
+            k.build.call(work, [k["place"], I64(0), k["turns"]])
         with k.when(k.build.or_(leads, ends)):
             _end(k, machine)
             with k.when(leads):
-                _bind(k, machine, _get(k, k["place"], AFTER))
+                _bind(k, machine, get(k, k["place"], AFTER))
             k.build.ret_void()
         _help(k, machine, work)
 
 
 def _post(k: Kernel) -> None:
     with _helpers(k) as (mailbox, number):
-        k.build.store(k.add(number, 1), _at(k, mailbox, NUMBER))
+        k.build.store(k.add(number, 1), at(k, mailbox, NUMBER))
         _swap(k, mailbox, k["place"])
 
 
 def _end(k: Kernel, machine: Target) -> None:
     with _helpers(k) as (mailbox, _), k.when(k.build.not_(_exchange(k, mailbox, k["place"], FREE))):
-        again, free = k.function.append_basic_block("wait"), k.function.append_basic_block("free")
-        k.build.branch(again)
-        k.build.position_at_end(again)
-        found = _watch(k, machine, mailbox, lambda found: k.build.icmp_signed("==", found, I64(FREE)))
-        with k.when(k.build.icmp_signed("!=", found, I64(FREE))):
-            _doze(k, machine)
-            k.build.branch(again)
-        k.build.branch(free)
-        k.build.position_at_end(free)
+        _wait(k, machine, at(k, mailbox, MAIL), I64(FREE), k["turns"])
 
 
 def _join(k: Kernel, work: ir.Function) -> None:
-    number = k.build.atomic_rmw("add", _at(k, k["place"], JOINED), I64(1), "seq_cst")
-    with k.when(k.less(number, _get(k, k["place"], THREADS))):
-        k.build.call(work, [k["place"], number])
+    number = _count(k, k["place"], JOINED)
+    with k.when(k.less(number, get(k, k["place"], THREADS))):
+        k.build.call(work, [k["place"], number, k["turns"]])
 
 
 def _help(k: Kernel, machine: Target, work: ir.Function) -> None:
     mailbox, again = k["place"], k.function.append_basic_block("again")
     k.build.branch(again)
     k.build.position_at_end(again)
-    job = _watch(k, machine, mailbox, lambda found: k.build.icmp_signed(">=", found, I64(LEAST)))
+    job = _watch(
+        k, machine, at(k, mailbox, MAIL), lambda found: k.build.icmp_signed(">=", found, I64(LEAST)), k["turns"]
+    )
     with k.when(k.less(job, LEAST)):
         k.build.ret_void()
     with k.when(_exchange(k, mailbox, job, BUSY)):
-        k.build.call(work, [job, _get(k, mailbox, NUMBER)])
+        k.build.call(work, [job, get(k, mailbox, NUMBER), k["turns"]])
         _swap(k, mailbox, I64(FREE))
     k.build.branch(again)
 
@@ -132,53 +127,59 @@ def _help(k: Kernel, machine: Target, work: ir.Function) -> None:
 @contextmanager
 def _helpers(k: Kernel) -> Iterator[tuple[Value, Value]]:
     """The mailbox and the number of every helper of the job at hand."""
-    with k.loop(k.add(_get(k, k["place"], THREADS), -1)) as number:
-        yield _get(k, k["place"], k.add(HEAD, number)), number
+    with k.loop(k.add(get(k, k["place"], THREADS), -1)) as number:
+        yield get(k, k["place"], k.add(HEAD, number)), number
 
 
-def _work(module: ir.Module) -> ir.Function:
-    """A function that runs the parts of a range, then those that are left of the others.
-
-    Whoever finds a range used up has counted it on once more: it ends where the next part is not before the end.
-    """
-    work = ir.Function(module, ir.VOID, [I64, I64], "work")
+def _work(module: ir.Module, machine: Target) -> ir.Function:
+    """A function that runs a job's stages: of each the parts of a range, then those that are left of the others."""
+    work = ir.Function(module, ir.VOID, [I64, I64, I64], "work")
     work.linkage = "internal"
     work.attributes.append("noinline")
     k = Kernel("float32", work, ir.Builder(work.append_basic_block("entry")), {})
-    job, own = work.args
-    calls, width, threads = (_get(k, job, word) for word in (CALLS, WIDTH, THREADS))
-    ranges = k.add(HEAD, threads, -1)
-    first = k.add(ranges, k.mul(RANGE, threads))
-    apart = k.mul(own, _get(k, job, APART))
-    with k.loop(threads) as turn:
-        number = k.add(own, turn)
-        number = k.build.select(k.less(number, threads), number, k.sub(number, threads))
-        place = k.add(ranges, k.mul(number, RANGE))
-        again, done = work.append_basic_block("again"), work.append_basic_block("done")
-        k.build.branch(again)
-        k.build.position_at_end(again)
-        part = k.build.atomic_rmw("add", _at(k, job, place), I64(1), "seq_cst")
-        with k.when(k.less(part, _get(k, job, k.add(place, 1)))):
-            with k.loop(calls) as call:
-                row = k.add(first, k.mul(k.add(k.mul(part, calls), call), width))
-                entry, arguments = _get(k, job, k.add(row, ENTRY)), k.add(row, FIRST)
-                with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
-                    _move(k, job, arguments, (_get(k, job, k.add(row, OWN)), k.sub(width, FIRST)), apart)
-                    k.build.call(called_at(k.build.inttoptr(entry, POINTER)), [_at(k, job, arguments)])
-            k.build.branch(again)
-        k.build.branch(done)
-        k.build.position_at_end(done)
+    job, own, turns = work.args
+    bases, room = rows.stack(k)
+    with k.loop(rows.MANY) as number:
+        k.build.store(get(k, job, k.add(BASES, number)), at(k, bases, number))
+    mine = k.add(get(k, job, BASES + rows.OWN), k.mul(own, get(k, job, APART)))
+    k.build.store(mine, at(k, bases, rows.OWN))
+    stages, threads = get(k, job, STAGES), get(k, job, THREADS)
+    first, size = k.add(HEAD, threads, -1), k.add(RANGES, k.mul(RANGE, threads))
+    with k.loop(stages) as number:
+        stage = k.add(job, k.mul(WORD, k.add(first, k.mul(number, size))))
+        with k.loop(threads) as turn:
+            which = k.add(own, turn)
+            which = k.build.select(k.less(which, threads), which, k.sub(which, threads))
+            _finish(k, job, stage, k.add(RANGES, k.mul(RANGE, which)), bases, room)
+        with k.when(k.less(number, k.add(stages, -1))):
+            _wait(k, machine, at(k, stage, DONE), get(k, stage, PARTS), turns)
     k.build.ret_void()
     return work
 
 
-def _move(k: Kernel, job: Value, arguments: Value, own: tuple[Value, Value], apart: Value) -> None:
-    """Let those arguments point into this thread's own memory that a bit is set for, of so many."""
-    bits, count = own
-    with k.when(k.build.icmp_signed("!=", bits, I64(0))), k.loop(count) as number:
-        place = _at(k, job, k.add(arguments, number))
-        bit = k.build.and_(k.build.lshr(bits, number), I64(1))
-        k.build.store(k.add(k.build.load(place, I64), k.mul(bit, apart)), place)
+def _finish(k: Kernel, job: Value, stage: Value, place: Value, bases: Value, room: Value) -> None:
+    """Run what is left of one range of a stage's parts.
+
+    Whoever finds a range used up has counted it on once more: it ends where the next part is not before the end.
+    """
+    calls, width, first = get(k, stage, CALLS), get(k, job, WIDTH), get(k, stage, BEGIN)
+    again, done = k.function.append_basic_block("again"), k.function.append_basic_block("done")
+    k.build.branch(again)
+    k.build.position_at_end(again)
+    part = _count(k, stage, place)
+    with k.when(k.less(part, get(k, stage, k.add(place, 1)))):
+        with k.loop(calls) as call:
+            number = k.add(first, k.mul(part, calls), call)
+            rows.run(k, k.add(get(k, job, ROWS), k.mul(k.mul(WORD, width), number)), width, bases, room)
+        _count(k, stage, DONE)
+        k.build.branch(again)
+    k.build.branch(done)
+    k.build.position_at_end(done)
+
+
+def _count(k: Kernel, start: Value, word: Value | int) -> Value:
+    """Add one to a word that others add to as well; what it was before."""
+    return k.build.atomic_rmw("add", at(k, start, word), I64(1), "seq_cst")
 
 
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -195,43 +196,43 @@ def _pause(k: Kernel, machine: Target) -> None:
         k.build.call(pause, [I32(value) for value in values])
 
 
-def called_at(pointer: Value) -> ir.Callee:
-    """A function of one pointer, to call."""
-    return ir.Callee(ir.VOID, pointer.ref)
-
-
-def _at(k: Kernel, start: Value, word: Value | int) -> Value:
-    return k.build.inttoptr(k.add(start, k.mul(word, WORD)), POINTER)
-
-
-def _get(k: Kernel, start: Value, word: Value | int) -> Value:
-    return k.build.load(_at(k, start, word), I64)
-
-
 def _swap(k: Kernel, mailbox: Value, value: Value) -> None:
     """Put a value into a mailbox, for another thread to see with all that was written before."""
-    k.build.atomic_rmw("xchg", _at(k, mailbox, MAIL), value, "seq_cst")
+    k.build.atomic_rmw("xchg", at(k, mailbox, MAIL), value, "seq_cst")
 
 
 def _exchange(k: Kernel, mailbox: Value, expected: Value | int, value: int) -> Value:
     """Whether a mailbox held what was expected, and now holds the value."""
-    return k.build.cmpxchg(_at(k, mailbox, MAIL), k.whole(expected), I64(value), "seq_cst")
+    return k.build.cmpxchg(at(k, mailbox, MAIL), k.whole(expected), I64(value), "seq_cst")
 
 
-def _watch(k: Kernel, machine: Target, mailbox: Value, enough: Callable[[Value], Value]) -> Value:
-    """What a mailbox holds as soon as that is enough, or after so many turns as there are."""
+def _watch(k: Kernel, machine: Target, place: Value, enough: Callable[[Value], Value], turns: Value) -> Value:
+    """What is in a place as soon as that is enough, or after so many turns."""
     again, after = k.function.append_basic_block("watch"), k.function.append_basic_block("after")
     turn = k.variable(I64)
-    k.put(turn, k["turns"])
+    k.put(turn, turns)
     k.build.branch(again)
     k.build.position_at_end(again)
-    found = k.build.load_atomic(_at(k, mailbox, MAIL), I64, "acquire")
+    found = k.build.load_atomic(place, I64, "acquire")
     _pause(k, machine)
     left = k.add(k.get(turn, I64), -1)
     k.put(turn, left)
     k.build.cbranch(k.build.or_(enough(found), k.less(left, 0)), after, again)
     k.build.position_at_end(after)
     return found
+
+
+def _wait(k: Kernel, machine: Target, place: Value, expected: Value, turns: Value) -> None:
+    """Go on when a place holds what is expected: watch it for so many turns, again and again."""
+    again, there = k.function.append_basic_block("wait"), k.function.append_basic_block("there")
+    k.build.branch(again)
+    k.build.position_at_end(again)
+    found = _watch(k, machine, place, lambda found: k.build.icmp_signed("==", found, expected), turns)
+    with k.when(k.build.icmp_signed("!=", found, expected)):
+        _doze(k, machine)
+        k.build.branch(again)
+    k.build.branch(there)
+    k.build.position_at_end(there)
 
 
 def _doze(k: Kernel, machine: Target) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,8 @@ from ..memory import LINE, empty
 from .compile import Call
 from .program import MULTIPLICATIONS_A_COPY
 from .scratch import Scratch
-from .team import NUMBERS_WORTH_A_THREAD, SLICES, Sheet, run_all
+from .sheet import Sheet
+from .team import NUMBERS_WORTH_A_THREAD, SLICES, run_stages
 from .threads import thread_count
 from .words import CHECKED
 
@@ -35,12 +36,15 @@ TOLD = 1 << 15
 """Numbers whose room the words of calls may take, which tell threads what to do."""
 
 
+Calls = Callable[[Arrays, int, int, int], list[Call]]
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """What is done before the next begins: units of work that threads share."""
 
     units: int
-    calls: Callable[[Arrays, int, int, int], list[Call]]
+    calls: Calls
     """Of some arrays, where scratch of one's own begins, and the first and last of the units."""
 
 
@@ -66,7 +70,10 @@ class Schedule:
     """Within how many numbers scratch should be, for two threads, if it matters."""
     knowing: Schedule | None = None
     """What is done where the weight stays the same, if that is not this."""
-    sheets: dict[int, list[Sheet]] = field(default_factory=dict)
+    comes: int | None = None
+    """In the place of which of the three arrays what is made of a weight comes."""
+    sheets: dict[tuple[int, int | None], Sheet] = field(default_factory=dict)
+    """By the number of parts, and of stages if these are not all."""
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -93,59 +100,92 @@ class Schedule:
         left = self.own if self.room is None else self.room - TOLD - self.kernels - self.shared - THREADS * self.own
         return max(0, min(self.own, left)) // LINE * LINE
 
+    def rooms(self, threads: int) -> tuple[int, int, int]:
+        """The numbers of scratch, marks and kernels for so many threads."""
+        return self._room(threads), self.marks, self.kernels
+
+    def own_of(self, scratch: Array) -> Array:
+        """What of the scratch the first thread has for itself."""
+        return scratch[self.shared : self.shared + self.own + self._gap]
+
+    def calls(self, arrays: Arrays, threads: int) -> list[list[list[Call]]]:
+        """What so many threads share of each stage."""
+        return self._calls(slice(None), arrays, self._parts(threads))
+
     @property
     def scratch(self) -> int:
         """The numbers of scratch in all."""
         return self.kernels + self._room(thread_count())
 
-    def run(self, given: Sequence[Array], kept: Kept | None = None) -> bool | None:
+    def run(self, given: Sequence[Array]) -> bool | None:
         """Run the stages on three arrays and write over the one that is the result; is nothing marked?
 
         Behind the three comes what it is finished with. None if there are no marks that tell.
         """
-        if kept is not None and self.knowing is not None:
-            return self.knowing.run(given, kept)
-        threads, (operands, more) = thread_count(), (given[:3], given[3:])  # asked once: there is room for so many
-        dtype = np.dtype(self.dtype) if self.dtype else given[0].dtype
         with Scratch() as lent:
-            scratch = lent.array(self._room(threads), dtype), np.zeros(self.marks, dtype)
-            if kept is None or not self.kernels:
-                arrays = *operands, *scratch, lent.array(self.kernels, dtype), *more
-                self._go(arrays, threads)
-            else:
+            dtype, threads = self._kind(given), thread_count()  # asked once: there is room for so many
+            room, marks = lent.array(self._room(threads), dtype), np.zeros(self.marks, dtype)
+            self._go((*given[:3], room, marks, lent.array(self.kernels, dtype), *given[3:]), threads)
+            return not marks.any() if self.marks else None
 
-                def kernels() -> tuple[Array, bool]:
-                    made = empty((self.kernels,), dtype)
-                    self._go((*operands, *scratch, made, *more), threads, slice(1))
-                    return made, bool(scratch[1].any())
+    @property
+    def known(self) -> Schedule | None:
+        """What is done where the weight stays the same, if something of it can be kept."""
+        found = self.knowing or self
+        return found if found.keeps is not None else None
 
-                made, marked = kept.of(self.keeps, kernels)
-                if marked:
-                    return False
-                arrays = *operands, *scratch, made, *more
-                self._go(arrays, threads, slice(1, None))
-            return not arrays[4].any() if self.marks else None
+    def made(self, given: Sequence[Array], kept: Kept) -> Array | None:
+        """What the first stage makes of a weight that stays the same, now or before; None if it cannot be taken."""
+
+        def make() -> tuple[Array, bool]:
+            with Scratch() as lent:
+                dtype, threads = self._kind(given), thread_count()
+                found, marks = empty((self.kernels,), dtype), np.zeros(self.marks, dtype)
+                self._go((*given[:3], lent.array(self._room(threads), dtype), marks, found), threads, slice(1))
+                return found, bool(marks.any())
+
+        found, marked = kept.of(self.keeps, make)
+        return None if marked else found
+
+    def after(self, place: int) -> Schedule:
+        """The stages but the first, with what that makes in the place of one of the three arrays, as its only row."""
+
+        def taking(
+            calls: Callable[[Arrays, int, int, int], list[Call]],
+        ) -> Callable[[Arrays, int, int, int], list[Call]]:
+            return lambda arrays, *units: calls((*arrays[:5], arrays[place][0], *arrays[6:]), *units)
+
+        def make() -> tuple[Stage, ...]:
+            return tuple(Stage(stage.units, taking(stage.calls)) for stage in self.stages[1:])
+
+        return replace(self, make=make, kernels=0, keeps=None, knowing=None, comes=place, sheets={})
+
+    def _kind(self, given: Sequence[Array]) -> np.dtype[Any]:
+        """Of the numbers in scratch."""
+        return np.dtype(self.dtype) if self.dtype else given[0].dtype
 
     def _go(self, arrays: Arrays, threads: int, which: slice = slice(None)) -> None:
         """Run some of the stages."""
         parts = self._parts(threads)
         if CHECKED:
-            for stage in self.stages[which]:
-                run_all(self._calls(stage, arrays, parts))
+            run_stages(self._calls(which, arrays, parts), threads)
         else:
-            for sheet in (self.sheets.get(parts) or self._written_down(parts, arrays))[which]:
-                sheet.run(arrays, threads - 1)
+            sheet = self.sheets.get((parts, which.stop)) or self._written_down(parts, which, arrays)
+            sheet.run(arrays, threads - 1)
 
-    def _written_down(self, parts: int, given: Arrays) -> list[Sheet]:
-        """The sheets of the stages. For arrays that are given others stand in, as their own memory may overlap."""
-        stand_ins = [np.empty(1, given[0].dtype) for _ in given]
-        arrays = *stand_ins[:3], *given[3:6], *stand_ins[6:]
-        own = arrays[3][self.shared : self.shared + self.own + self._gap]
-        self.sheets[parts] = [Sheet.of(self._calls(stage, arrays, parts), arrays, own) for stage in self.stages]
-        return self.sheets[parts]
+    def _written_down(self, parts: int, which: slice, given: Arrays) -> Sheet:
+        """The sheet of some stages. For arrays that are given others stand in, as their own memory may overlap."""
+        ours = {3, 4, 5, self.comes}
+        arrays = [own if number in ours else np.empty(1, given[0].dtype) for number, own in enumerate(given)]
+        sheet = Sheet.of(self._calls(which, arrays, parts), arrays, self.own_of(arrays[3]))
+        self.sheets[parts, which.stop] = sheet
+        return sheet
 
-    def _calls(self, stage: Stage, arrays: Arrays, parts: int) -> list[list[Call]]:
-        """The calls of each part, with the scratch of the first thread."""
-        many = min(parts, stage.units)
-        cuts = [stage.units * part // many for part in range(many + 1)]
-        return [stage.calls(arrays, self.shared, *ends) for ends in pairwise(cuts)]
+    def _calls(self, which: slice, arrays: Arrays, parts: int) -> list[list[list[Call]]]:
+        """The calls of each part of some stages, with the scratch of the first thread."""
+        found = []
+        for stage in self.stages[which]:
+            many = min(parts, stage.units)
+            cuts = [stage.units * part // many for part in range(many + 1)]
+            found.append([stage.calls(arrays, self.shared, *ends) for ends in pairwise(cuts)])
+        return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory import LINE, Block, address, empty, give, take
+from ..memory import LINE, Block, address, give, take
 
 SMALL = 1 << 16
 """Bytes that are there as quickly when they are asked for anew."""
@@ -51,32 +50,3 @@ class Scratch:
         block = take(wanted, soon_left=True)
         self._blocks.append(block)
         return block[:wanted].view(dtype)
-
-    def foresee(self, sizes: Iterable[int], dtype: np.dtype[Any]) -> None:
-        """So many numbers will be wanted at once, each time: what is asked for from now on finds room for them.
-
-        Without it, blocks would be left that are too small for what is wanted next.
-        """
-        for array in [self.array(size, dtype) for size in sizes]:
-            self.leave(array)
-
-    def leave(self, array: NDArray[Any]) -> None:
-        """Give back at once what an array begins with, if that is lent here: it is in the caches for whoever is next.
-
-        Nothing happens to any other array.
-        """
-        for number, block in enumerate(self._blocks):
-            if address(block) == address(array):
-                give(self._blocks.pop(number))
-                return
-
-
-class Own(Scratch):
-    """Memory in the place of what is lent, for what is kept."""
-
-    def array(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """So many uninitialised numbers, which belong to whoever has the array."""
-        return empty((size,), dtype)
-
-    def leave(self, array: NDArray[Any]) -> None:
-        """It goes when nobody has it."""

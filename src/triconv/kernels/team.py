@@ -1,6 +1,6 @@
-"""Parts of kernel calls shared by a team of threads, which work on them without Python's lock.
+"""Stages of kernel calls, in parts that a team of threads shares, which work on them without Python's lock.
 
-Whoever runs parts calls on helpers that have nothing to do and works itself; it waits only for parts that another
+Whoever runs stages calls on helpers that have nothing to do and works itself; it waits only for parts that another
 thread has begun. So nothing depends on a helper being there or in time: runs from many threads, or where no thread can
 be started, are only less parallel. To hand over takes a microsecond where a helper is still awake. With PyTorch there
 are no helpers: its own threads take part (`use_openmp`).
@@ -13,21 +13,18 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, compress, pairwise, repeat, starmap
+from itertools import pairwise, repeat, starmap
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from ..memory import LINE, address
-from . import relay, threads
+from . import relay, rows, threads
 from .compile import Call, function
 from .threads import available, thread_count
 from .words import CHECKED
@@ -41,7 +38,17 @@ SLICES = 8
 TURNS = 10_000
 """For which a thread looks whether there is work or the end of it, some 25 ns each, before it goes to sleep."""
 
+
 Part = Sequence[Call]
+
+Stages = Sequence[Sequence[Part]]
+"""One after the other, of each the parts side by side."""
+
+Words = NDArray[np.int64]
+"""As rows.py or relay.py read them."""
+
+Shape = tuple[int, tuple[tuple[int, int], ...]]
+"""How many words a row has; of each stage how many parts, and rows of each."""
 
 
 def in_parts(calls: Callable[[int, int], Part], numbers: int) -> None:
@@ -66,101 +73,80 @@ def parts_of(numbers: int, threads: int, slices: int = SLICES, pieces: int = 1) 
     return parts
 
 
-def run_stages(stages: Iterable[Sequence[Part]], threads: int) -> None:
-    """Run stages of parts one after the other, the parts of each side by side on so many threads at most."""
-    for parts in stages:
-        run_all(parts, threads - 1)
-
-
 def worth_sharing(numbers: int) -> bool:
     """Whether there are so many numbers to be copied that a second thread is worth it."""
     return numbers >= 2 * NUMBERS_WORTH_A_THREAD
 
 
 def run_all(parts: Sequence[Part], helpers: int | None = None) -> None:
-    """Run parts side by side, on this thread and at most so many helpers (None: one for each other part), to the end.
+    """Run parts side by side, to the end, on this thread and so many helpers at most (None: one for each other)."""
+    run_stages([parts], len(parts) if helpers is None else helpers + 1)
 
-    Each has as many calls, which run in their order. In checked mode all run here, where kernels can raise.
+
+def run_stages(stages: Stages, threads: int) -> None:
+    """Run stages, each to the end before the next begins: its parts side by side, on so many threads at most.
+
+    Each part has as many calls, which run in their order. In checked mode all run here, where kernels can raise.
     """
-    most = len(parts) - 1
-    if most < 1 or CHECKED:
-        for part in parts:
-            for call in part:
-                call.run()
+    some = [parts for parts in stages if parts]
+    helpers = min(threads, max(map(len, some), default=1)) - 1
+    if helpers < 1 or CHECKED:
+        for parts in some:
+            for part in parts:
+                for call in part:
+                    call.run()
     else:
-        _team.run(_rows(parts), most if helpers is None else min(helpers, most))
+        calls, shape = in_rows(some)
+        run_rows(words_of(calls, shape), shape, helpers)
 
 
-Rows = NDArray[np.int64]
-"""The words of calls as relay.py reads them: an entry, what is each thread's own, its arguments; by part and call."""
+def in_rows(stages: Stages) -> tuple[list[Call | None], Shape]:
+    """The calls of stages, in their order: of parts that have fewer than others, the last are nothing."""
+    calls, sizes = list[Call | None](), list[tuple[int, int]]()
+    for parts in stages:
+        longest = max(map(len, parts))
+        sizes.append((len(parts), longest))
+        for part in parts:
+            calls += (*part, *(None,) * (longest - len(part)))
+    most = max(len(call.values) for call in calls if call is not None)
+    assert most <= rows.MOST, f"a call of {most} arguments: expected at most {rows.MOST}"
+    return calls, (rows.FIRST + most, tuple(sizes))
 
 
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """Parts of calls, written down once, to be run on other arrays each time."""
-
-    rows: Rows
-    """Those words that are addresses in arrays to come count from where these begin."""
-    which: Rows
-    """The number of that array; behind the last for all other words."""
-    kept: tuple[NDArray[Any], ...]
-    """The arrays that stay the same."""
-    apart: int = 0
-    """How many bytes each thread's own memory is behind that of the one before."""
-
-    @classmethod
-    def of(cls, parts: Sequence[Part], arrays: Sequence[NDArray[Any]], each: NDArray[Any] | None = None) -> Sheet:
-        """Write down parts that are made for some arrays, of which others are to come in the same order.
-
-        These stand for those to come: no two of them may share memory, or nobody knows which one an address is in.
-        In one of them is what `each` thread has, if any: that of the first, and behind it that of the next, and so on.
-        """
-        rows, (low_own, high_own) = _rows(parts), (0, 0) if each is None else byte_bounds(each)
-        ends = sorted((*byte_bounds(array), number) for number, array in enumerate(arrays))
-        low, high, inside = map(np.array, zip(*ends, strict=True))
-        numbers, none = {id(array): number for number, array in enumerate(arrays)}, len(arrays)
-        _, longest, width = rows.shape
-        calls = [call for own in parts for call in own]
-        begins = [width * (longest * part + n) for part, own in enumerate(parts) for n in range(len(own))]
-        pointers = [call.kernel.pointers for call in calls]
-        lines = np.repeat(np.array(begins, np.intp), np.array([*map(len, pointers)], np.intp))
-        position = np.array([*chain.from_iterable(pointers)], np.intp)
-        pointed = [*chain.from_iterable(call.arrays for call in calls)]
-        # One of the arrays itself is known; of views of them, and of what stays, it is seen where they begin.
-        found = np.array([numbers.get(id(array), -1) for array in pointed], np.intp)
-        where = rows.ravel()[lines + relay.FIRST + position]
-        slot = np.searchsorted(low, where, "right") - 1
-        found = np.where(found >= 0, found, np.where((slot >= 0) & (where < high[slot]), inside[slot], none))
-        which = np.full(rows.shape, none, np.int64)
-        which.flat[lines + relay.FIRST + position] = found
-        # Where a copy begins further on in an array that another stands for, is no address in any.
-        home = inside[np.searchsorted(low, low_own, "right") - 1]
-        own = (low_own <= where) & (where < high_own) & (found == home)
-        np.bitwise_or.at(rows.reshape(-1), lines + relay.OWN, own.astype(np.int64) << position)
-        kept = tuple(compress(pointed, (found == none).tolist()))
-        return cls(rows - _begin(arrays)[which], which, kept, high_own - low_own)
-
-    def run(self, arrays: Sequence[NDArray[Any]], helpers: int) -> None:
-        """Run the parts on these arrays, side by side on this thread and at most so many helpers."""
-        self.run_from(_begin(arrays), helpers)
-
-    def run_from(self, begins: Rows, helpers: int) -> None:
-        """The same on arrays that begin at these addresses, of which the last is 0: whence other words count."""
-        _team.run(self.rows + begins[self.which], min(helpers, len(self.rows) - 1), self.apart)
+def words_of(calls: Sequence[Call | None], shape: Shape) -> Words:
+    """The words of calls whose arguments are what they are."""
+    found, (width, _) = list[int](), shape
+    for call in calls:
+        known = (rows.NOTHING,) if call is None else (call.kernel.entry, rows.NONE, *call.values)
+        found += (*known, *(0,) * (width - len(known)))
+    return np.array(found, np.int64)
 
 
-def _begin(arrays: Sequence[NDArray[Any]]) -> Rows:
-    """Where arrays begin, and where words count from that are no addresses."""
-    return np.array([*map(address, arrays), 0], np.int64)
+def run_rows(
+    words: Words, shape: Shape, helpers: int, begins: Sequence[int] = (), own: int = 0, apart: int = 0
+) -> None:
+    """Run stages in rows on this thread and at most so many helpers.
+
+    Addresses in them count from where arrays begin, or own memory, which is so many bytes apart for each thread.
+    """
+
+    def job(threads: int) -> Words:
+        found = _head(shape, threads).copy()
+        found[relay.ROWS], found[relay.APART] = address(words), apart
+        found[relay.BASES + 1 : relay.BASES + 1 + len(begins)] = begins
+        found[relay.BASES + rows.OWN] = own
+        return found
+
+    _team.run(job, helpers)
 
 
 class _Helper:
     """A thread with a mailbox."""
 
     def __init__(self, turns: int) -> None:
-        room = np.zeros(3 * LINE // relay.WORD, np.int64)
-        first = -address(room) % LINE // relay.WORD
-        self.mailbox = room[first : first + LINE // relay.WORD]
+        room = np.zeros(3 * LINE // rows.WORD, np.int64)
+        first = -address(room) % LINE // rows.WORD
+        self.mailbox = room[first : first + LINE // rows.WORD]
         self.address = address(self.mailbox)
         self.turns = turns
         self.asleep, self.dismissed = False, False
@@ -189,15 +175,16 @@ class _Team:
         self.size = 0
         self.growing = Lock()
 
-    def run(self, rows: Rows, most: int, apart: int = 0) -> None:
-        """Run parts on this thread and at most so many helpers, whose own memory is so many bytes apart."""
+    def run(self, made: Callable[[int], Words], most: int) -> None:
+        """Run a job made for so many threads: for this one and at most so many helpers."""
         if self.size < most:
             self.grow(most)
         run, helpers = function(relay.Relay()), list[_Helper]()
         try:
             with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
                 helpers.extend(starmap(self.idle.pop, repeat((), most)))
-            job, *masks = _job(rows, [helper.address for helper in helpers], apart), *_apart(helpers)
+            job, masks = made(len(helpers) + 1), _apart(helpers)
+            job[relay.HEAD : relay.HEAD + len(helpers)] = [helper.address for helper in helpers]
             if masks:
                 job[relay.WITHIN : relay.AFTER + 1] = [address(mask) for mask in masks]
             place = address(job)
@@ -240,33 +227,17 @@ class _Team:
                 helper.thread.join(1)
 
 
-def _rows(parts: Sequence[Part]) -> Rows:
-    """The words of calls; of parts that have fewer than others, the last are nothing."""
-    width = relay.FIRST + max(len(call.values) for part in parts for call in part)
-    longest, words = max(map(len, parts)), list[int]()
-    for part in parts:
-        for call in part:
-            words += (call.kernel.entry, 0, *call.values, *(0,) * (width - relay.FIRST - len(call.values)))
-        words += (relay.NOTHING,) * (width * (longest - len(part)))
-    return np.array(words, np.int64).reshape(len(parts), longest, width)
-
-
-def _job(rows: Rows, mailboxes: Sequence[int], apart: int) -> Rows:
-    """A table of calls as relay.py reads it, for this thread and as many helpers as there are mailboxes."""
-    job = np.concatenate([_head(rows.shape, len(mailboxes) + 1), rows.ravel()])
-    job[relay.APART] = apart
-    job[relay.HEAD : relay.HEAD + len(mailboxes)] = mailboxes
-    return job
-
-
 @lru_cache(maxsize=256)
-def _head(shape: tuple[int, int, int], threads: int) -> Rows:
-    """What a table begins with that many tables share: all but the mailboxes and the masks."""
-    parts, calls, width = shape
-    words = [calls, width, threads]
+def _head(shape: Shape, threads: int) -> Words:
+    """A job but for all addresses."""
+    (width, stages), begin = shape, 0
+    words = [len(stages), width, threads]
     words += (0,) * (relay.HEAD - len(words) + threads - 1)
-    for cut in pairwise(parts * number // threads for number in range(threads + 1)):
-        words += cut
+    for parts, calls in stages:
+        words += (calls, parts, 0, begin)
+        for cut in pairwise(parts * number // threads for number in range(threads + 1)):
+            words += cut
+        begin += parts * calls
     return np.array(words, np.int64)
 
 
@@ -279,10 +250,11 @@ class _OpenMP:
     def __init__(self, parallel: Callable[[int, int, int, int], None]) -> None:
         self.parallel = parallel
 
-    def run(self, rows: Rows, most: int, apart: int = 0) -> None:
-        """Run parts on this thread and at most so many others of the team, whose own memory is so many bytes apart."""
-        job = _job(rows, [0] * most, apart)
-        row = np.array([relay.JOINS, address(job), 0], np.int64)
+    def run(self, made: Callable[[int], Words], most: int) -> None:
+        """Run a job made for so many threads: for this one and at most so many others of the team."""
+        job = made(most + 1)
+        # Where there are more threads than processors, those that wait keep them from those that work.
+        row = np.array([relay.JOINS, address(job), TURNS if most < available() else 0], np.int64)
         self.parallel(function(relay.Relay()).entry, address(row), most + 1, 0)
 
     def dismiss(self) -> None:

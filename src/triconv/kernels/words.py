@@ -31,9 +31,10 @@ HALVED = (PAIRS, SPLIT)
 REAL = {"float32": ir.FLOAT, "float64": ir.DOUBLE, **dict.fromkeys(HALVED, ir.FLOAT)}
 BYTES = {"float32": 4, "float64": 8, **dict.fromkeys(HALVED, 4)}
 
-BFLOAT16, FLOAT16, GATHERED = "bfloat16", "float16", "gathered"
+BFLOAT16, FLOAT16, GATHERED, EXACT = "bfloat16", "float16", "gathered", "bfloat16, exactly"
 """How arrays may be stored: each float32 number as bfloat16 or float16, in two bytes; or the two of a pair as far apart
-as the kernel's argument `other` says."""
+as the kernel's argument `other` says; or written as bfloat16 in whole numbers, as what processors have for it takes
+what is too small to be normal as zero."""
 
 WHOLE, APART = "whole pairs", "float32 apart"
 """How arrays may be stored whose pairs are to be split: the two float32 numbers of a pair side by side, or as far apart
@@ -48,7 +49,7 @@ low half is no less than 2⁻²⁴ of its number. And no sum is infinite before 
 
 SPLITS = (WHOLE, APART)
 
-STORED = {BFLOAT16: I16, FLOAT16: I16, GATHERED: I16, WHOLE: I64, APART: ir.FLOAT}
+STORED = {BFLOAT16: I16, FLOAT16: I16, GATHERED: I16, EXACT: I16, WHOLE: I64, APART: ir.FLOAT}
 """What lies in such arrays."""
 
 CHECKED = os.environ.get("TRICONV_CHECKED", "") not in ("", "0")
@@ -306,8 +307,21 @@ class Kernel:
         """Numbers as they are stored at a place: rounded, where it has fewer bits."""
         if place.array not in self.stored or value.type.element != self.real:
             return value
+        if self.stored[place.array] == EXACT:
+            return self._rounded_exactly(value)
         half = ir.HALF if self.stored[place.array] == FLOAT16 else ir.BFLOAT
         return self.build.fptrunc(value, ir.like(value.type, half))
+
+    def _rounded_exactly(self, value: Value) -> Value:
+        """The bits of bfloat16, half to even, also of what is too small to be normal; a NaN stays one."""
+        kind = ir.like(value.type, I32)
+        bits = self.build.bitcast(value, kind)
+        cut = self.build.lshr(bits, kind(16))
+        odd = self.build.and_(cut, kind(1))
+        nearest = self.build.lshr(self.build.add(self.build.add(bits, odd), kind(0x7FFF)), kind(16))
+        quiet = self.build.or_(cut, kind(0x40))
+        found = self.build.select(self.build.fcmp_unordered("!=", value, value), quiet, nearest)
+        return self.build.trunc(found, ir.like(value.type, I16))
 
     def load_apart(self, place: Place, step: Value | int, lanes: int, used: Value | None = None) -> Value:
         """Every step-th number from a place on; zero behind the first `used` of them, which alone have to be there."""
