@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import set_num_threads
 
 from triconv import ops
 from triconv.coefficients import DEFAULT, use
 from triconv.form import Problem
+from triconv.kernels.scratch import Scratch
+from triconv.memory import LINE, address
 
 os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured on this machine
 set_num_threads(1)
@@ -35,6 +38,35 @@ def poisoned() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "allocate", allocate)
         yield
+
+
+GUARD, GUARDED = 1 << 20, 0xA5
+"""Bytes on either side of what is lent to a call, and what each of them is."""
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lent to a call lies between bytes that nobody may write: the test fails where somebody does."""
+
+    def entered(self: Scratch) -> Scratch:
+        self.rooms = []  # type: ignore[attr-defined]
+        return self
+
+    def array(self: Scratch, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        end = GUARD + size * dtype.itemsize
+        room = np.empty(end + GUARD + LINE, np.uint8)
+        room = room[-address(room) % LINE :][: end + GUARD]
+        room[...] = GUARDED
+        self.rooms.append((room, end))  # type: ignore[attr-defined]
+        return room[GUARD:end].view(dtype)
+
+    def left(self: Scratch, *_: object) -> None:
+        for room, end in self.rooms:  # type: ignore[attr-defined]
+            assert (room[:GUARD] == GUARDED).all(), "bytes written before what was lent"
+            assert (room[end:] == GUARDED).all(), "bytes written behind what was lent"
+
+    for name, function in (("__enter__", entered), ("array", array), ("__exit__", left)):
+        monkeypatch.setattr(Scratch, name, function)
 
 
 @pytest.fixture

@@ -412,6 +412,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return split
 
 
+@pytest.mark.usefixtures("guarded")
 def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None:
     """Nor does it whether the work was written down, as most of it was where it was not shared."""
     for threads in (1, 2, 3, 8):
@@ -421,6 +422,7 @@ def test_threads_change_no_bit(built: list[Built], shared: Counter[int]) -> None
         assert threads == 1 or shared[threads] > 100
 
 
+@pytest.mark.usefixtures("guarded")
 def test_threads_change_no_bit_of_what_is_written_down(built: list[Built], monkeypatch: pytest.MonkeyPatch) -> None:
     split: Counter[int] = Counter()
     run_from = Sheet.run_from

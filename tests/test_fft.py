@@ -196,6 +196,7 @@ def test_a_result_that_is_not_finite_comes_from_an_engine_that_spreads_nothing(m
     dispatch._choose.cache_clear()
 
 
+@pytest.mark.usefixtures("guarded")
 @operations
 @pytest.mark.parametrize(
     "row",

@@ -108,6 +108,30 @@ def test_work_with_a_kept_weight_is_written_down_with_its_copy(operation: str, m
             assert out.tobytes() == bits
 
 
+COPIED = [
+    ("winograd", "conv", (1, 64, 64, 64), (3, 64, 3, 3), {"dtype": "float64"}, 2),
+    ("winograd", "conv", (1, 32, 64, 64), (32, 1, 3, 3), {"groups": 32}, 2),
+    ("direct", "conv_weight", (1, 96, 30, 30), (256, 96, 3, 3), {}, 4),
+]
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("case", COPIED, ids=["one part", "groups", "few chunks"])
+def test_threads_that_have_no_scratch_share_no_copies(case: tuple[Any, ...]) -> None:
+    """There is more to be copied than to be multiplied; who takes part has scratch of its own."""
+    engine, operation, visible, weight, options, threads = case
+    plan = triconv.explain(operation, visible, weight, padding=1, engine=engine, **options)
+    random, shape, kind = np.random.default_rng(0), plan.problem.shape(plan.problem.produces), plan.problem.dtype
+    a, b = (random.standard_normal(plan.problem.shape(role)).astype(kind) for role in plan.problem.operands)
+    expected, out = np.empty(shape, kind), np.empty(shape, kind)
+    plan.run(a, b, expected)
+    with triconv.threads(threads):
+        for _ in range(30):
+            out[...] = np.nan
+            plan.run(a, b, out)
+            np.testing.assert_array_equal(out, expected)
+
+
 def test_its_room_begins_on_a_line() -> None:
     """Kernels may write whole lines past the caches there."""
     short, target = copied_twice(), np.zeros(20)

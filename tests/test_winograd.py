@@ -167,7 +167,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     return
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way", "guarded")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int) -> None:
@@ -189,7 +189,7 @@ def test_every_way_is_right_and_the_same_for_any_threads(row: Row, threads: int)
         np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way", "guarded")
 @pytest.mark.parametrize("name", ["many tiles", "deep", "groups", "strided"])
 def test_where_there_is_no_room(name: str, allow: Callable[[int], None]) -> None:
     """Fewer tiles, inputs, outputs at a time, and fewer pieces: right, and the same for any threads."""

@@ -271,6 +271,8 @@ class Prepared:
         """The whole of the work written down for so many threads and arrays that come, if kernels do all of it."""
         if CHECKED or (self.pieces > 1 and self.adder is None) or any(step < 0 for one in like for step in one.strides):
             return None
+        if isinstance(self.program, Schedule):  # copies too are shared only by those that have scratch
+            threads = self.program.sharing(threads)
         given = [stand_in(array.shape, array.strides, array.dtype) for array in like]
         others = [np.empty(1, self.kind) for _ in range(more)]
         scheduled = self.program.rooms(threads) if isinstance(self.program, Schedule) else ()

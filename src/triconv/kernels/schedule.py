@@ -88,7 +88,11 @@ class Schedule:
 
     def _room(self, threads: int) -> int:
         """The numbers that all of some threads share, and those that each has."""
-        return self.shared + min(self._parts(threads), threads) * (self.own + self._gap) - self._gap
+        return self.shared + self.sharing(threads) * (self.own + self._gap) - self._gap
+
+    def sharing(self, threads: int) -> int:
+        """How many of some threads share the work, and have scratch of their own."""
+        return min(self._parts(threads), threads)
 
     @property
     def _gap(self) -> int:
