@@ -606,6 +606,22 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "k.less(ends[2 * axis + 1], n)",
     ),
     "copy: all is transposed": ("kernels/copy.py", "not turned.all(), *self", "not turned.any(), *self"),
+    "halves: written before all is added": (
+        "kernels/winograd.py",
+        "own * some <= most or s.once",
+        "own * some <= most",
+    ),
+    "halves: a bias read as float32": ("kernels/transform.py", '"source", *self.finish.arguments', '"source",'),
+    "halves: parts added to what is rounded": (
+        "engines/winograd.py",
+        "return problem.dtype == BFLOAT16 and added",
+        "return problem.dtype == BFLOAT16 and not added",
+    ),
+    "halves: what is not finite is computed as whole numbers": (
+        "dispatch.py",
+        "convert(b, other, own, computed)",
+        "other[...] = b.view(np.uint16)",
+    ),
     "winograd: only the last residue counts": ("engines/winograd.py", "summed and number > 0", "False"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
@@ -638,6 +654,7 @@ FIRST = {
     "after": ("what_follows_a_sum",),
     "bfloat16": PAIRS,
     "fft": ("frequencies_of_each_axis", "fft"),
+    "halves": ("transforms_of_halves",),
     "im2row": ("examples_in_parts", "im2row"),
     "matrices": PAIRS[::-1],
     "pooling": ("pooling",),

@@ -30,7 +30,7 @@ ENGINES: dict[str, Engine] = {
 }
 
 HALVES: dict[str, Engine] = {e.ENGINE.name: e.ENGINE for e in (bfloat16,)}
-"""Engines of operands in half precision as they are; all others compute with them in float32."""
+"""Engines of operands in half precision alone; of all others, those that do not take them compute in float32."""
 
 AUTO, MEASURE = "auto", "measure"
 """What an engine may be called besides by its name: the one that should be fastest, or that was when they were tried.
@@ -239,11 +239,27 @@ def _with_infinities(problem: Problem, run: Run) -> Run:
         if finite is None:
             finite = all(map(all_finite, (out.real, out.imag) if problem.complex else (out,)))
         if not finite:
-            choose(replace(problem, precision="highest")).built(a, b, out, None, after)
+            _as_written(problem, a, b, out, after)
         elif known is None and after is not None:
             after.apply(out)
 
     return either
+
+
+def _as_written(problem: Problem, a: Array, b: Array, out: Array, after: After | None) -> None:
+    """Compute a problem by the sum as written."""
+    from .kernels.copy import convert
+
+    plan = choose(replace(problem, precision="highest"))
+    own, computed = problem.dtype, plan.problem.dtype
+    if own == computed:
+        plan.built(a, b, out, None, after)
+        return
+    data, other, result = (np.empty_like(array, computed) for array in (a, b, out))
+    convert(a, data, own, computed)
+    convert(b, other, own, computed)
+    plan.built(data, other, result, None, after)
+    convert(result, out, computed, own)
 
 
 def choose(problem: Problem, engine: str = AUTO) -> Plan:

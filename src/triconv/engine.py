@@ -72,10 +72,14 @@ class Engine:
 
     def own(self, problem: Problem) -> Problem:
         """The problem as it would be computed: of a dtype that is only stored, in another one that the engine takes."""
-        wider = STORED.get(problem.dtype)
-        if wider is None or wider not in self.dtypes:
-            return problem
-        return replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
+        wider = widened(problem)
+        return problem if problem.dtype in self.dtypes or wider.dtype not in self.dtypes else wider
+
+
+def widened(problem: Problem) -> Problem:
+    """The problem in the dtype that numbers of its own, if that is only stored, are computed in."""
+    wider = STORED.get(problem.dtype)
+    return problem if wider is None else replace(problem, dtype=wider, itemsize=np.dtype(wider).itemsize)
 
 
 def quiet(run: Callable[[Array, Array, Array], None]) -> Run:

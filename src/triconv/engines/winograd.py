@@ -8,23 +8,26 @@ convolutions are added up; of the transpose and of the weight's gradient each ma
 Rounding errors grow by the product of the axes' `amplification`: relative to the root mean square of the result, about
 that times 2 eps for independent random operands, and what long sums add besides. Tiles that would exceed AMPLIFIED are
 not taken.
+
+Transforms read bfloat16 as float32, and round what they write. What is added to is float32 until it is whole.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from math import ceil, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..after import After, pitch
+from ..arrays import COMPUTED
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing
+from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, widened
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role
 from ..kept import Kept
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from ..kernels.prepared import Prepared
     from ..kernels.schedule import Schedule
     from ..kernels.ways import Strides, Way
+
+TRANSFORMED, BFLOAT16 = ("float32", "float64"), "bfloat16"
+"""What transforms are in; and what they read and write besides, in float32 from there to there."""
 
 AMPLIFIED = 9.5
 """The most that rounding errors may grow: as those of tiles of 4 by 4 and kernels of 3 by 3, and somewhat more."""
@@ -56,8 +62,8 @@ def why_not(problem: Problem) -> tuple[str, ...]:
     geometry, found = problem.geometry, []
     if problem.precision == "highest":
         found.append('precision="highest" forbids transforms')
-    if problem.dtype not in ("float32", "float64"):
-        found.append(f"needs float32 or float64, not {problem.dtype}")
+    if problem.dtype not in (*TRANSFORMED, BFLOAT16):
+        found.append(f"needs {', '.join(TRANSFORMED)} or {BFLOAT16}, not {problem.dtype}")
     if geometry.banked:
         found.append("needs one kernel for all positions")
     if problem.channels.mask is not None:
@@ -102,7 +108,8 @@ class Part:
 
 @lru_cache(maxsize=64)
 def parts(problem: Problem) -> tuple[Part, ...]:
-    """The problems of stride 1 that a problem is made of: those that have taps."""
+    """The problems of stride 1 that a problem is made of, in the dtype of transforms: those that have taps."""
+    problem = widened(problem)
     geometry, found = problem.geometry, []
     for residues in product(*(axis.residues for axis in geometry.axes)):
         steps = list(zip(residues, geometry.axes, strict=True))
@@ -134,7 +141,10 @@ def _within(kernels: Sequence[int], limit: float) -> Iterator[tuple[int, ...]]:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    return moving(problem.bytes) + sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
+    made = problem.bytes_of(problem.produces) + widened(problem).bytes_of(problem.produces)
+    rounding = made / coefficients().converted if _is_wide(problem) else 0.0
+    every = sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
+    return moving(problem.bytes) + every + rounding
 
 
 @depending(64)
@@ -195,83 +205,119 @@ def _way(problem: Problem, strides: tuple[Strides, ...]) -> Way:
 
 
 def _scheduled(
-    problem: Problem, strides: tuple[Strides, ...], room: int, adds: bool = False, finish: Finish | None = None
+    problem: Problem,
+    strides: tuple[Strides, ...],
+    room: int,
+    stored: Collection[Role] = (),
+    adds: bool = False,
+    finish: Finish | None = None,
 ) -> tuple[Way, Schedule, str]:
     """Where arrays of these strides, in numbers, are copied to, what is done then, and what that is called.
 
-    `room` is how many bytes it should take at most.
+    `room` is how many bytes it should take at most. Arrays of `stored` roles are in bfloat16; copies are not.
     """
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
+    from ..kernels.ways import ROLES
 
     way = _way(problem, strides)
     correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
-    sizes = Sizes(problem, correlation, tile_sizes(problem), room, adds, finish)
+    own = {role for role, buffer in zip(ROLES, way.buffers, strict=True) if role in stored and buffer is None}
+    seen = {_as_in_a_convolution(problem, role) for role in own}
+    sizes = Sizes(problem, correlation, tile_sizes(problem), room, adds, finish, seen)
     schedule = winograd.schedule(sizes, problem.produces is Role.WEIGHT)
     return way, schedule(sizes), schedule.__name__
 
 
-def _prepared(problem: Problem, strides: tuple[Strides, ...], room: int, adds: bool, finish: Finish | None) -> Prepared:
+def _as_in_a_convolution(problem: Problem, role: Role) -> Role:
+    """What a role is called where visible is what is seen and hidden what is made: a transpose sees the hidden."""
+    turned = {Role.VISIBLE: Role.HIDDEN, Role.HIDDEN: Role.VISIBLE} if problem.produces is Role.VISIBLE else {}
+    return turned.get(role, role)
+
+
+def _prepared(
+    problem: Problem,
+    strides: tuple[Strides, ...],
+    room: int,
+    stored: Collection[Role],
+    adds: bool,
+    finish: Finish | None,
+) -> Prepared:
     """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, may_be_short, moves
     from ..kernels.ways import ROLES
+    from ..kernels.words import EXACT
 
-    way, program, _ = _scheduled(problem, strides, room, adds, finish)
-    seen, made = (Role.HIDDEN, Role.VISIBLE) if problem.produces is Role.VISIBLE else (Role.VISIBLE, Role.HIDDEN)
-    operands = tuple(ROLES.index(role) for role in (seen, Role.WEIGHT, made))
-    produced = ROLES.index(problem.produces)
-    moved, short = moves(way, strides, produced), may_be_short(problem, strides)
+    way, program, _ = _scheduled(problem, strides, room, stored, adds, finish)
+    roles = (_as_in_a_convolution(problem, role) for role in (Role.VISIBLE, Role.WEIGHT, Role.HIDDEN))
+    operands, produced = tuple(map(ROLES.index, roles)), ROLES.index(problem.produces)
+    how = [EXACT if role in stored else "" for role in ROLES]
+    moved, short = moves(way, strides, produced, stored=how), may_be_short(problem, strides)
     return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short)
 
 
 def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
+    from ..kernels.copy import convert
     from ..kernels.finish import Finish
     from ..kernels.finite import all_finite
     from ..kernels.prepared import aligned
-    from ..kernels.ways import ROLES, arguments
+    from ..kernels.ways import ROLES, arguments, folds
 
     given_at, produced = arguments(problem), ROLES.index(problem.produces)
     every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
-    unread = _unread(problem)
+    unread, wide, computed = _unread(problem), _is_wide(problem), np.dtype(widened(problem).dtype)
     known_by = problem.produces, tuple((cut.start, cut.step) for part in every for cut in part.weight)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
-    def ready(number: int, strides: tuple[Strides, ...], finish: Finish | None) -> Prepared:
-        own = tuple(tuple(step // problem.itemsize for step in one) for one in strides)
-        return _prepared(every[number].problem, own, problem.extra, summed and number > 0, finish)
+    def ready(number: int, strides: tuple[Strides, ...], sizes: tuple[int, ...], finish: Finish | None) -> Prepared:
+        inner = every[number].problem
+        own = tuple(tuple(step // size for step in one) for size, one in zip(sizes, strides, strict=True))
+        stored = [role for role, size in zip(ROLES, sizes, strict=True) if size != inner.itemsize]
+        return _prepared(inner, own, problem.extra, stored, summed and number > 0, finish)
 
     def fused(given: Array, after: After) -> Finish | None:
         """What is done as tiles are written: of a sum of parts, with the last one's."""
-        whole = covered and not any(axis.border != "zero" for axis in problem.geometry.axes)
+        whole = covered and not folds(problem)
         apart = pitch(given.shape, given.strides, given.itemsize)  # all parts begin a multiple of it behind each other
         bias, positive, where = after.steps
         return Finish(apart * bias, positive, where) if whole and apart and after.fits(given) else None
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
-        if not covered:
-            out[...] = 0
+        if problem.dtype != BFLOAT16 or not (wide or (after is not None and fused(out, after) is None)):
+            return compute(a, b, out, kept, after)
+        result = _channels_last(out.shape, computed)
+        finite = compute(a, b, result, kept, after)
+        if finite is None and (finite := all_finite(result)) and after is not None:
+            after.apply(result)
+        convert(result, out, computed.name, BFLOAT16)
+        return finite
+
+    def compute(a: Array, b: Array, out: Array, kept: Kept | None, after: After | None) -> bool | None:
         numbers = aligned(a), aligned(b), aligned(out)
         given, finite = [numbers[number] for number in given_at], list[bool | None]()
         if summed and len(every) > 1 and out.strides[1] != out.itemsize:
-            given[produced] = _channels_last(out)
+            given[produced] = _channels_last(out.shape, out.dtype)
+        if not covered:
+            given[produced][...] = 0
         of_parts = [None] * len(every) if kept is None else kept.of(known_by, lambda: [Kept() for _ in every])
         done = None if after is None else fused(given[produced], after)
         for number, part in enumerate(every):
             own = given if part.whole else [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
             finish = done if not summed or number == len(every) - 1 else None
             more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
-            best = ready(number, tuple(array.strides for array in own), finish)
+            lying = tuple(array.strides for array in own), tuple(array.itemsize for array in own)
+            best = ready(number, *lying, finish)
             finite.append(best.run(own, of_parts[number], more))
         if unread is not None:
             finite.append(all_finite(given[ROLES.index(unread)]))
-        if given[produced] is not out:
-            out[...] = given[produced]
         found = None if None in finite else all(finite)
         if found and after is not None and done is None:
-            after.apply(out)
+            after.apply(given[produced])
+        if given[produced] is not out:
+            out[...] = given[produced]
         return found
 
     return run
@@ -295,9 +341,25 @@ def _unread(problem: Problem) -> Role | None:
     return beside if taps < prod(problem.geometry.kernel) else None
 
 
-def _channels_last(like: Array) -> Array:
-    """An array of the same shape whose channels are side by side."""
-    return np.moveaxis(empty((len(like), *like.shape[2:], like.shape[1]), like.dtype), -1, 1)
+def _channels_last(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array whose channels are side by side."""
+    examples, channels, *sizes = shape
+    return np.moveaxis(empty((examples, *sizes, channels), dtype), -1, 1)
+
+
+def _is_wide(problem: Problem) -> bool:
+    """Whether a result in bfloat16 is added up before it is rounded: of parts of a stride, or on a border."""
+    from ..kernels.ways import folds
+
+    added = len(parts(problem)) > 1 if problem.produces is Role.HIDDEN else folds(problem)
+    return problem.dtype == BFLOAT16 and added
+
+
+def _stored(problem: Problem) -> frozenset[Role]:
+    """What transforms read or write in bfloat16."""
+    if problem.dtype != BFLOAT16:
+        return frozenset()
+    return frozenset(problem.operands if _is_wide(problem) else Role)
 
 
 def workspace(problem: Problem) -> int:
@@ -316,11 +378,12 @@ def _workspace(problem: Problem, _threads: int) -> int:
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        way, program, _ = _scheduled(part, tuple(plain), problem.extra)
-        return way.copied + program.scratch * problem.itemsize
+        way, program, _ = _scheduled(part, tuple(plain), problem.extra, _stored(problem))
+        return way.copied + program.scratch * part.itemsize
 
     every = [part.problem for part in parts(problem)]
-    sums = problem.bytes_of(problem.produces) if problem.produces is Role.HIDDEN and len(every) > 1 else 0
+    added = _is_wide(problem) or (problem.produces is Role.HIDDEN and len(every) > 1)
+    sums = widened(problem).bytes_of(problem.produces) if added else 0
     # A block of memory that one part leaves may be too small for the next.
     return sum(map(of_part, every)) + sums + 2 * tables(problem)
 
@@ -344,13 +407,14 @@ def describe(problem: Problem) -> str:
         return ""
     every = [part.problem for part in parts(problem)]
     found = Counter(
-        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra)}" for part in every
+        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra, _stored(problem))}"
+        for part in every
     )
     many = f"{len(every)} parts of a stride: " if len(every) > 1 else ""
     return many + "; ".join(f"{count} with {text}" if many else text for text, count in found.items())
 
 
-def _named(problem: Problem, room: int) -> str:
+def _named(problem: Problem, room: int, stored: Collection[Role]) -> str:
     """The way through the transforms, on arrays whose channels lie side by side."""
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES
@@ -359,7 +423,9 @@ def _named(problem: Problem, room: int) -> str:
     for role in ROLES:
         shape = problem.shape(role)
         strides.append(Buffer(shape, (0,) * len(shape), problem.order(role)).layout.steps)
-    return _scheduled(problem, tuple(strides), room)[2].replace("_", " ")
+    return _scheduled(problem, tuple(strides), room, stored)[2].replace("_", " ")
 
 
-ENGINE = Engine("winograd", why_not, cost, workspace, tables, build, spreads=True, describe=describe)
+ENGINE = Engine(
+    "winograd", why_not, cost, workspace, tables, build, spreads=True, dtypes=(*COMPUTED, BFLOAT16), describe=describe
+)

@@ -140,10 +140,9 @@ class Chunks:
         shared, own = self.pieces * self.size, self.bands.places[-1]
         if self.ahead:
             shared, own = shared + self.bands.units * self._each, 0
-        dtype = "float32" if self._asked.dtype == PAIRS else ""
         make = partial(self._stages, strides, others)
         room = self._asked.extra // self._asked.itemsize
-        return Schedule(self._asked.flops, shared, own, 0, make, self.units, dtype=dtype, room=room)
+        return Schedule(self._asked.flops, shared, own, 0, make, self.units, room=room)
 
     def _stages(self, strides: tuple[Strides, ...], others: Strides) -> tuple[Stage, ...]:
         several, ahead, result = self.pieces > 1, self.ahead, Layout(strides[2])

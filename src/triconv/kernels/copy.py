@@ -388,13 +388,20 @@ def converted(array: Array, dtype: np.dtype[Any]) -> Array:
     if names not in CONVERTED or not (array.size and array.dtype.isnative and array.flags.aligned):
         return array.astype(dtype)
     out = allocate("a copy", array.shape, dtype, array)
-    key = array.shape, array.strides, out.strides, *names
+    convert(array, out, *names)
+    return out
+
+
+def convert(array: Array, out: Array, source: str, target: str) -> None:
+    """Write an array over another of another dtype, both of `CONVERTED`; bfloat16 may be any numbers of two bytes."""
+    if not array.size:
+        return
+    key = array.shape, array.strides, out.strides, source, target
     if CHECKED:
         in_parts(partial(_conversion(*key).calls, array, out), array.size)
     else:
         threads = thread_count()
         _converting(threads, *key).run((array, out), threads - 1)
-    return out
 
 
 CONVERTED: dict[tuple[str, str], Stored] = {

@@ -7,7 +7,7 @@ A chunk of kernels is of one panel of outputs and some inputs. Rows of S and M h
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,7 +20,7 @@ from ..filtering import Matrix, filtering
 from ..form import Problem, Role
 from ..memory import LINE, address
 from .compile import Call, Compiled, function
-from .copy import Dim, Move
+from .copy import AS_THEY_ARE, Dim, Move, Stored
 from .correlation import Correlation, Table
 from .finish import AS_IT_IS, Finish
 from .index import Index
@@ -28,6 +28,7 @@ from .nest import Nest
 from .program import Program, contractions
 from .target import target
 from .transform import JOB, Transform
+from .words import EXACT
 
 Array = NDArray[Any]
 
@@ -108,12 +109,15 @@ class Sizes:
         room: int,
         adds: bool = False,
         finish: Finish | None = None,
+        stored: Collection[Role] = (),
         panel: int = PANEL,
     ) -> None:
-        """`room` is how many bytes scratch should take at most."""
-        self._given, self.panel = (problem, correlation, sizes, room, adds, finish), panel
+        """`room` is how many bytes scratch should take at most; what has one of the `stored` roles is in bfloat16."""
+        self._given, self.panel, self.stored = (problem, correlation, sizes, room, adds, finish, stored), panel, stored
         self.room = (room - room // BESIDES) // problem.itemsize
         self.adds, self.finish = adds, finish or AS_IT_IS
+        self.once = (Role.WEIGHT if problem.produces is Role.WEIGHT else Role.HIDDEN) in stored
+        """Whether the result is rounded as it is written, so that nothing can be added to it."""
         self.dtype, self.itemsize, self.own, self.sizes = problem.dtype, problem.itemsize, correlation, tuple(sizes)
         self.filterings = [filtering(m, axis.kernel) for m, axis in zip(sizes, correlation.axes, strict=True)]
         self.lanes, self.line = target().lanes(problem.itemsize), LINE // problem.itemsize
@@ -149,7 +153,7 @@ class Sizes:
         own = self.own
         taps = tuple(axis.kernel for axis in own.axes)
         lying = own.kernel, own.first_tap, own.across, own.groups, own.inputs, own.outputs
-        return "copies", self.dtype, taps, lying, self.wide, self.depth
+        return "copies", self.dtype, Role.WEIGHT in self.stored, taps, lying, self.wide, self.depth
 
     def whole(self, count: int) -> int:
         """As many numbers as whole vectors, and lines, have."""
@@ -189,6 +193,7 @@ class Sizes:
         of several that make one result: all others add to what is there, and the last finishes it.
         """
         (first, last), own, each = ends, self.own, [getattr(one, role.value) for one in self.filterings]
+        copied = array is not None
         strides = {Role.VISIBLE: own.seen, Role.HIDDEN: own.made}.get(role)
         array = array or (own.steps(strides) if strides else own.kernel[2:])
         products = [prod(self.counts[axis + 1 :]) * apart for axis in range(len(self.counts))]
@@ -202,7 +207,9 @@ class Sizes:
         finish = self.finish if back and last else AS_IT_IS
         # What changes nothing is the same kernel for tiles and for kernels, which have no edges.
         edges = all(own == UNCHANGED for own in matrices) or bool((jobs[..., 2] % self.lanes | 1 - jobs[..., 3]).any())
-        kernel = Transform(self.dtype, tuple(matrices), back, back and (self.adds or not first), finish, edges)
+        adds, stored = back and (self.adds or not first), EXACT if role in self.stored and not copied else ""
+        assert not (adds and stored), "what is rounded to bfloat16 cannot be added to"
+        kernel = Transform(self.dtype, tuple(matrices), back, adds, finish, edges, stored)
         return Step(kernel, np.ascontiguousarray(jobs), np.array(steps, np.int64))
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:
@@ -228,7 +235,7 @@ class Sizes:
                 Dim(((0, 0, size),), source, to) for size, source, to in zip(taps, own.kernel[2:], steps, strict=True)
             ]
             inner = Dim(((0, 0, self.depth),), own.kernel[1], row), Dim(((0, 0, outputs),), own.kernel[0], 1)
-            return Move.of([*dims, *inner], self.dtype)
+            return Move.of([*dims, *inner], self.dtype, Stored(EXACT) if Role.WEIGHT in self.stored else AS_THEY_ARE)
 
         outputs, first, like = np.unique(jobs[:, 0, 2], return_index=True, return_inverse=True)
         local = jobs[first]

@@ -281,7 +281,7 @@ class Gradient:
         shared, own = (self.pieces * self._apart, copies) if several else (copies, 0)
         most, room = self.pieces if several else UNITS, self.extra // self.asked.itemsize
         make = partial(self._stages, lying)
-        return Schedule(self.asked.flops, shared, own, int(self.split), make, most, dtype="float32", room=room)
+        return Schedule(self.asked.flops, shared, own, int(self.split), make, most, room=room)
 
     def _stages(self, lying: Sequence[Paired]) -> tuple[Stage, ...]:
         several, result, begin = self.pieces > 1, self.whole.layouts[WEIGHT].steps, self.sizes[0]

@@ -108,7 +108,7 @@ class Prepared:
                 self.program.run(*operands, fills=fills, near=near, threads=threads)
             else:
                 run_stages([in_stage(fills[0], threads)], threads)
-                finite = self.program.run(operands[0])
+                finite = self.program.run(operands[0], self.kind)
             with np.errstate(all="ignore"):  # infinities may meet here as anywhere
                 if self.adder is None:
                     for other in others:
@@ -223,7 +223,7 @@ class Prepared:
     def _known(self, given: Sequence[Array], kept: Kept) -> Array | None:
         """What comes instead of a weight that is known; None if it cannot be taken."""
         if isinstance(self.program, Schedule) and (known := self.program.known) is not None:
-            made = known.made([given[number] for number in self.operands], kept)
+            made = known.made([given[number] for number in self.operands], self.kind, kept)
             return None if made is None else made[None]
         return given[WEIGHT] if self.keeps is None else self._copied(given[WEIGHT], kept)
 
@@ -450,11 +450,15 @@ def may_be_short(problem: Problem, strides: tuple[Strides, ...]) -> bool:
 
 
 def moves(
-    way: Way, strides: tuple[Strides, ...], produced: int, others: tuple[int, ...] = (0, 0, 0)
+    way: Way,
+    strides: tuple[Strides, ...],
+    produced: int,
+    others: tuple[int, ...] = (0, 0, 0),
+    stored: Sequence[str] = ("", "", ""),
 ) -> tuple[tuple[tuple[int, Move], ...], tuple[tuple[Move, int, int], ...]]:
     """What fills the buffers of the operands, and what empties that of the result unless it is folded.
 
-    `others` as for `prepared`.
+    `others` as for `prepared`; `stored` says how the arrays are, if not as the problem's numbers.
     """
     rounded = Stored("", BFLOAT16) if way.asked.dtype == PAIRS else None
     fills: list[tuple[int, Move]] = []
@@ -463,10 +467,10 @@ def moves(
         shape = way.asked.shape(role)
         axes = (None, None, *way.asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
         if buffer is not None and number != produced:
-            how = Stored(GATHERED, "", others[number]) if others[number] else None
+            how = Stored(GATHERED, "", others[number]) if others[number] else Stored(stored[number])
             fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype, how)))
         elif buffer is not None and not folds(way.asked):
-            drains += buffer.drain(shape, steps, way.asked.dtype, rounded)
+            drains += buffer.drain(shape, steps, way.asked.dtype, rounded or Stored("", stored[number]))
     return tuple(fills), tuple(drains)
 
 

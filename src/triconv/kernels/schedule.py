@@ -64,8 +64,6 @@ class Schedule:
     """How many numbers the first stage makes of the weight, for all that come after it."""
     keeps: Hashable = None
     """What these are known by."""
-    dtype: str = ""
-    """Of scratch, if not the arrays'."""
     room: int | None = None
     """Within how many numbers scratch should be, for two threads, if it matters."""
     knowing: Schedule | None = None
@@ -121,15 +119,15 @@ class Schedule:
         """The numbers of scratch in all."""
         return self.kernels + self._room(thread_count())
 
-    def run(self, given: Sequence[Array]) -> bool | None:
+    def run(self, given: Sequence[Array], kind: np.dtype[Any]) -> bool | None:
         """Run the stages on three arrays and write over the one that is the result; is nothing marked?
 
-        Behind the three comes what it is finished with. None if there are no marks that tell.
+        Behind the three comes what it is finished with. Scratch is of a kind. None if there are no marks that tell.
         """
         with Scratch() as lent:
-            dtype, threads = self._kind(given), thread_count()  # asked once: there is room for so many
-            room, marks = lent.array(self._room(threads), dtype), np.zeros(self.marks, dtype)
-            self._go((*given[:3], room, marks, lent.array(self.kernels, dtype), *given[3:]), threads)
+            threads = thread_count()  # asked once: there is room for so many
+            room, marks = lent.array(self._room(threads), kind), np.zeros(self.marks, kind)
+            self._go((*given[:3], room, marks, lent.array(self.kernels, kind), *given[3:]), threads)
             return not marks.any() if self.marks else None
 
     @property
@@ -138,14 +136,14 @@ class Schedule:
         found = self.knowing or self
         return found if found.keeps is not None else None
 
-    def made(self, given: Sequence[Array], kept: Kept) -> Array | None:
+    def made(self, given: Sequence[Array], kind: np.dtype[Any], kept: Kept) -> Array | None:
         """What the first stage makes of a weight that stays the same, now or before; None if it cannot be taken."""
 
         def make() -> tuple[Array, bool]:
             with Scratch() as lent:
-                dtype, threads = self._kind(given), thread_count()
-                found, marks = empty((self.kernels,), dtype), np.zeros(self.marks, dtype)
-                self._go((*given[:3], lent.array(self._room(threads), dtype), marks, found), threads, slice(1))
+                threads = thread_count()
+                found, marks = empty((self.kernels,), kind), np.zeros(self.marks, kind)
+                self._go((*given[:3], lent.array(self._room(threads), kind), marks, found), threads, slice(1))
                 return found, bool(marks.any())
 
         found, marked = kept.of(self.keeps, make)
@@ -163,10 +161,6 @@ class Schedule:
             return tuple(Stage(stage.units, taking(stage.calls)) for stage in self.stages[1:])
 
         return replace(self, make=make, kernels=0, keeps=None, knowing=None, comes=place, sheets={})
-
-    def _kind(self, given: Sequence[Array]) -> np.dtype[Any]:
-        """Of the numbers in scratch."""
-        return np.dtype(self.dtype) if self.dtype else given[0].dtype
 
     def _go(self, arrays: Arrays, threads: int, which: slice = slice(None)) -> None:
         """Run some of the stages."""

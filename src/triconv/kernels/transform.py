@@ -74,6 +74,8 @@ class Transform:
     """What is done on the way back to what is written."""
     edges: bool = True
     """Whether some tiles reach beyond the array, or some channels are less than a vector."""
+    stored: str = ""
+    """How the array is stored, and what finishes it, if not as what is computed with."""
 
     @property
     def name(self) -> str:
@@ -95,7 +97,8 @@ class Transform:
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
-        k = begin(module, name, self.dtype, self.arguments)
+        arrays = "target" if self.back else "source", *self.finish.arguments
+        k = begin(module, name, self.dtype, self.arguments, dict.fromkeys(arrays, self.stored))
         rank, lanes = len(self.matrices), machine.lanes(BYTES[self.dtype])
         rooms = [k.scratch(prod(self._sizes(axis)) * lanes) for axis in range(rank - 1)]
         steps = [k.load(k["steps"], number, I64) for number in range(2 * rank)]

@@ -205,8 +205,8 @@ def _copying(copies: Turning, size: int) -> Callable[[Arrays, int, int, int], li
 
 def _some_inputs(s: Sizes) -> tuple[Sizes, int]:
     """Panels, and rounds over so many inputs, for which there is room: wide ones rather, but few rounds before that."""
-    found = s, 1
-    for rounds in (n for n in range(1, s.chunks + 1) if s.chunks % n == 0 and (n == 1 or s.own.groups == 1)):
+    found, most = (s, 1), 1 if s.once or s.own.groups > 1 else s.chunks
+    for rounds in (n for n in range(1, most + 1) if s.chunks % n == 0):
         for panels in (s, s.narrower()):
             found = panels, rounds
             if s.scratch(s.tiles, s.whole(s.inputs // rounds)) + THREADS * _of_a_panel(panels) <= s.room:
@@ -273,7 +273,7 @@ def _in_rounds(s: Sizes) -> tuple[int, int, int]:
     most = max(LEAST, s.fitting(s.room - THREADS * s.chunk, s.seen_row, s.hidden_row))
     parts = ((rounds, -(-s.tiles // (rounds * DEPTH))) for rounds in count(1))
     sizes = ((rounds, own, -(-s.tiles // (rounds * own))) for rounds, own in parts)
-    return next((rounds, own, some) for rounds, own, some in sizes if own * some <= most)
+    return next((rounds, own, some) for rounds, own, some in sizes if own * some <= most or s.once)
 
 
 def gradient_by_pieces(s: Sizes) -> Schedule:

@@ -64,6 +64,9 @@ class Place:
 
     pointer: Value
     array: str
+    """Which decides how numbers are stored there; none has numbers of the kernel's own."""
+    tested: bool = True
+    """Whether checked mode tests its bounds."""
 
 
 @dataclass
@@ -129,7 +132,7 @@ class Kernel:
 
     def scratch(self, count: int) -> Place:
         """Numbers of the kernel's own, on the stack and on lines of the cache; their bounds are not tested."""
-        return Place(self.build.alloca(self.real, count, align=64), "")
+        return Place(self.build.alloca(self.real, count, align=64), "", False)
 
     def get(self, variable: Value, kind: ir.Type) -> Value:
         return self.build.load(variable, kind)
@@ -168,13 +171,13 @@ class Kernel:
         """The place of the offset-th number from a place on."""
         kind = kind or self.element(place)
         moved = self.build.gep(place.pointer, self.whole(offset), kind, inbounds=not CHECKED)
-        return Place(moved, place.array)
+        return Place(moved, place.array, place.tested)
 
     def unless(self, outside: Value, place: Place, instead: Place, count: Value | int) -> Place:
-        """A place of so many numbers, or another one if that place is outside of its array."""
+        """A place of so many numbers, or another one, where they are stored alike, if it is outside of its array."""
         if CHECKED:
             self.check(place, self.build.select(outside, I64(0), self.mul(count, self.element(place).bytes)))
-        return Place(self.build.select(outside, instead.pointer, place.pointer), instead.array)
+        return Place(self.build.select(outside, instead.pointer, place.pointer), place.array, instead.tested)
 
     def element(self, place: Place) -> ir.Type:
         """What lies at a place."""
@@ -370,7 +373,7 @@ class Kernel:
 
         `limits` holds each array's first and last address, and takes the array's number from 1 and the offset missed.
         """
-        if not CHECKED or not place.array:
+        if not CHECKED or not place.tested:
             return
         arrays = [name for name, value in self.arguments.items() if isinstance(value, Place) and name != LIMITS]
         number, limits = arrays.index(place.array), self[LIMITS].pointer
