@@ -18,6 +18,7 @@ from triconv.engines import direct
 from triconv.form import OPERATIONS
 from triconv.kept import Kept
 from triconv.kernels import prepared
+from triconv.kernels import short as module
 from triconv.kernels.copy import Dim, Move, in_stage
 from triconv.kernels.finite import test as finite
 from triconv.kernels.program import Program
@@ -306,3 +307,33 @@ def test_other_numbers_of_threads_are_written_down_besides() -> None:
         np.testing.assert_array_equal(c, (b, a))
     assert {room.threads for room in seen[: len(seen) // 2]} == {2}
     assert {room.threads for room in seen} == {1, 2}
+
+
+@pytest.mark.parametrize("engine", ["direct", "winograd", "fft"])
+def test_where_there_are_no_addresses_for_what_stands_in(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit of them: what is not written down has the same bits."""
+    plan = triconv.explain("conv", (2, 32, 20, 20), (32, 32, 3, 3), padding=1, engine=engine, dtype="float32")
+    random, outs = np.random.default_rng(0), [np.empty((2, 32, 20, 20), np.float32) for _ in range(2)]
+    a, b = (random.standard_normal(plan.problem.shape(role)).astype("f4") for role in plan.problem.operands)
+    plan.engine.build(plan.problem)(a, b, outs[0])
+    asked: list[int] = []
+
+    def refused(shape: Any, strides: Any, kind: Any) -> Array:
+        if len(shape) == 1:  # room, of which this many numbers are wanted then
+            return stand_in(shape, strides, kind)
+        asked.append(1)
+        raise MemoryError("no addresses are left")
+
+    monkeypatch.setattr(prepared, "stand_in", refused)
+    monkeypatch.setattr(module, "stand_in", refused)
+    run = plan.engine.build(plan.problem)
+    for _ in range(2):
+        outs[1][...] = np.nan
+        run(a, b, outs[1])
+        np.testing.assert_array_equal(*outs)
+    assert asked
+
+
+def test_stand_ins_that_there_are_no_addresses_for() -> None:
+    with pytest.raises(MemoryError, match="addresses of 4611686018427387904 bytes"):
+        stand_in((1 << 60,), (4,), np.dtype("f4"))

@@ -80,7 +80,7 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
 
     shape, order = _packed(problem)
 
-    @lru_cache(maxsize=KEPT_ORDERS)
+    @lru_cache(maxsize=1)  # as large as the weight
     def places(strides: Strides) -> Array:
         """Where the edges' kernels are in a weight of these strides, in numbers, on the line of its memory."""
         lead, sizes = _lead(problem), problem.shape(Role.WEIGHT)
@@ -262,8 +262,10 @@ def most(problem: Problem) -> int:
 
 
 def tables(problem: Problem) -> int:
-    """Tiles and taps."""
-    return sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(_some(problem), True).cuts())
+    """Tiles and taps; of a graph where its kernels are."""
+    inner = _some(problem)
+    places = 8 * prod(_packed(inner)[0]) if inner.channels.mask is not None else 0
+    return places + sum(40 * cut.tiles + 16 * cut.taps for cut in _expected(inner, True).cuts())
 
 
 def describe(problem: Problem) -> str:

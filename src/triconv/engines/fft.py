@@ -128,7 +128,9 @@ def _of_real(problem: Problem) -> Run:
     def entries(kernels: Array, weight: Array, _: Array, later: Later) -> None:
         weights.put(lambda own: of_weight.back(kernels, own, later), weight, later)
 
-    to_kernels, to_results, to_sums, to_weight = (Written(one, kind) for one in (frequencies, results, sums, entries))
+    room = plan.workspace // kind.itemsize
+    written = (Written(one, kind, room) for one in (frequencies, results, sums, entries))
+    to_kernels, to_results, to_sums, to_weight = written
 
     def transformed(weight: Array, room: Array) -> Array:
         kernels = room.reshape(shape)

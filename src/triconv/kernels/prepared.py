@@ -252,7 +252,10 @@ class Prepared:
             return None
         key = self._threads, len(given[WEIGHT]) if self.comes else 1, more
         if key not in self.shorts:
-            self.shorts[key] = self._short(given, *key)
+            try:
+                self.shorts[key] = self._short(given, *key)
+            except MemoryError:  # of addresses for what stands in
+                self.shorts[key] = None
         return self.shorts[key]
 
     @property
@@ -331,22 +334,14 @@ def prepared(
 
     It takes the `steps` that finish the result, if it can. Of a problem of pairs the result is bfloat16. Where the
     numbers of a pair are not neighbours in an operand, `others` says how far apart they are, the strides are in numbers
-    too, and the pairs are put together in a copy. A sum that is to stay `whole` is in no pieces.
+    too, and the pairs are put together in a copy. A sum that is to stay `whole` is in no pieces and no schedule.
     """
     produces, produced = problem.produces, ROLES.index(problem.produces)
     copied = frozenset(role for role, other in zip(ROLES, others, strict=True) if other)
     best = best_way(problem, strides, finite, copied)
     supposed = None if best.supposes is None else ROLES.index(best.supposes)
-    if found := bands(best, strides):
-        plain = replace(best, buffers=(None, None, None))
-        program = found.schedule(strides)
-        return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
-    if finite and (in_blocks := of_pairs(best, strides)):  # zeros that fill up blocks meet what may be infinite
-        program = in_blocks.schedule(list(zip(strides, others, strict=True)), None)
-        drains = moves(in_blocks.whole, strides, produced)[1]
-        return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains)
-    if in_chunks := chunks(best):
-        return _in_chunks(in_chunks, strides, produced, others)
+    if not whole and (scheduled := _scheduled(best, strides, finite, others, supposed)):
+        return scheduled
     count = 1 if whole else pieces(best)
     examples = _examples(best) // count
     copied |= frozenset({produces} if count > 1 else ())
@@ -378,6 +373,23 @@ def prepared(
         finish is not None,
         _adder(best, count, strides[produced]) if count > 1 else None,
     )
+
+
+def _scheduled(
+    best: Way, strides: tuple[Strides, ...], finite: bool, others: tuple[int, ...], supposed: int | None
+) -> Prepared | None:
+    """What goes in stages all the way, made ready, if that is better."""
+    problem, produced = best.asked, ROLES.index(best.asked.produces)
+    if found := bands(best, strides):
+        plain = replace(best, buffers=(None, None, None))
+        program = found.schedule(strides)
+        return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
+    if finite and (in_blocks := of_pairs(best, strides)):  # zeros that fill up blocks meet what may be infinite
+        program = in_blocks.schedule(list(zip(strides, others, strict=True)), None)
+        drains = moves(in_blocks.whole, strides, produced)[1]
+        return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains)
+    in_chunks = chunks(best)
+    return None if in_chunks is None else _in_chunks(in_chunks, strides, produced, others)
 
 
 def _adder(best: Way, pieces: int, strides: Strides) -> Program | None:

@@ -152,9 +152,7 @@ class Schedule:
     def after(self, place: int) -> Schedule:
         """The stages but the first, with what that makes in the place of one of the three arrays, as its only row."""
 
-        def taking(
-            calls: Callable[[Arrays, int, int, int], list[Call]],
-        ) -> Callable[[Arrays, int, int, int], list[Call]]:
+        def taking(calls: Calls) -> Calls:
             return lambda arrays, *units: calls((*arrays[:5], arrays[place][0], *arrays[6:]), *units)
 
         def make() -> tuple[Stage, ...]:

@@ -23,9 +23,15 @@ from .words import CHECKED
 
 
 def stand_in(shape: Sequence[int], strides: Sequence[int], kind: np.dtype[Any]) -> NDArray[Any]:
-    """An array of this shape and these strides for one that is to come; only its addresses are real."""
+    """An array of this shape and these strides for one that is to come; only its addresses are real.
+
+    MemoryError where there are not so many left.
+    """
     size = kind.itemsize + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    room = mmap(-1, size) if size >= SMALL else np.empty(size, np.uint8)
+    try:
+        room = mmap(-1, size) if size >= SMALL else np.empty(size, np.uint8)
+    except OSError as error:
+        raise MemoryError(f"addresses of {size} bytes: {error}") from None
     return np.ndarray(shape, kind, room, strides=strides)
 
 
@@ -124,10 +130,10 @@ Work = Callable[..., None]
 
 
 class Written:
-    """Work on three arrays, written down for each way in which they lie."""
+    """Work on three arrays, written down for each way in which they lie; with room for so many numbers, or for more."""
 
-    def __init__(self, work: Work, kind: np.dtype[Any]) -> None:
-        self.work, self.kind = work, kind
+    def __init__(self, work: Work, kind: np.dtype[Any], room: int = SMALL) -> None:
+        self.work, self.kind, self.room = work, kind, room
         self._known: dict[Any, Short | int] = {}
 
     def __call__(self, *arrays: NDArray[Any]) -> None:
@@ -146,16 +152,20 @@ class Written:
 
     def _written(self, arrays: Sequence[NDArray[Any]], threads: int) -> Short | int:
         """The work on arrays that lie so; where it cannot be written down, the numbers of the room that it takes."""
-        plain = not CHECKED and all(step >= 0 for array in arrays for step in array.strides)
-        given = [stand_in(array.shape, array.strides, array.dtype) for array in arrays] if plain else [*arrays]
-        size = SMALL
+        plain, given = not CHECKED and all(step >= 0 for array in arrays for step in array.strides), [*arrays]
+        if plain:
+            try:
+                given = [stand_in(array.shape, array.strides, array.dtype) for array in arrays]
+            except MemoryError:
+                plain = False
+        size = self.room
         while True:
             later = Later(stand_in((size,), (self.kind.itemsize,), self.kind), threads)
             try:
                 self.work(*given, later)
                 break
             except OverflowError:
-                size *= 4
+                size *= 2
         if not plain:
             return later.size
         return Short.of(later.stages, [*given, later.room[: later.size]], None, threads)
