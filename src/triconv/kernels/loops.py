@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from itertools import chain, pairwise, product
+from itertools import chain, product
 from math import prod
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
 from ..memory import LINE
 from .edges import Edge
-from .index import Index, outer_sum
+from .index import Index, Table, outer_sum
 from .layout import Layout
 from .lines import along_lines
 from .nest import Nest
@@ -53,6 +53,28 @@ class Bundle:
 
     corner: Steps
     taps: tuple[Steps, ...] = (Steps(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Bundles as tables: many objects would take long to make, and to be looked at when garbage is collected."""
+
+    corners: Table
+    taps: Sequence[Table]
+    which: Table
+    """The taps of each corner."""
+
+    @classmethod
+    def of(cls, bundles: Sequence[Bundle]) -> Family:
+        """The tables of some bundles; taps that are the same are one table."""
+        number: dict[tuple[Steps, ...], int] = {}
+        which = [number.setdefault(bundle.taps, len(number)) for bundle in bundles]
+        return cls(_table([one.corner for one in bundles]), [*map(_table, number)], np.array(which, np.int64))
+
+
+def _table(steps: Sequence[Steps]) -> Table:
+    """Steps as rows; NumPy takes ten times as long for a list of tuples."""
+    return np.fromiter(chain.from_iterable(steps), np.int64).reshape(-1, len(Steps._fields))
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,7 @@ def nests(
     def loop(count: int, steps: Steps, is_vector: bool = False, axis: int = -1, move: int = 0) -> Index:
         return _index(count, steps, roles, is_vector, axis, move)
 
-    channel_bundles, channel_loops = _channels(problem, lying)
+    bundles, channel_loops = _channels(problem, lying)
     axes, side = problem.geometry.axes, "hidden" if problem.produces is Role.VISIBLE else "visible"
     families = [_groups(problem, lying, axis, overhang[axis], exact, known) for axis in range(len(axes))]
     edges = tuple(Edge(*axis.edge(side == "hidden")) for axis in axes) if known else ()
@@ -139,7 +161,7 @@ def nests(
         if spread:
             g = _panels(g[0], target().lanes(problem.itemsize))
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps, inside_lines)
-        corners, tap_table = _tables([channel_bundles, *(group.bundles for group in choice)], roles)
+        corners, tap_table = _tables([bundles, *(Family.of(group.bundles) for group in choice)], roles)
         corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
         once = "ABC"[roles.index(Role.WEIGHT)] if residues and problem.bytes_of(Role.WEIGHT) > LARGE else ""
         inside = over_data(vector) and problem.channels.mask is None and not once
@@ -164,7 +186,7 @@ def _scattered(problem: Problem, vector: str, lying: Lying) -> Nest:
     (bundles, loops), families, place = _channels(problem, lying), [], np.zeros(1, np.int64)
     for number, axis in enumerate(axes):
         at, met = Places(problem, lying, number, 0, 0), axis.inside
-        families.append([Bundle(at.of_tap(axis, c, k)) for c, k in met])
+        families.append(Family.of([Bundle(at.of_tap(axis, c, k)) for c, k in met]))
         place = np.add.outer(place * axis.visible, [int(axis.position(c, k)) for c, k in met]).ravel()
     corners, taps = _tables([bundles, *families], roles)
     positions, weight = prod(axis.visible for axis in axes), roles.index(Role.WEIGHT)
@@ -289,7 +311,7 @@ def _of(steps: Steps, role: Role) -> int:
     return step
 
 
-def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, list[tuple[int, Steps]]]]:
+def _channels(problem: Problem, lying: Lying) -> tuple[Family, dict[str, list[tuple[int, Steps]]]]:
     """Where blocks of channels begin, and the loops over groups, hidden and visible channels."""
     channels, lead = problem.channels, problem.geometry.rank if problem.geometry.banked else 0
     visible, hidden = lying.visible.steps[1], lying.hidden.steps[1]
@@ -317,7 +339,7 @@ def _channels(problem: Problem, lying: Lying) -> tuple[list[Bundle], dict[str, l
     ):
         if layout.panel:
             loops[name] = _in_panels(loops[name][0], layout.panel, own)
-    return [Bundle(Steps())], loops
+    return Family.of([Bundle(Steps())]), loops
 
 
 def _apart(layout: Layout, step: int, count: int) -> int:
@@ -332,22 +354,21 @@ def _in_panels(channels: tuple[int, Steps], wide: int, apart: Steps) -> list[tup
     return [(count // wide, panels), (wide, step)]
 
 
-def _edges(problem: Problem, edges: Sequence[NDArray[np.intp]], step: Steps, kernel: int) -> list[Bundle]:
+def _edges(problem: Problem, edges: Sequence[NDArray[np.intp]], step: Steps, kernel: int) -> Family:
     """A channel graph's edges (o, i), whose kernels follow each other: each result channel with those that it sums."""
     o, i = edges
-    places = np.array([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
+    places = np.column_stack([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
     if problem.produces is Role.WEIGHT:
-        return [Bundle(place) for place in map(Steps, *places.tolist())]
+        return Family(places, [_table([Steps()])], np.zeros(len(o), np.int64))
     if problem.produces is Role.HIDDEN:
         name, own, count = "hidden", o, problem.channels.hidden
     else:
         name, own, count = "visible", i, problem.channels.visible
-    places[Steps._fields.index(name)] = 0
-    order = np.argsort(own, kind="stable")
-    taps = [*map(Steps, *places[:, order].tolist())]
-    ends = np.searchsorted(own[order], np.arange(count + 1)).tolist()
-    corners = (Steps(**{name: n * getattr(step, name)}) for n in range(count))
-    return [Bundle(corner, tuple(taps[slice(*each)])) for corner, each in zip(corners, pairwise(ends), strict=True)]
+    column, order = Steps._fields.index(name), np.argsort(own, kind="stable")
+    places[:, column], corners = 0, np.zeros((count, len(step)), np.int64)
+    corners[:, column] = np.arange(count) * step[column]
+    ends = np.searchsorted(own[order], np.arange(1, count))
+    return Family(corners, np.split(places[order], ends), np.arange(count))
 
 
 @dataclass(frozen=True)
@@ -467,20 +488,21 @@ def _plus(a: Steps, b: Steps) -> Steps:
     return Steps(a.visible + b.visible, a.hidden + b.hidden, a.weight + b.weight)
 
 
-def _tables(families: Sequence[list[Bundle]], roles: tuple[Role, Role, Role]) -> tuple[np.ndarray, np.ndarray]:
+def _tables(families: Sequence[Family], roles: tuple[Role, Role, Role]) -> tuple[Table, Table]:
     """Corners (a, b, c, first tap, last tap) for every combination of a bundle from each family, and their taps."""
-    corners, which, sums = np.zeros((1, 3), np.int64), np.zeros(1, np.int64), [np.zeros((1, 3), np.int64)]
+    corners, which, sums, sizes = np.zeros((1, 3), np.int64), np.zeros(1, np.int64), np.zeros((1, 3), np.int64), [1]
     for family in families:
-        distinct = list(dict.fromkeys(bundle.taps for bundle in family))
-        number = {taps: n for n, taps in enumerate(distinct)}
-        corners = outer_sum(corners, [bundle.corner for bundle in family])
-        own = np.array([number[bundle.taps] for bundle in family], np.int64)
-        which = np.add.outer(which * len(distinct), own).ravel()
-        if distinct != [(Steps(),)]:
-            each = np.fromiter(chain.from_iterable(chain.from_iterable(distinct)), np.int64).reshape(-1, 3)
-            tables = np.split(each, np.cumsum([len(taps) for taps in distinct[:-1]]))
-            sums = [outer_sum(before, table) for before in sums for table in tables]
-    ends = np.cumsum([0, *map(len, sums)])
+        corners = outer_sum(corners, family.corners)
+        which = np.add.outer(which * len(family.taps), family.which).ravel()
+        if len(family.taps) == 1:
+            sums, sizes = outer_sum(sums, *family.taps), [size * len(family.taps[0]) for size in sizes]
+        elif len(sums) == 1 and family.taps:
+            sums, sizes = sums + np.concatenate(family.taps), [*map(len, family.taps)]
+        else:
+            each = np.split(sums, np.cumsum(sizes[:-1]))
+            pieces = [outer_sum(before, table) for before in each for table in family.taps]
+            sums, sizes = np.concatenate([sums[:0], *pieces]), [*map(len, pieces)]
+    ends = np.cumsum([0, *sizes])
     columns = [Steps._fields.index(role.value) for role in roles]
     found = np.column_stack([corners[:, columns], ends[which], ends[which + 1]])
-    return found, np.ascontiguousarray(np.concatenate([corners[:0], *sums])[:, columns[:2]])
+    return found, np.ascontiguousarray(sums[:, columns[:2]])
