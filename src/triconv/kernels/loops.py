@@ -496,7 +496,7 @@ def _tables(families: Sequence[Family], roles: tuple[Role, Role, Role]) -> tuple
         which = np.add.outer(which * len(family.taps), family.which).ravel()
         if len(family.taps) == 1:
             sums, sizes = outer_sum(sums, *family.taps), [size * len(family.taps[0]) for size in sizes]
-        elif len(sums) == 1 and family.taps:
+        elif sizes == [1] and family.taps:
             sums, sizes = sums + np.concatenate(family.taps), [*map(len, family.taps)]
         else:
             each = np.split(sums, np.cumsum(sizes[:-1]))
