@@ -174,17 +174,29 @@ def test_weights_that_are_kept(row: Row, operation: str) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+LARGE = [
+    Row("folded", (4, 64, 28, 28), (5, 5), 16, padding=2, border="circular"),
+    Row("deep and circular", (4, 256, 7, 7), (5, 5), 256, padding=2, border="circular"),
+    Row("more weights than positions", (4, 64, 28, 28), (3, 3), 256, padding=1),
+]
+
+
 @operations
-@rows
-def test_workspace_is_stated(row: Row, operation: str) -> None:
-    problem = problem_of(row, operation, "bfloat16")
-    plan, operands = dispatch.choose(problem, "winograd"), halves(row)
-    a, b = (operands[role] for role in OPERATIONS[operation])
-    out = np.empty(getattr(row, RESULT[operation]), BFLOAT16)
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype(np.float32)], ids=str)
+@pytest.mark.parametrize("infinite", [False, True])
+@pytest.mark.parametrize("row", [*LARGE, *(row for row in ROWS if row.dtype == "float32")], ids=lambda row: row.name)
+def test_workspace_is_stated(row: Row, operation: str, infinite: bool, dtype: np.dtype[np.generic]) -> None:
+    """Also where something is not finite, so that all is summed as written."""
+    problem, random = problem_of(row, operation, dtype.name), np.random.default_rng(0)
+    plan = dispatch.choose(problem, "winograd")
+    a, b = (random.standard_normal(problem.shape(role)).astype(dtype) for role in problem.operands)
+    if infinite:
+        a.flat[0] = np.inf
+    out = np.empty(getattr(row, RESULT[operation]), dtype)
     plan.run(a, b, out)
     memory.release()
     tracemalloc.start()
-    plan.engine.build(problem)(a, b, out)
+    plan.run(a, b, out)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= plan.workspace + (1 << 18)

@@ -52,6 +52,9 @@ from ..memory import empty
 
 ROLES = tuple(Role)
 
+LEAST = 1 << 14
+"""Bytes of room besides what stages write: arrays begin on lines."""
+
 CHUNK = 8 << 20
 """Bytes of frequencies at a time, if there are several examples."""
 
@@ -128,7 +131,7 @@ def _of_real(problem: Problem) -> Run:
     def entries(kernels: Array, weight: Array, _: Array, later: Later) -> None:
         weights.put(lambda own: of_weight.back(kernels, own, later), weight, later)
 
-    room = plan.workspace // kind.itemsize
+    room = (plan.workspace * 5 // 4 + LEAST) // kind.itemsize
     written = (Written(one, kind, room) for one in (frequencies, results, sums, entries))
     to_kernels, to_results, to_sums, to_weight = written
 

@@ -286,7 +286,7 @@ def build(problem: Problem) -> Run:
         return Finish(apart * bias, positive, where) if whole and apart and after.fits(given) else None
 
     def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
-        if problem.dtype != BFLOAT16 or not (wide or (after is not None and fused(out, after) is None)):
+        if problem.dtype != BFLOAT16 or not (wide or (after is not None and fused(aligned(out), after) is None)):
             return compute(a, b, out, kept, after)
         result = _channels_last(out.shape, computed)
         finite = compute(a, b, result, kept, after)
@@ -363,24 +363,33 @@ def _stored(problem: Problem) -> frozenset[Role]:
 
 
 def workspace(problem: Problem) -> int:
-    """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side."""
-    from ..kernels.threads import thread_count
+    """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side.
 
-    return _workspace(problem, thread_count()) if problem.batch else 0
+    Of bfloat16 that is not finite, the sum as written in float32.
+    """
+    from ..kernels.threads import thread_count
+    from .direct import workspace as of_the_sum
+
+    if not problem.batch:
+        return 0
+    found, single = _workspace(problem, thread_count()), widened(problem)
+    return found if single is problem else found + single.bytes + of_the_sum(single)
 
 
 @depending(64)
 def _workspace(problem: Problem, _threads: int) -> int:
     """With so many threads, which have scratch of their own."""
     from ..kernels.layout import Buffer
-    from ..kernels.ways import ROLES
+    from ..kernels.ways import ROLES, folds
 
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
         way, program, _ = _scheduled(part, tuple(plain), problem.extra, _stored(problem))
-        return way.copied + program.scratch * part.itemsize
+        return way.copied * (1 + folded) + program.scratch * part.itemsize
 
+    # NumPy adds what lies on a border, one axis after the other.
+    folded = sum(axis.border != "zero" for axis in problem.geometry.axes) if folds(problem) else 0
     every = [part.problem for part in parts(problem)]
     added = _is_wide(problem) or (problem.produces is Role.HIDDEN and len(every) > 1)
     sums = widened(problem).bytes_of(problem.produces) if added else 0
