@@ -139,7 +139,11 @@ class Plan:
     def workspace(self) -> int:
         """The most bytes that a call allocates besides its result, of arrays that lie alike: all channels innermost, or
         all in the order of their axes."""
-        return self.engine.workspace(self.problem)
+        own, problem = self.engine.workspace(self.problem), self.problem
+        if not self.engine.spreads or problem.dtype not in STORED:
+            return own
+        other = choose(replace(problem, precision="highest"))  # where something is not finite
+        return own + other.problem.bytes + other.workspace
 
     @property
     def seconds(self) -> float:

@@ -363,17 +363,10 @@ def _stored(problem: Problem) -> frozenset[Role]:
 
 
 def workspace(problem: Problem) -> int:
-    """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side.
-
-    Of bfloat16 that is not finite, the sum as written in float32.
-    """
+    """Transforms of tiles and kernels, and copies of arrays whose channels do not lie side by side."""
     from ..kernels.threads import thread_count
-    from .direct import workspace as of_the_sum
 
-    if not problem.batch:
-        return 0
-    found, single = _workspace(problem, thread_count()), widened(problem)
-    return found if single is problem else found + single.bytes + of_the_sum(single)
+    return _workspace(problem, thread_count()) if problem.batch else 0
 
 
 @depending(64)
