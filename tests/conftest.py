@@ -15,6 +15,7 @@ from torch import set_num_threads
 from triconv import ops
 from triconv.coefficients import DEFAULT, use
 from triconv.form import Problem
+from triconv.kernels import winograd
 from triconv.kernels.scratch import Scratch
 from triconv.memory import LINE, address
 
@@ -39,6 +40,11 @@ def poisoned() -> Iterator[None]:
         patch.setattr(ops, "allocate", allocate)
         yield
 
+
+WAYS = [
+    (winograd.by_blocks, winograd.gradient_by_chunks),
+    (winograd.by_panels, winograd.gradient_by_pieces),
+]
 
 GUARD, GUARDED = 1 << 20, 0xA5
 """Bytes on either side of what is lent to a call, and what each of them is."""
@@ -67,6 +73,13 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, function in (("__enter__", entered), ("array", array), ("__exit__", left)):
         monkeypatch.setattr(Scratch, name, function)
+
+
+@pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of Winograd's ways, whichever the sizes would ask for."""
+    forth, gradient = request.param
+    monkeypatch.setattr(winograd, "schedule", lambda _, is_gradient: gradient if is_gradient else forth)
 
 
 @pytest.fixture

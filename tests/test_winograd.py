@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -26,7 +26,6 @@ from triconv.geometry import Axis
 from triconv.kernels import winograd as ways
 from triconv.kernels.correlation import Correlation
 from triconv.kernels.filtered import Sizes, Step
-from triconv.kernels.schedule import Schedule
 
 Array = NDArray[Any]
 
@@ -152,19 +151,6 @@ ROWS = [
     Row("a stride longer than the kernel", (2, 8, 23, 9), (2, 3), 16, stride=(3, 1), visible_size=(23, 9)),
     Row("few channels", (1, 3, 20, 20), (5, 5), 2, padding=2, dtype="float64"),
 ]
-
-WAYS: list[tuple[Callable[[Sizes], Schedule], Callable[[Sizes], Schedule]]] = [
-    (ways.by_blocks, ways.gradient_by_chunks),
-    (ways.by_panels, ways.gradient_by_pieces),
-]
-
-
-@pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One of the ways, whichever the sizes would ask for."""
-    forth, gradient = request.param
-    monkeypatch.setattr(ways, "schedule", lambda _, is_gradient: gradient if is_gradient else forth)
-    return
 
 
 @pytest.mark.usefixtures("way", "guarded")

@@ -6,7 +6,6 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -14,8 +13,9 @@ import torch
 from bounds import likely
 from grid import OPERATIONS, RESULT, Row
 from numpy.typing import NDArray
+from test_bfloat16 import BFLOAT16, ROUNDING, halves
 from test_direct import ORDERS
-from test_winograd import ROWS, WAYS
+from test_winograd import ROWS
 
 import triconv
 from triconv import dispatch, memory
@@ -24,30 +24,13 @@ from triconv.after import After
 from triconv.engines import winograd
 from triconv.form import Problem
 from triconv.kernels import prepared
-from triconv.kernels import winograd as ways
 
 Array = NDArray[np.generic]
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-ROUNDING = 2.0**-8
-"""Half a unit in the last of eight bits, by which one rounding to bfloat16 may change a number."""
 
 PLENTY = 1 << 40
 
 operations = pytest.mark.parametrize("operation", OPERATIONS)
 rows = pytest.mark.parametrize("row", [row for row in ROWS if row.dtype == "float32"], ids=lambda row: row.name)
-
-
-@pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the ways, whichever the sizes would ask for."""
-    forth, gradient = request.param
-    monkeypatch.setattr(ways, "schedule", lambda _, is_gradient: gradient if is_gradient else forth)
-
-
-def halves(row: Row, number: int = 1) -> dict[str, Array]:
-    """The row's operands, rounded to bfloat16."""
-    return {role: array.real.astype(BFLOAT16) for role, array in row.operands(number).items()}
 
 
 def wide(operands: dict[str, Array]) -> dict[str, Array]:

@@ -141,10 +141,11 @@ def _within(kernels: Sequence[int], limit: float) -> Iterator[tuple[int, ...]]:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    made = problem.bytes_of(problem.produces) + widened(problem).bytes_of(problem.produces)
-    rounding = made / coefficients().converted if _is_wide(problem) else 0.0
-    every = sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
-    return moving(problem.bytes) + every + rounding
+    seconds = moving(problem.bytes) + sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
+    if _is_wide(problem):
+        made = problem.bytes_of(problem.produces) + widened(problem).bytes_of(problem.produces)
+        seconds += made / coefficients().converted
+    return seconds
 
 
 @depending(64)
@@ -247,13 +248,11 @@ def _prepared(
     """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, may_be_short, moves
     from ..kernels.ways import ROLES
-    from ..kernels.words import EXACT
 
     way, program, _ = _scheduled(problem, strides, room, stored, adds, finish)
     roles = (_as_in_a_convolution(problem, role) for role in (Role.VISIBLE, Role.WEIGHT, Role.HIDDEN))
     operands, produced = tuple(map(ROLES.index, roles)), ROLES.index(problem.produces)
-    how = [EXACT if role in stored else "" for role in ROLES]
-    moved, short = moves(way, strides, produced, stored=how), may_be_short(problem, strides)
+    moved, short = moves(way, strides, produced, stored=stored), may_be_short(problem, strides)
     return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short)
 
 
@@ -272,8 +271,10 @@ def build(problem: Problem) -> Run:
     known_by = problem.produces, tuple((cut.start, cut.step) for part in every for cut in part.weight)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
-    def ready(number: int, strides: tuple[Strides, ...], sizes: tuple[int, ...], finish: Finish | None) -> Prepared:
+    def ready(number: int, strides: tuple[Strides, ...], size: int, finish: Finish | None) -> Prepared:
+        """A part on arrays of these strides, whose result has so many bytes a number."""
         inner = every[number].problem
+        sizes = [size if role is problem.produces else problem.itemsize for role in ROLES]
         own = tuple(tuple(step // size for step in one) for size, one in zip(sizes, strides, strict=True))
         stored = [role for role, size in zip(ROLES, sizes, strict=True) if size != inner.itemsize]
         return _prepared(inner, own, problem.extra, stored, summed and number > 0, finish)
@@ -308,8 +309,7 @@ def build(problem: Problem) -> Run:
             own = given if part.whole else [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
             finish = done if not summed or number == len(every) - 1 else None
             more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
-            lying = tuple(array.strides for array in own), tuple(array.itemsize for array in own)
-            best = ready(number, *lying, finish)
+            best = ready(number, tuple(array.strides for array in own), out.itemsize, finish)
             finite.append(best.run(own, of_parts[number], more))
         if unread is not None:
             finite.append(all_finite(given[ROLES.index(unread)]))
@@ -378,12 +378,12 @@ def _workspace(problem: Problem, _threads: int) -> int:
     def of_part(part: Problem) -> int:
         shapes = [part.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        way, program, _ = _scheduled(part, tuple(plain), problem.extra, _stored(problem))
+        way, program, _ = _scheduled(part, tuple(plain), problem.extra, stored)
         return way.copied * (1 + folded) + program.scratch * part.itemsize
 
     # NumPy adds what lies on a border, one axis after the other.
     folded = sum(axis.border != "zero" for axis in problem.geometry.axes) if folds(problem) else 0
-    every = [part.problem for part in parts(problem)]
+    stored, every = _stored(problem), [part.problem for part in parts(problem)]
     added = _is_wide(problem) or (problem.produces is Role.HIDDEN and len(every) > 1)
     sums = widened(problem).bytes_of(problem.produces) if added else 0
     # A block of memory that one part leaves may be too small for the next.
@@ -407,10 +407,9 @@ def describe(problem: Problem) -> str:
     """Tiles, and the way through the transforms, of each part of a stride."""
     if not problem.batch:
         return ""
-    every = [part.problem for part in parts(problem)]
+    stored, every = _stored(problem), [part.problem for part in parts(problem)]
     found = Counter(
-        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra, _stored(problem))}"
-        for part in every
+        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra, stored)}" for part in every
     )
     many = f"{len(every)} parts of a stride: " if len(every) > 1 else ""
     return many + "; ".join(f"{count} with {text}" if many else text for text, count in found.items())

@@ -20,7 +20,7 @@ from ..filtering import Matrix, filtering
 from ..form import Problem, Role
 from ..memory import LINE, address
 from .compile import Call, Compiled, function
-from .copy import AS_THEY_ARE, Dim, Move, Stored
+from .copy import Dim, Move, Stored
 from .correlation import Correlation, Table
 from .finish import AS_IT_IS, Finish
 from .index import Index
@@ -28,7 +28,7 @@ from .nest import Nest
 from .program import Program, contractions
 from .target import target
 from .transform import JOB, Transform
-from .words import EXACT
+from .words import BFLOAT16, EXACT
 
 Array = NDArray[Any]
 
@@ -235,7 +235,7 @@ class Sizes:
                 Dim(((0, 0, size),), source, to) for size, source, to in zip(taps, own.kernel[2:], steps, strict=True)
             ]
             inner = Dim(((0, 0, self.depth),), own.kernel[1], row), Dim(((0, 0, outputs),), own.kernel[0], 1)
-            return Move.of([*dims, *inner], self.dtype, Stored(EXACT) if Role.WEIGHT in self.stored else AS_THEY_ARE)
+            return Move.of([*dims, *inner], self.dtype, Stored(BFLOAT16 * (Role.WEIGHT in self.stored)))
 
         outputs, first, like = np.unique(jobs[:, 0, 2], return_index=True, return_inverse=True)
         local = jobs[first]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, pairwise
@@ -33,7 +33,7 @@ from .target import cache_bytes
 from .team import SLICES, in_parts, parts_of, run_stages, worth_sharing
 from .threads import thread_count
 from .ways import ROLES, Paired, Strides, Way, best_way, filling, folds, pieces, shape_of, way
-from .words import BFLOAT16, CHECKED, GATHERED, HALVED, PAIRS
+from .words import BFLOAT16, CHECKED, EXACT, GATHERED, HALVED, PAIRS
 
 Array = NDArray[Any]
 WEIGHT = ROLES.index(Role.WEIGHT)
@@ -466,23 +466,23 @@ def moves(
     strides: tuple[Strides, ...],
     produced: int,
     others: tuple[int, ...] = (0, 0, 0),
-    stored: Sequence[str] = ("", "", ""),
+    stored: Collection[Role] = (),
 ) -> tuple[tuple[tuple[int, Move], ...], tuple[tuple[Move, int, int], ...]]:
     """What fills the buffers of the operands, and what empties that of the result unless it is folded.
 
-    `others` as for `prepared`; `stored` says how the arrays are, if not as the problem's numbers.
+    `others` as for `prepared`. Arrays of `stored` roles are in bfloat16.
     """
-    rounded = Stored("", BFLOAT16) if way.asked.dtype == PAIRS else None
     fills: list[tuple[int, Move]] = []
     drains: list[tuple[Move, int, int]] = []
     for number, (role, buffer, steps) in enumerate(zip(ROLES, way.buffers, strides, strict=True)):
         shape = way.asked.shape(role)
         axes = (None, None, *way.asked.geometry.axes) if role is Role.VISIBLE else (None,) * len(shape)
         if buffer is not None and number != produced:
-            how = Stored(GATHERED, "", others[number]) if others[number] else Stored(stored[number])
+            how = Stored(GATHERED, "", others[number]) if others[number] else Stored(BFLOAT16 * (role in stored))
             fills.append((number, buffer.fill(shape, steps, axes, way.asked.dtype, how)))
         elif buffer is not None and not folds(way.asked):
-            drains += buffer.drain(shape, steps, way.asked.dtype, rounded or Stored("", stored[number]))
+            rounded = BFLOAT16 if way.asked.dtype == PAIRS else EXACT * (role in stored)
+            drains += buffer.drain(shape, steps, way.asked.dtype, Stored("", rounded))
     return tuple(fills), tuple(drains)
 
 
