@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from itertools import permutations, product
+from subprocess import run
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from triconv import memory
+from triconv.arrays import allocate
 from triconv.geometry import Axis, forward
 from triconv.kernels.finite import all_finite
 from triconv.kernels.layout import Buffer
@@ -195,3 +198,40 @@ def test_no_more_is_kept_than_the_bound_when_arrays_go(monkeypatch: pytest.Monke
     del arrays, huge
     assert 0 < memory.kept() <= 5 << 20
     memory.release()
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_of_blocks_of_one_size_that_comes_first_which_was_left_last() -> None:
+    """A cache may still have it."""
+    blocks = [memory.take(2 << 20) for _ in range(3)]
+    places = [block.ctypes.data for block in blocks]
+    for block in blocks:
+        memory.give(block)
+    assert [memory.take(2 << 20).ctypes.data for _ in blocks] == places[::-1]
+
+
+@pytest.mark.parametrize("size", [3, 1 << 11], ids=["small", "large"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2)])
+@pytest.mark.parametrize("shape", [(2, 5, 1, 3), (2, 0, 7, 3)])
+def test_arrays_are_allocated_in_any_physical_order(size: int, order: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    sizes = (*shape[:2], shape[2] * size, shape[3] * (size // 32 + 1))
+    expected = np.empty([sizes[axis] for axis in order], np.float32).transpose(np.argsort(order))
+    for like in (order, expected):
+        found = allocate("conv", sizes, "float32", like)
+        assert found.shape == sizes
+        assert found.size == 0 or found.strides == expected.strides
+        found[...] = np.arange(found.size, dtype=np.float32).reshape(sizes)
+        assert (found == np.arange(found.size, dtype=np.float32).reshape(sizes)).all()
+
+
+def test_nothing_is_said_of_arrays_that_live_when_the_interpreter_ends() -> None:
+    text = """
+import builtins, sys
+from triconv import memory
+builtins.later = kept = [memory.empty((1 << 20,), "float32") for _ in range(4)]
+sys.modules["__main__"].ring = ring = [memory.empty((1 << 20,), "float32")]
+ring.append(ring)
+print(len(kept))
+"""
+    done = run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("4\n", "")

@@ -59,7 +59,7 @@ def test_the_parts_run_on_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> N
     ran: list[int] = []
     whole = team._OpenMP.run
 
-    def run(self: team._OpenMP, job: Callable[[int], team.Words], most: int) -> None:
+    def run(self: team._OpenMP, job: Callable[[int], team.Job], most: int) -> None:
         ran.append(most + 1)
         whole(self, job, most)
 

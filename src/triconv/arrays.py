@@ -11,7 +11,7 @@ from warnings import catch_warnings
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .memory import LARGE, empty
+from .memory import KEPT_STRIDES, LARGE, empty
 
 Array = NDArray[Any]
 
@@ -69,21 +69,31 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def allocate(what: str, shape: tuple[int, ...], dtype: Any, order: Array | tuple[int, ...]) -> Array:
     """An uninitialised array in the memory order of another one, or with its axes in the given physical order."""
+    kind = np.dtype(dtype)
     try:
         if isinstance(order, tuple):
-            return empty(tuple(shape[axis] for axis in order), dtype).transpose(_inverse(order))
-        if prod(shape) * np.dtype(dtype).itemsize >= LARGE and order.ndim == len(shape):
-            outermost_first = sorted(range(order.ndim), key=lambda axis: -abs(order.strides[axis]))
-            return allocate(what, shape, dtype, tuple(outermost_first))
-        return np.empty_like(order, dtype=dtype, shape=shape, subok=False)
+            return empty(shape, kind, _steps(shape, kind.itemsize, order))
+        if order.ndim == len(shape) and prod(shape) * kind.itemsize >= LARGE:
+            return empty(shape, kind, _steps(shape, kind.itemsize, _outermost_first(order.strides)))
+        return np.empty_like(order, kind, shape=shape, subok=False)
     except (MemoryError, ValueError):
-        need = prod(shape) * np.dtype(dtype).itemsize
+        need = prod(shape) * kind.itemsize
         raise MemoryError(f"{what} to shape {shape} asks for {need} bytes") from None
 
 
-@lru_cache(maxsize=256)
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(np.argsort(order).tolist())
+@lru_cache(maxsize=KEPT_STRIDES)
+def _outermost_first(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of an array in their physical order."""
+    return tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
+
+
+@lru_cache(maxsize=KEPT_STRIDES)
+def _steps(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of an array with its axes in this physical order."""
+    steps, step = [0] * len(shape), itemsize
+    for axis in reversed(order):
+        steps[axis], step = step, step * max(1, shape[axis])
+    return tuple(steps)
 
 
 def _expected(dtype: np.dtype[Any]) -> str:

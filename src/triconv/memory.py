@@ -9,10 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from bisect import bisect_left, insort
+from itertools import count
 from math import prod
+from operator import itemgetter
 from threading import Lock
 from typing import Any
-from weakref import finalize
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +42,20 @@ KEPT_STRIDES = 1024
 
 Block = NDArray[np.uint8]
 
-_free: list[Block] = []
+
+class _Lease(ref["ctypes.Array[ctypes.c_ubyte]"]):
+    """Of a block to an array: it is called when nobody needs the array any more."""
+
+    __slots__ = ("block",)
+    block: Block
+
+
+_leases: dict[int, _Lease] = {}
+_free: list[tuple[int, int, Block]] = []
+"""The smallest first; of one size first that which left last, as caches may still have it."""
+
 _left: list[Block] = []
+_size, _turn, _turns = itemgetter(0), itemgetter(1), count(step=-1)
 _lock = Lock()
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -55,9 +70,9 @@ def take(size: int, soon_left: bool = False) -> Block:
     if _lock.acquire(blocking=False):  # a signal's handler may call while this very thread holds it
         try:
             _collect()
-            fitting = [(len(block), n) for n, block in enumerate(_free) if size <= len(block) <= most]
-            if fitting:
-                return _free.pop(min(fitting)[1])
+            first = bisect_left(_free, (size,))
+            if first < len(_free) and _free[first][0] <= most:
+                return _free.pop(first)[2]
         finally:
             _lock.release()
     room = np.empty(size + PAGE, np.uint8)
@@ -107,25 +122,35 @@ def release() -> None:
 
 def kept() -> int:
     """The bytes that are kept."""
-    return sum(map(len, [*_free, *_left]))
+    return sum([size for size, *_ in _free]) + sum(map(len, _left))
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An uninitialised array; a large one takes a block, which begins on a line, and leaves it when nobody needs it.
+def empty(shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """An uninitialised array, in the order of its axes or of these strides, which leave out and repeat nothing.
+
+    A large one takes a block, which begins on a line, and leaves it when nobody needs it.
 
     Examples
     --------
     >>> empty((2, 3), "float32").shape
     (2, 3)
+    >>> empty((2, 3), "float32", (4, 8)).strides
+    (4, 8)
     """
     kind = np.dtype(dtype)
     size = prod(shape) * kind.itemsize
     if size < LARGE:
-        return np.empty(shape, kind)
+        return np.ndarray(shape, kind, None, 0, strides)
     block = take(size)
-    lease = (ctypes.c_ubyte * size).from_address(address(block))
-    finalize(lease, give, block).atexit = False
-    return np.frombuffer(lease, kind).reshape(shape)
+    room = (ctypes.c_ubyte * size).from_address(address(block))
+    lease = _Lease(room, _ended)
+    lease.block = block
+    _leases[id(lease)] = lease
+    return np.ndarray(shape, kind, room, 0, strides)
+
+
+def _ended(lease: _Lease) -> None:
+    give(_leases.pop(id(lease)).block)
 
 
 def in_line(array: NDArray[Any]) -> NDArray[Any]:
@@ -146,6 +171,7 @@ def in_line(array: NDArray[Any]) -> NDArray[Any]:
 def _collect() -> None:
     """Put what was left with what is free, within the bound."""
     while _left:
-        _free.append(_left.pop())
-    while sum(map(len, _free)) > KEPT:
-        _free.pop(0)
+        block = _left.pop(0)
+        insort(_free, (len(block), next(_turns), block))
+        while sum(map(_size, _free)) > KEPT:
+            _free.remove(max(_free, key=_turn))

@@ -12,20 +12,23 @@ import atexit
 import ctypes
 import os
 import sys
+from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, repeat, starmap
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..memory import LINE, address
 from . import relay, rows, threads
-from .compile import Call, function
+from .compile import Call, Compiled, function
 from .threads import available, thread_count
 from .words import CHECKED
 
@@ -45,7 +48,10 @@ Stages = Sequence[Sequence[Part]]
 """One after the other, of each the parts side by side."""
 
 Words = NDArray[np.int64]
-"""As rows.py or relay.py read them."""
+"""As rows.py reads them."""
+
+Job: TypeAlias = "array[int]"
+"""Words as relay.py reads them."""
 
 Shape = tuple[int, tuple[tuple[int, int], ...]]
 """How many words a row has; of each stage how many parts, and rows of each."""
@@ -130,14 +136,20 @@ def run_rows(
     Addresses in them count from where arrays begin, or own memory, which is so many bytes apart for each thread.
     """
 
-    def job(threads: int) -> Words:
-        found = _head(shape, threads).copy()
+    def job(threads: int) -> Job:
+        found = _head(shape, threads)[:]
         found[relay.ROWS], found[relay.APART] = address(words), apart
-        found[relay.BASES + 1 : relay.BASES + 1 + len(begins)] = begins
+        for base, begin in enumerate(begins, relay.BASES + 1):
+            found[base] = begin
         found[relay.BASES + rows.OWN] = own
         return found
 
     _team.run(job, helpers)
+
+
+@lru_cache(maxsize=1)
+def _relay() -> Compiled:
+    return function(relay.Relay())
 
 
 class _Helper:
@@ -151,13 +163,13 @@ class _Helper:
         self.turns = turns
         self.asleep, self.dismissed = False, False
         self.bell: SimpleQueue[None] = SimpleQueue()
-        self.kept_on: set[int] = set()
+        self.kept_on: frozenset[int] = frozenset()
         # Daemons: the interpreter does not wait for threads that wait for it.
         self.thread = Thread(target=self.serve, name="triconv-helper", daemon=True)
 
     def serve(self) -> None:
         """Work on what comes into the mailbox, for ever."""
-        run = function(relay.Relay())
+        run = _relay()
         while not self.dismissed:
             run(relay.HELPS, self.address, self.turns)
             # A caller posts, then looks whether to ring: one of the two sees what the other has done.
@@ -165,6 +177,13 @@ class _Helper:
             if self.mailbox[relay.MAIL] == relay.FREE and not self.dismissed:
                 self.bell.get()
             self.asleep = False
+
+    def keep_on(self, processors: frozenset[int]) -> None:
+        """Have the thread run on some processors only."""
+        if self.kept_on is not processors and self.thread.native_id is not None:
+            self.kept_on = processors
+            with suppress(OSError):
+                os.sched_setaffinity(self.thread.native_id, processors)
 
 
 class _Team:
@@ -175,19 +194,22 @@ class _Team:
         self.size = 0
         self.growing = Lock()
 
-    def run(self, made: Callable[[int], Words], most: int) -> None:
+    def run(self, made: Callable[[int], Job], most: int) -> None:
         """Run a job made for so many threads: for this one and at most so many helpers."""
         if self.size < most:
             self.grow(most)
-        run, helpers = function(relay.Relay()), list[_Helper]()
+        run, helpers = _relay(), list[_Helper]()
         try:
-            with suppress(IndexError):  # in one step, so that no signal finds a helper between here and there
+            with _no_more:  # in one step, so that no signal finds a helper between here and there
                 helpers.extend(starmap(self.idle.pop, repeat((), most)))
-            job, masks = made(len(helpers) + 1), _apart(helpers)
-            job[relay.HEAD : relay.HEAD + len(helpers)] = [helper.address for helper in helpers]
-            if masks:
-                job[relay.WITHIN : relay.AFTER + 1] = [address(mask) for mask in masks]
-            place = address(job)
+            job, apart = made(len(helpers) + 1), _apart() if helpers else None
+            for word, helper in enumerate(helpers, relay.HEAD):
+                job[word] = helper.address
+                if apart is not None:
+                    helper.keep_on(apart.elsewhere)
+            if apart is not None:
+                job[relay.WITHIN], job[relay.AFTER] = address(apart.here), address(apart.everywhere)
+            place, _ = job.buffer_info()
             try:
                 run(relay.POSTS, place, TURNS)
                 for helper in helpers:
@@ -227,8 +249,11 @@ class _Team:
                 helper.thread.join(1)
 
 
+_no_more = suppress(IndexError)
+
+
 @lru_cache(maxsize=256)
-def _head(shape: Shape, threads: int) -> Words:
+def _head(shape: Shape, threads: int) -> Job:
     """A job but for all addresses."""
     (width, stages), begin = shape, 0
     words = [len(stages), width, threads]
@@ -238,7 +263,7 @@ def _head(shape: Shape, threads: int) -> Words:
         for cut in pairwise(parts * number // threads for number in range(threads + 1)):
             words += cut
         begin += parts * calls
-    return np.array(words, np.int64)
+    return array("q", words)
 
 
 class _OpenMP:
@@ -250,12 +275,12 @@ class _OpenMP:
     def __init__(self, parallel: Callable[[int, int, int, int], None]) -> None:
         self.parallel = parallel
 
-    def run(self, made: Callable[[int], Words], most: int) -> None:
+    def run(self, made: Callable[[int], Job], most: int) -> None:
         """Run a job made for so many threads: for this one and at most so many others of the team."""
         job = made(most + 1)
         # Where there are more threads than processors, those that wait keep them from those that work.
-        row = np.array([relay.JOINS, address(job), TURNS if most < available() else 0], np.int64)
-        self.parallel(function(relay.Relay()).entry, address(row), most + 1, 0)
+        row = array("q", (relay.JOINS, job.buffer_info()[0], TURNS if most < available() else 0))
+        self.parallel(_relay().entry, row.buffer_info()[0], most + 1, 0)
 
     def dismiss(self) -> None:
         """They are not ours to send home."""
@@ -285,29 +310,37 @@ def _processor_asker() -> Callable[[], int | None]:
 _processor = _processor_asker()
 
 
-def _apart(helpers: Sequence[_Helper]) -> list[NDArray[np.uint8]]:
-    """Keep helpers off the processor of this thread; masks of that one, and of those that it may use besides.
+@dataclass(frozen=True)
+class _Apart:
+    """Where the threads of a job run."""
+
+    elsewhere: frozenset[int]
+    """The processors that helpers are kept on."""
+    here: NDArray[np.uint8]
+    """The processor of the thread that calls, as a mask, as the system wants it."""
+    everywhere: NDArray[np.uint8]
+    """And all that it may use."""
+
+
+def _apart() -> _Apart | None:
+    """Where threads run if helpers are kept off the processor of this one; None if there are no others.
 
     A thread that wakes another is followed by it to its own processor, and a system that spares processors moves
     a thread to where another one runs: there one would wait until the other is done, whatever else is idle.
     """
     here = _processor()
-    if here is None or not helpers:
-        return []
-    may_use = os.sched_getaffinity(0)
-    elsewhere = may_use - {here}
-    if here not in may_use or not elsewhere or max(may_use) >= 8 * relay.MASK:
-        return []
-    for helper in helpers:
-        if helper.kept_on != elsewhere and helper.thread.native_id is not None:
-            helper.kept_on = elsewhere
-            with suppress(OSError):
-                os.sched_setaffinity(helper.thread.native_id, elsewhere)
-    return [_mask(frozenset((here,))), _mask(frozenset(may_use))]
+    return None if here is None else _apart_from(here, frozenset(os.sched_getaffinity(0)))
 
 
 @lru_cache(maxsize=64)
-def _mask(processors: frozenset[int]) -> NDArray[np.uint8]:
+def _apart_from(here: int, may_use: frozenset[int]) -> _Apart | None:
+    elsewhere = may_use - {here}
+    if here not in may_use or not elsewhere or max(may_use) >= 8 * relay.MASK:
+        return None
+    return _Apart(elsewhere, _mask({here}), _mask(may_use))
+
+
+def _mask(processors: Set[int]) -> NDArray[np.uint8]:
     """A set of processors as the system wants it."""
     bits = np.zeros(8 * relay.MASK, np.uint8)
     bits[list(processors)] = 1
