@@ -424,6 +424,25 @@ def a_gradient_in_chunks() -> None:
         same(one, triconv.conv_weight(v, h, 3, engine="im2row", **options))
 
 
+def a_gradient_in_place() -> None:
+    """As in caches that are far too small: examples and parts of one where they lie; of small whole numbers."""
+    import triconv
+    from triconv.kernels import chunks
+
+    random = np.random.default_rng(0)
+    usual = chunks.cache_bytes
+    for size, first in (((8, 5), 1 << 14), ((32, 15), 1 << 13)):
+        v, h = (
+            np.moveaxis(random.integers(-3, 4, (4, *size, channels)).astype(np.float32), -1, 1) for channels in (16, 24)
+        )
+        chunks.cache_bytes = lambda first=first: (first, first)
+        try:
+            found = triconv.conv_weight(v, h, 1, engine="direct")
+        finally:
+            chunks.cache_bytes = usual
+        same(found, triconv.conv_weight(v, h, 1, engine="im2row"))
+
+
 def kernels_as_they_lie() -> None:
     """Local ones as if they were large; of small whole numbers, so that every order of adding gives the same."""
     import triconv
@@ -593,6 +612,7 @@ IN_ORDER: list[str | Callable[[], None]] = [
     examples_in_parts,
     a_gradient_in_pieces,
     a_gradient_in_chunks,
+    a_gradient_in_place,
     a_copy_for_each_thread,
     tiles_that_know_their_edges,
     transforms_spread_no_infinities,

@@ -366,8 +366,18 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "native: every block of channels writes the first": (
         "kernels/chunks.py",
-        ".calls([(a, b, c)], 0, 1, behind[block], soon)",
-        ".calls([(a, b, c)], 0, 1, 0, soon)",
+        "(to_a, to_b, behind[block])",
+        "(to_a, to_b, 0)",
+    ),
+    "native: every chunk in place is the first": (
+        "kernels/chunks.py",
+        "self._asked.itemsize * begins[number][chunk]",
+        "self._asked.itemsize * begins[number][0]",
+    ),
+    "native: parts of every example begin in the first": (
+        "kernels/bands.py",
+        "example * steps[0] + (first + n * step)",
+        "(first + n * step)",
     ),
     "native: pieces of the sum lie over each other": (
         "kernels/chunks.py",

@@ -62,8 +62,23 @@ class Bands:
     @property
     def places(self) -> tuple[int, int, int]:
         """Where the copies of a band begin, those of the visible and of the hidden, and where they end; in numbers."""
+        if not self.copies:
+            return 0, 0, 0
         visible, hidden = (whole_lines(buffer.size, self.whole.asked.itemsize) for buffer in map(self._buffer, (0, 1)))
         return 0, visible, visible + hidden
+
+    @property
+    def copies(self) -> bool:
+        """Whether bands are copied, or read in place."""
+        return None not in self.way.buffers[:2]
+
+    def begins(self, number: int, steps: Strides) -> list[int]:
+        """How far into an array all bands begin, in numbers."""
+        first, step, at = self.parts.first[number], self.parts.step[number], 2 + self.axis
+        examples = range(0, self.whole.asked.batch, self.examples)
+        return [
+            example * steps[0] + (first + n * step) * steps[at] for example in examples for n in range(self.parts.count)
+        ]
 
     def _buffer(self, number: int) -> Buffer:
         """The copy of a band's part of an array."""

@@ -1,8 +1,9 @@
 """A kernel's gradient in chunks: some positions, of which both operands are copied into the second-level cache.
 
 There they lie channels by channels, as tiles read them: panel by panel, each with all positions. The operands are read
-in order, which memory likes, where tiles would read a few channels of every position, again and again. Threads share
-blocks of the gradient's channels, and pieces of the sum, which have results of their own that are added at the end.
+in order, which memory likes, where tiles would read a few channels of every position, again and again. Of few channels
+that lie well, a chunk that stays in the first-level cache is read in place. Threads share blocks of the gradient's
+channels, and pieces of the sum, which have results of their own that are added at the end.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ VECTORS = 2
 LONG = 1024
 """Terms of a sum that are worth a result of one's own."""
 
-SHORT, MOST = 48, 1024
-"""Positions of a chunk that are too few to make up for adding its sums to what is there; and beyond which sums of sums
-are more exact."""
+SHORT, SHORTEST, MOST = 48, 24, 1024
+"""Positions of a chunk that are too few to make up for adding its sums to what is there, or too few in any case; and
+beyond which sums of sums are more exact."""
 
-RETURNED = 0.5
-"""How much of a copied number's time one of the gradient takes, to which a chunk adds."""
+RETURNED, NEARBY = 0.5, 0.15
+"""How much of a copied number's time one of the gradient takes, to which a chunk adds; or one that is read in place."""
+
+IN_PLACE = 0.1
+"""And how much one takes that is read in place, as it was asked for."""
 
 WORTH = 2.5
 """Multiplications of vectors for each number that is copied, or added to, which make up for that."""
@@ -93,7 +97,7 @@ class Chunks:
     @property
     def told(self) -> int:
         """The bytes of the words of calls, as they are written down."""
-        copies = 0 if self.ahead else 2
+        copies = 0 if self.ahead or self.in_place else 2
         return WORD * WORDS * prod(self.blocks) * self.bands.units * (1 + copies)
 
     @property
@@ -103,7 +107,13 @@ class Chunks:
         hidden = self.bands.way.asked
         positions = hidden.batch * prod(hidden.geometry.hidden)
         text = f"{rows} × {columns} blocks of channels" + (f" in {self.pieces} pieces" if self.pieces > 1 else "")
-        return f"{text}, summed over {self.bands.units} chunks of {positions} positions, which are copied"
+        copied = "in place" if self.in_place else "which are copied"
+        return f"{text}, summed over {self.bands.units} chunks of {positions} positions, {copied}"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether chunks are read where they lie."""
+        return not self.bands.copies
 
     @property
     def _asked(self) -> Problem:
@@ -127,7 +137,7 @@ class Chunks:
         _, hidden, end = self.bands.places
         return self.blocks[0] * hidden + self.blocks[1] * (end - hidden)
 
-    def _place(self, number: int, at: int, chunk: int, own: int) -> int:
+    def _copy(self, number: int, at: int, chunk: int, own: int) -> int:
         """Where the copy of a block's channels is in the scratch, of which one's own begins there."""
         _, hidden, end = self.bands.places
         if not self.ahead:
@@ -148,16 +158,16 @@ class Chunks:
         several, ahead, result = self.pieces > 1, self.ahead, Layout(strides[2])
         where = self._own.layout if several else result
         programs, behind = self._programs(where), self._behind(where)
-        moves = [self._moves(number, strides[number], others[number]) for number in (0, 1)]
+        moves = [] if self.in_place else [self._moves(number, strides[number], others[number]) for number in (0, 1)]
+        begins = [self.bands.begins(number, strides[number]) for number in (0, 1)]
         columns, blocks, chunks = self.blocks[1], prod(self.blocks), self.bands.units
 
         def copied(given: Arrays, place: int, number: int, at: int, chunk: int) -> list[Call]:
-            target = given[3][self._place(number, at, chunk, place) :]
+            target = given[3][self._copy(number, at, chunk, place) :]
             return moves[number][at][chunk].calls(given[number], target, 0, 1)
 
-        def to_come(given: Arrays, chunk: int) -> list[Within]:
-            itemsize = self._asked.itemsize
-            return [(given[number], itemsize * moves[number][0][chunk].begin) for number in (0, 1)]
+        def lying(given: Arrays, number: int, chunk: int) -> Within:
+            return given[number], self._asked.itemsize * begins[number][chunk]
 
         def copies(given: Arrays, place: int, first: int, last: int) -> list[Call]:
             every = [(number, at) for number in (0, 1) for at in range(self.blocks[number])]
@@ -172,12 +182,16 @@ class Chunks:
                 begin, end = (chunks * n // self.pieces for n in (piece, piece + 1))
                 for chunk in range(begin, end):
                     every = list(enumerate(divmod(block, columns)))
-                    if not ahead:
+                    if moves and not ahead:
                         found += [call for number, at in every for call in copied(given, place, number, at, chunk)]
-                    data = [given[3][self._place(number, at, chunk, place) :] for number, at in every]
-                    a, b = data[:: -1 if self._wide else 1]
-                    soon = to_come(given, min(chunk + 1, chunks - 1)) if self.asks else []
-                    found += programs[chunk > begin].calls([(a, b, c)], 0, 1, behind[block], soon)
+                    data = [
+                        (given[3][self._copy(number, at, chunk, place) :], 0) if moves else lying(given, number, chunk)
+                        for number, at in every
+                    ]
+                    (a, to_a), (b, to_b) = data[:: -1 if self._wide else 1]
+                    following = min(chunk + 1, chunks - 1)
+                    soon = [lying(given, number, following) for number in (0, 1)] if self.asks else []
+                    found += programs[chunk > begin].calls([(a, b, c)], 0, 1, (to_a, to_b, behind[block]), soon)
             return found
 
         first = [Stage(chunks * sum(self.blocks), copies)] if ahead else []
@@ -192,10 +206,10 @@ class Chunks:
     def _programs(self, result: Layout) -> tuple[Program, Program]:
         """What multiplies a chunk of the first block, and puts that into the result or adds it."""
         one, asked = self.bands.way, self.bands.way.asked
-        lying = Lying(one.layouts[0], one.layouts[1], result)
+        layouts = Lying(one.layouts[0], one.layouts[1], result)
         tables = [
             table
-            for nest in nests(one.problem, one.vector, lying, one.overhang, one.exact)
+            for nest in nests(one.problem, one.vector, layouts, one.overhang, one.exact)
             for table in contractions(replace(nest, reread=0, adds=True), asked.dtype)
         ]
         if self.asks:
@@ -305,6 +319,7 @@ class Plan:
     ahead: bool
     asks: bool
     """There is room for what the next chunk is copied from, beside the copies."""
+    in_place: bool
     count: int
     moved: float
 
@@ -321,6 +336,9 @@ class Plan:
         inner = replace(problem, batch=shape.examples, geometry=geometry, channels=some)
         steps = tuple(range(inner.geometry.rank + 2, 0, -1))  # of any array, as all are copied or lie otherwise
         one = way(inner, best.vector, (steps,) * 3, (False,) * inner.geometry.rank, 1, COPIED)
+        if self.in_place:
+            one = replace(one, buffers=(None,) * 3, layouts=(*best.layouts[:2], one.layouts[2]))
+            return Chunks(Bands(best, one, 0, parts), self.blocks, False, pieces, self.asks)
         own = [
             _in_panels(buffer, panel, inner.itemsize) if 0 < panel < many else buffer
             for buffer, many, panel in zip(filter(None, one.buffers[:2]), channels, _panels(best), strict=True)
@@ -364,25 +382,41 @@ def _shapes(problem: Problem) -> Iterator[Shape]:
 
 
 def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
-    """The blocks with which a chunk of a shape fits the room, beside what it adds to."""
+    """The blocks with which a chunk of a shape fits the room, beside what it adds to; or the chunk as it lies."""
     problem, (visible, hidden) = best.asked, _channels(best.asked)
     count, taps = problem.batch // shape.examples * shape.parts, prod(problem.geometry.kernel)
-    if not SHORT <= shape.hidden <= MOST:
+    seen, made = shape.visible * visible, shape.hidden * hidden
+    if not SHORTEST <= shape.hidden <= MOST:
         return
+    near = (seen + made) * problem.itemsize <= cache_bytes()[0]
+    if near and 1 < count <= MANY_CHUNKS and _lies_well(best):
+        moved = count * (IN_PLACE * (seen + made) + NEARBY * visible * hidden)
+        yield Plan(shape, (1, 1), False, True, True, count, moved)
     blocks = (
         divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)
     )
     for rows, columns in product(*blocks):
         across, along = visible // rows, hidden // columns
         copies, sums = shape.visible * across + shape.hidden * along, taps * across * along
-        if (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
+        if shape.hidden < SHORT or (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
             continue
-        seen, made = shape.visible * visible, shape.hidden * hidden
         asks = rows * columns == 1 < count and _in_one_run(problem) and (2 * copies + sums) * problem.itemsize <= room
         for ahead in (False, True)[: 1 + (rows * columns > 1)]:
             copied = FAR * (seen + made) if ahead else columns * seen + rows * made
             moved = count * (copied * (ASKED if asks else 1) + RETURNED * taps * visible * hidden)
-            yield Plan(shape, (rows, columns), ahead, asks, count, moved)
+            yield Plan(shape, (rows, columns), ahead, asks, False, count, moved)
+
+
+def _lies_well(best: Way) -> bool:
+    """Whether several tiles may read the operands as they lie, one position right behind the other."""
+    problem, axes = best.asked, len(best.asked.geometry.axes)
+    if best.buffers[:2] != (None, None) or not _in_one_run(problem):
+        return False
+    for role, layout in zip(ROLES[:2], best.layouts, strict=False):
+        shape = problem.shape(role)
+        if layout != Buffer(shape, (0,) * len(shape), (0, *range(2, 2 + axes), 1)).layout:
+            return False
+    return any(prod(loop.count for loop in cut.results) > prod(cut.block.sizes) for cut in best.cuts())
 
 
 def _in_one_run(problem: Problem) -> bool:

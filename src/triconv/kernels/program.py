@@ -204,9 +204,14 @@ class Program:
         return parts_of(self.work * pieces, threads, self.slices, pieces)
 
     def calls(
-        self, pieces: Sequence[Operands], part: int, parts: int, behind_c: int = 0, soon: Sequence[Within] = ()
+        self,
+        pieces: Sequence[Operands],
+        part: int,
+        parts: int,
+        behind: tuple[int, int, int] = (0, 0, 0),
+        soon: Sequence[Within] = (),
     ) -> list[Call]:
-        """What one part of the work calls, in this order: some pieces, or a share of one; C is so many bytes behind.
+        """What one part of the work calls, in this order: some pieces, or a share of one, so many bytes behind A, B, C.
 
         `soon` is what to ask for meanwhile, if the contractions do.
         """
@@ -215,10 +220,11 @@ class Program:
         found, share = [], self._share(part % shares, shares)
         for operands in pieces[begin : max(begin + 1, end)]:
             a, b, c, *more = map(address, operands)
+            places = a + behind[0], b + behind[1], c + behind[2]
             more += [address(array) + place for array, place in soon]
             for kernel, values, tables in share:
                 arrays = (*operands[:3], *tables, *operands[3:], *(array for array, _ in soon))
-                found.append(Call(kernel, (a, b, c + behind_c, *values, *more), arrays))
+                found.append(Call(kernel, (*places, *values, *more), arrays))
         return found
 
     def _share(self, part: int, parts: int) -> list[Share]:
