@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 import triconv
 from bench.workloads import cases
+from triconv import dispatch
 from triconv.benchmark.first import TINY
 from triconv.benchmark.in_triconv import ways
 from triconv.benchmark.memory import traced_extra
 from triconv.benchmark.workload import Workload, operands
-from triconv.engines import fft
-from triconv.form import OPERATIONS
+from triconv.engines import direct as direct_engine
+from triconv.engines import fft, winograd
+from triconv.form import OPERATIONS, Problem
 from triconv.kernels.words import CHECKED
 
 WORKLOADS = [
@@ -65,9 +68,40 @@ def test_frequencies_are_of_fewer_examples_where_those_of_more_would_not_be_with
     workload = next(one for one in WORKLOADS if one.name.startswith("depthwise 31×31"))
     problem = workload.problem("conv_weight")
     found = {}
-    for extra in (1, 16 << 20, 1 << 40):
+    for extra in (1, 20 << 20, 1 << 40):
         allow(extra)
         fft.planned.cache_clear()
         found[extra] = fft.planned(problem).examples
     fft.planned.cache_clear()
-    assert 1 == found[1] < found[16 << 20] < found[1 << 40]
+    assert 1 == found[1] < found[20 << 20] < found[1 << 40]
+
+
+def test_who_takes_more_memory_has_to_be_so_much_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next one is chosen; who is slower anyway is not asked what it takes."""
+    problem = triconv.explain("conv", (2, 8, 12, 12), (8, 8, 3, 3), engine="reference").problem
+    asked = list[str]()
+
+    def chosen(direct: float, frequencies: float, modest: bool) -> triconv.Plan:
+        def told(_: Problem) -> bool:
+            asked.append("fft")
+            return modest
+
+        def of(seconds: float) -> dict[str, Callable[[Problem], float]]:
+            return {"cost": lambda _: seconds, "least": lambda _: seconds}
+
+        monkeypatch.setitem(dispatch.ENGINES, "direct", replace(direct_engine.ENGINE, **of(direct)))
+        monkeypatch.setitem(dispatch.ENGINES, "winograd", replace(winograd.ENGINE, **of(1.0)))
+        monkeypatch.setitem(dispatch.ENGINES, "fft", replace(fft.ENGINE, **of(frequencies), modest=told))
+        plan: triconv.Plan = dispatch._choose.__wrapped__(problem, "auto")  # type: ignore[attr-defined]
+        return plan
+
+    assert chosen(1e-6, 0.95e-6, True).engine.name == "fft"
+    plan = chosen(1e-6, 0.95e-6, False)
+    assert plan.engine.name == "direct"
+    assert plan.why_not["fft"] == "takes more memory and is not much faster: about 950 ns"
+    assert "950 ns" in str(plan)
+    assert chosen(1e-6, 0.9e-6, False).engine.name == "fft"
+    assert asked
+    asked.clear()
+    assert chosen(1e-6, 1.2e-6, False).engine.name == "direct"
+    assert not asked

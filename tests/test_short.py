@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -189,6 +190,35 @@ def test_most_of_the_grid_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
             direct.build(problem)(a, b, np.empty(problem.shape(problem.produces), problem.dtype))
     assert sum(ran) > len(ran) / 2
     assert not all(ran)
+
+
+@pytest.mark.skipif(CHECKED, reason="nothing is written down")
+@pytest.mark.parametrize(("batch", "turns"), [(2, 2), (4, 2), (9, 3), (5, 5)])
+@pytest.mark.parametrize("room", [1, 1 << 40], ids=["little room", "room"])
+def test_a_few_turns_of_examples_are_written_down(
+    room: int, batch: int, turns: int, monkeypatch: pytest.MonkeyPatch, allow: Callable[[int], None]
+) -> None:
+    """Where copies of all would be more than a call should take; with room for them they are not in turns."""
+    seen, tried = list[prepared.Prepared](), prepared.Prepared.tried
+
+    def noted(self: prepared.Prepared, *given: Any) -> bool:
+        seen.append(self)
+        return tried(self, *given)
+
+    monkeypatch.setattr(prepared.Prepared, "tried", noted)
+    problem = triconv.explain("conv_transpose", (batch, 3, 7, 28), (24, 3, 1, 5), stride=2, engine="direct").problem
+    random = np.random.default_rng(0)
+    h, w = (random.standard_normal(problem.shape(role)).astype("f4") for role in problem.operands)
+    expected = triconv.conv_transpose(h, w, visible_size=(7, 28), stride=2, engine="im2row")
+    allow(room)
+    for threads in (1, 2, 3):
+        with triconv.threads(threads):
+            out = np.full_like(expected, np.nan)
+            direct.build(problem)(h, w, out)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    assert {len(h) // one.examples for one in seen} == {turns if room == 1 else 1}
+    found = {one._written_down((out, h, w), 0) is not None for one in seen}
+    assert found == {room > 1 or turns <= prepared.FEW_TURNS}
 
 
 @pytest.mark.parametrize("operation", ["conv_transpose", "conv"])

@@ -46,6 +46,10 @@ WORTH_A_TRIAL = 4
 """How many times as long as the fastest an engine may be expected to take, to be tried."""
 
 
+WORTH_MEMORY = 1.1
+"""How many times as fast an engine should be that takes more memory than a call should, to be chosen."""
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """One operation at one size, an engine for it, and why none of the others. str(plan) explains it to a person."""
@@ -288,26 +292,30 @@ def _choose(problem: Problem, engine: str) -> Plan:
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    seconds, hopeless = _estimated(problem, own, able, WORTH_A_TRIAL if engine == MEASURE else 1)
+    seconds, hopeless = _estimated(problem, own, able, WORTH_A_TRIAL if engine == MEASURE else WORTH_MEMORY)
 
     def fits(one: Engine) -> bool:
         return any(
             _bytes_asked(own[one.name], size) <= memory() for size in (one.most, one.workspace) if size is not None
         )
 
-    fastest = sorted(able, key=lambda one: seconds[one.name])
+    def worth(one: Engine) -> float:
+        costly = one.name not in hopeless and not one.modest(own[one.name])
+        return seconds[one.name] * (WORTH_MEMORY if costly else 1.0)
+
+    fastest = sorted(able, key=worth)
     if hopeless and not fits(fastest[0]):
         seconds, hopeless = _estimated(problem, own, able, float("inf"))
-        fastest.sort(key=lambda one: seconds[one.name])
+        fastest.sort(key=worth)
     too_large = list(takewhile(lambda one: not fits(one), fastest))
     if too_large == fastest:
         _check_memory(problem, min(_bytes_asked(own[one.name], one.workspace) for one in able))
     best = fastest[len(too_large)]
     measured: dict[str, float] = {}
     if engine == MEASURE and problem.terms:
-        worth = [one for one in able if seconds[one.name] <= WORTH_A_TRIAL * seconds[best.name] and fits(one)]
-        measured = {one.name: trial.seconds(one, own[one.name]) for one in worth}
-        best = min(worth, key=lambda one: measured[one.name] + _casting(problem, own[one.name]))
+        tried = [one for one in able if seconds[one.name] <= WORTH_A_TRIAL * seconds[best.name] and fits(one)]
+        measured = {one.name: trial.seconds(one, own[one.name]) for one in tried}
+        best = min(tried, key=lambda one: measured[one.name] + _casting(problem, own[one.name]))
 
     def why_not(one: Engine) -> str:
         if one.name in refused:
@@ -316,6 +324,8 @@ def _choose(problem: Problem, engine: str) -> Plan:
             return f'engine="{engine}" {ASKED}'
         if one in too_large:
             return f"its workspace of {_bytes(one.workspace(own[one.name]))} does not fit in memory"
+        if not measured and seconds[one.name] < seconds[best.name]:
+            return f"takes more memory and is not much faster: about {_seconds(seconds[one.name])}"
         return f"{AT_LEAST if one.name in hopeless else f'{SLOWER}: about'} {_seconds(seconds[one.name])}"
 
     refusals = {name: why_not(one) for name, one in every.items() if one is not best}
@@ -387,7 +397,7 @@ def _bytes(count: int) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
-    return f"{seconds / 1e-9:.2g} ns"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if seconds >= scale or unit == "ns":
+            break
+    return f"{float(f'{seconds / scale:.2g}'):g} {unit}"

@@ -67,6 +67,8 @@ class Engine:
     """How it would compute a problem that it can take, on arrays that lie well: the blocks it has chosen, in words."""
     least: Callable[[Problem], float] = lambda _: 0.0
     """Seconds that `cost` is not below, where these are known sooner."""
+    modest: Callable[[Problem], bool] = lambda _: True
+    """Whether it takes no more memory than a call should, `Problem.extra`."""
     most: Callable[[Problem], int] | None = None
     """Bytes that `workspace` is not above, where these are known sooner."""
 

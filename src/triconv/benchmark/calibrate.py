@@ -74,7 +74,8 @@ PROBES: dict[str, Probe] = {
     "winograd_called": Probe("winograd", (1, 16, 4, 4), (16, 16, 3, 3), 1),
     "split_multiplied": Probe("split", (2, 256, 28, 28), (256, 256, 3, 3), 1),
     "split_copied": Probe("split", (2, 64, 56, 56), (16, 64, 1, 1)),
-    "fft_multiplied": Probe("fft", (2, 128, 28, 28), (128, 128, 9, 9), 4),
+    "fft_multiplied": Probe("fft", (1, 64, 56, 56), (64, 1, 31, 31), 15),
+    "fft_moved": Probe("fft", (1, 8, 6, 6), (256, 8, 9, 9), 4, "conv_weight"),
     "fft_started": Probe("fft", (1, 16, 8, 8), (16, 16, 5, 5), 2),
     "loop": Probe("reference", (1, 1, 12, 12), (8, 1, 3, 3)),
     "term": Probe("reference", (4096, 64, 2, 2), (4, 64, 1, 1)),
@@ -110,17 +111,18 @@ def calibrate(show: Callable[[str], None], seconds: float = SECONDS) -> Coeffici
 
 FOUND: dict[str, float] = {
     "cycles": 3.9e9,
-    "copied": 1.52e10,
-    "started": 4e-7,
-    "called": 4.9e-6,
+    "copied": 2.2e10,
+    "started": 1.4e-7,
+    "called": 5.2e-6,
     "winograd_multiplied": 0.65,
     "winograd_transformed": 5.9,
     "winograd_kernel": 4.35,
-    "winograd_called": 8.1e-6,
+    "winograd_called": 7.4e-6,
     "split_multiplied": 16,
     "split_copied": 5e10,
-    "fft_multiplied": 0.58,
-    "fft_started": 1.3e-5,
+    "fft_multiplied": 0.46,
+    "fft_moved": 1.25e11,
+    "fft_started": 8.4e-7,
     "moved": 3.5e10,
     "converted": 4.5e9,
     "loop": 4.1e-6,
@@ -128,7 +130,7 @@ FOUND: dict[str, float] = {
     "gemm": 6.4e10,
     "rowed": 1.16e10,
     "listed": 1.35e-8,
-    "sparse": 7e-11,
+    "sparse": 2e-9,
 }
 """What the probes find on the machine that the default coefficients are of, or these where it has no such engine. They
 were set on many geometries, and each probe is one, so that what it finds elsewhere is taken beside this."""

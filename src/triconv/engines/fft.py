@@ -244,6 +244,11 @@ class Planned:
         visible, hidden = (self._lengths(role, 1) for role in (Role.VISIBLE, Role.HIDDEN))
         return 2 * self.kernels, visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
 
+    @property
+    def modest(self) -> bool:
+        fixed, more = self._held
+        return (fixed + self.examples * more) * self.problem.itemsize <= self.problem.extra
+
     @cached_property
     def stages(self) -> dict[Role, list[tuple[int, int]]]:
         """The multiplications, and the numbers written, of each stage of the roles' transforms, for one channel."""
@@ -273,7 +278,8 @@ class Planned:
 
         (multiplied, moved, started), found = self.work, coefficients()
         cycles = found.fft_multiplied * multiplied / target().lanes(self.problem.itemsize)
-        return cycles / found.cycles + moved / found.moved + started * found.fft_started
+        far = moved * max(0.0, 1 - NEARBY / self.workspace) if moved > NEARBY else 0.0
+        return cycles / found.cycles + moved / found.fft_moved + far / found.moved + started * found.fft_started
 
     @property
     def work(self) -> tuple[int, int, int]:
@@ -308,6 +314,9 @@ def _started(axes: int, chunks: int) -> int:
     """How many are started: the transforms of all axes, products, copies."""
     return 4 + axes * (1 + 2 * chunks) + 3 * chunks
 
+
+NEARBY = 32 << 20
+"""Bytes that stages find again in a cache; of more, as many as are beyond come from memory."""
 
 LONGEST = 2048
 """Frequencies of an axis, beyond which matrices are too large, and sums too long for the error that is promised."""
@@ -387,7 +396,7 @@ def least(problem: Problem) -> float:
     found, real, choices = coefficients(), _real(problem), _choices(problem)
     batch, channels = max(1, problem.batch), problem.channels
     multiplied = found.fft_multiplied / target().lanes(real.itemsize) / found.cycles
-    written = 2 * real.itemsize / found.moved
+    written = 2 * real.itemsize / found.fft_moved
     lines = [min(cut.parts.count * cut.length for cut in cuts) for cuts in choices]
     products = multiplied * 2 * batch * channels.edges * prod(lines)
     counts = {
@@ -406,7 +415,7 @@ def least(problem: Problem) -> float:
         return products * (cut.parts.count * cut.length / lines[axis] - 1) + transforms
 
     seconds = products + sum(min(added(axis, cut) for cut in cuts) for axis, cuts in enumerate(choices))
-    seconds += 2 * real.bytes / found.moved + _started(len(choices), 1) * found.fft_started
+    seconds += 2 * real.bytes / found.fft_moved + _started(len(choices), 1) * found.fft_started
     return seconds * (4 if problem.complex else 1)
 
 
@@ -430,6 +439,11 @@ def workspace(problem: Problem) -> int:
     return plan.workspace * 5 // 4 + tables(problem) + (4 if problem.complex else 2) * problem.bytes
 
 
+def modest(problem: Problem) -> bool:
+    """Whether frequencies of operands and result are within what a call should take."""
+    return planned(_real(problem)).modest
+
+
 def tables(problem: Problem) -> int:
     """Matrices, tiles of every frequency, and jobs of copies: about a byte for each number that they move."""
     return planned(_real(problem)).tables + problem.bytes * 5 // (4 * problem.itemsize)
@@ -446,4 +460,6 @@ def _sized(cut: Cut) -> tuple[int, int]:
     return cut.parts.count, cut.length
 
 
-ENGINE = Engine("fft", why_not, cost, workspace, tables, build, spreads=True, describe=describe, least=least)
+ENGINE = Engine(
+    "fft", why_not, cost, workspace, tables, build, spreads=True, describe=describe, least=least, modest=modest
+)

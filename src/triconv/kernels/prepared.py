@@ -122,18 +122,24 @@ class Prepared:
 
     def stages(self, given: Sequence[Array], later: Later) -> list[list[list[Call]]]:
         """What is done on these arrays, later: where kernels do all of it."""
-        assert isinstance(self.program, Program), "a schedule: threads have memory of their own there"
         assert self.pieces == 1, f"{self.pieces} pieces: expected one, as NumPy may add them up"
-        (visible, hidden, weight), found = given, list[list[list[Call]]]()
-        for n in range(0, len(visible), self.examples):
-            some = slice(n, n + self.examples)
-            rooms = [later.array(size, self.kind) for size in self._rooms(later.threads)]
-            own = visible[some], hidden[some], weight
-            fills, operands, (result,), near = self._laid_out(own, rooms, (), later.threads)
-            found += self.program.stages(operands, later.threads, fills, near)
-            found += self._emptied(rooms, result, own[self.produced], later.threads)
-            for room in rooms:
-                later.leave(room)
+        rooms = [later.array(size, self.kind) for size in self._rooms(later.threads)]
+        found = self._in_turn(given, rooms, (), later.threads)
+        for room in rooms:
+            later.leave(room)
+        return found
+
+    def _in_turn(
+        self, given: Sequence[Array], rooms: Sequence[Array], more: Sequence[Array], threads: int
+    ) -> list[list[list[Call]]]:
+        """The stages of a program's work on all examples, some at a time, which have the same rooms."""
+        found, step = list[list[list[Call]]](), self.examples * self.pieces
+        assert isinstance(self.program, Program), "a schedule: threads have memory of their own there"
+        for n in range(0, len(given[0]), step):
+            own = [array if number == WEIGHT else array[n : n + step] for number, array in enumerate(given)]
+            fills, operands, (result, *_), near = self._laid_out(own, rooms, more, threads)
+            found += self.program.stages(operands, threads, fills, near)
+            found += self._emptied(rooms, result, own[self.produced], threads)
         return found
 
     def _laid_out(
@@ -286,17 +292,17 @@ class Prepared:
         if self.supposes is not None and not tests:
             return None
         rooms = [room[begin:end] for begin, end in pairwise(ends)]
-        fills, operands, (result, *_), near = self._laid_out(given, rooms[: len(self.copies)], others, threads)
         marks, each = None, None
         if isinstance(self.program, Program):
-            stages = self.program.stages(operands, threads, fills, near)
+            stages = [*self._in_turn(given, rooms, others, threads), []]
         else:
-            (own,), scratch = operands, rooms[len(self.copies) :]
+            fills, (own,), (result,), _ = self._laid_out(given, rooms[: len(self.copies)], others, threads)
+            scratch = rooms[len(self.copies) :]
             arrays = *own[:3], *scratch, *own[3:]
             stages = [in_stage(fills[0], threads), *self.program.calls(arrays, threads)]
+            stages += [*self._emptied(rooms, result, given[self.produced], threads), []]
             marks = slice(*ends[-3:-1]) if self.program.marks else None
             each = self.program.own_of(scratch[0])
-        stages += [*self._emptied(rooms, result, given[self.produced], threads), []]
         stages[-1 if self.supposes == self.produced else 0] += [tests]
         return Short.of(stages, [*given, room, *others], size if tests else None, threads, marks, each)
 
@@ -369,7 +375,7 @@ def prepared(
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,
-        examples * count == problem.batch and may_be_short(problem, strides),
+        problem.batch <= FEW_TURNS * examples * count and may_be_short(problem, strides),
         finish is not None,
         _adder(best, count, strides[produced]) if count > 1 else None,
     )
@@ -487,13 +493,19 @@ def moves(
 
 
 def _examples(best: Way) -> int:
-    """How many examples to take at a time: half of them, or fewer, where operands and result have copies both."""
+    """How many examples to take at a time: all, or half of them or fewer where operands and result have copies both
+    that are more than the second-level cache holds, or than a call should take."""
     problem = best.asked
-    both = best.vector == "position" or (best.parts > 1 and best.copied > cache_bytes()[1])
+    both = best.vector == "position" or best.parts > 1
     both = both and sum(buffer is not None for buffer in best.buffers) > 1
-    if not both or problem.produces is Role.WEIGHT:
+    little = best.copied <= min(problem.extra, cache_bytes()[1])
+    if not both or little or problem.produces is Role.WEIGHT:
         return problem.batch
     return next((problem.batch // n for n in range(2, problem.batch + 1) if problem.batch % n == 0), problem.batch)
+
+
+FEW_TURNS = 4
+"""So many turns of examples are soon written down."""
 
 
 def aligned(array: Array) -> Array:
