@@ -179,7 +179,7 @@ def test_an_estimate_has_what_chunks_move(monkeypatch: pytest.MonkeyPatch) -> No
         assert found is not None
         moved = 2 * 4 * found.moved / coefficients().copied
         assert direct.cost(problem) == pytest.approx(rest + best.multiplied() + moved)
-        assert best.seconds() == pytest.approx(best.multiplied() + 2 * best.copied / coefficients().copied)
+        assert best.seconds() == pytest.approx(best.multiplied() + 2 * best.copying / coefficients().copied)
         with monkeypatch.context() as patch:
             patch.setattr(chunks, "plan", lambda _: None)
             assert direct.cost(problem) == pytest.approx(rest + best.seconds() + moving(best.copied))

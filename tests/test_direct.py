@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 import triconv
 from triconv import dispatch
+from triconv.coefficients import coefficients
 from triconv.engine import met as met_of
 from triconv.engines import direct, reference
 from triconv.form import Problem, Role
@@ -254,6 +255,22 @@ def lying(problem: Problem, lie: Order) -> tuple[ways.Strides, ...]:
     """The strides, in numbers, of arrays that lie so."""
     arrays = [lie(np.empty(problem.shape(role), np.int8)) for role in ways.ROLES]
     return tuple(array.strides for array in arrays)
+
+
+def test_what_copies_take_depends_on_who_stay_neighbours() -> None:
+    """Of channels that lie innermost those of a padded copy do; of positions they do not, nor every other one."""
+    problem = triconv.explain("conv", (2, 64, 12, 40), (8, 64, 3, 3), padding=1, stride=1, engine="direct").problem
+    last, first = (lying(problem, lie) for lie in (channels_last, np.ascontiguousarray))
+    for vector, strides, of_visible in (("hidden", last, True), ("position", last, False), ("position", first, True)):
+        one = ways.way(problem, vector, strides, (False, False))
+        assert one.buffers[0] is not None
+        assert one.straight[0] is of_visible
+        sizes = [(buffer.size, straight) for buffer, straight in zip(one.buffers, one.straight, strict=True) if buffer]
+        weighed = sum(4 * size * (ways.STRAIGHT if straight else ways.ACROSS) for size, straight in sizes)
+        assert one.copying == weighed < one.copied
+        assert one.seconds() == pytest.approx(one.multiplied() + 2 * weighed / coefficients().copied)
+    strided = triconv.explain("conv", (2, 64, 12, 40), (8, 64, 3, 3), padding=1, stride=2, engine="direct").problem
+    assert not ways.way(strided, "position", lying(strided, np.ascontiguousarray), (False, False)).straight[0]
 
 
 def test_no_way_takes_less_than_is_told_before_it_is_made() -> None:

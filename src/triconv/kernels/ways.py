@@ -42,6 +42,10 @@ FAR = 1.25
 """How much longer multiplications take whose vectors are data, which come from further away than weights do; where both
 operands come as vectors, what a step takes says so already."""
 
+STRAIGHT, ACROSS = 0.3125, 0.625
+"""How much of the time that a far copy takes one does whose numbers stay neighbours, or do not: most come and go near.
+"""
+
 Strides = tuple[int, ...]
 """Of an array, in numbers."""
 
@@ -66,6 +70,8 @@ class Way:
     """Whether tiles know what lies beyond the edges of all axes: nothing has to be there."""
     scattered: bool = False
     """Whether a transpose takes kernels as they lie, and adds what each tap finds to where it belongs."""
+    straight: tuple[bool, ...] = (False,) * 3
+    """Whether neighbours in a copy are neighbours in the array."""
 
     @property
     def parts(self) -> int:
@@ -81,6 +87,12 @@ class Way:
     def copied(self) -> int:
         """The bytes of the copies."""
         return sum(buffer.size for buffer in self.buffers if buffer is not None) * self.problem.itemsize
+
+    @property
+    def copying(self) -> float:
+        """The bytes of far copies that take as long."""
+        both = [(buffer.size, straight) for buffer, straight in zip(self.buffers, self.straight, strict=True) if buffer]
+        return sum(size * (STRAIGHT if straight else ACROSS) for size, straight in both) * self.problem.itemsize
 
     def near_copies(self, threads: int) -> int:
         """How many copies of a weight there are for so many threads, where it is copied: at most one each.
@@ -121,7 +133,7 @@ class Way:
 
     def seconds(self) -> float:
         """What it takes."""
-        return self.multiplied() + 2 * self.copied / coefficients().copied
+        return self.multiplied() + 2 * self.copying / coefficients().copied
 
     def multiplied(self) -> float:
         """What it takes but for copies."""
@@ -134,7 +146,7 @@ class Way:
 
     def least(self) -> float:
         """Seconds that it takes at least."""
-        return _least_seconds(self.asked, self.vector, self.copied)
+        return _least_seconds(self.asked, self.vector, self.copying)
 
     @property
     def described(self) -> str:
@@ -230,7 +242,7 @@ def way(
     in_residues = vector == "position" or (produces is Role.HIDDEN and _by_lines(problem))
     split = axes[-1].stride if in_residues else 1
     buffers: list[Buffer | None] = []
-    layouts = []
+    layouts, straight = [], []
     for role, steps in zip(ROLES, strides, strict=True):
         shape = problem.shape(role)
         order = _order(problem, role, vector, steps)
@@ -257,8 +269,10 @@ def way(
         # The step of an axis of one entry means nothing; of the vector it is one.
         own = tuple(1 if axis == unit and role in WIDE[vector] else step for axis, step in enumerate(steps))
         layouts.append(Layout(own) if as_it_is else buffer.layout)
+        straight.append(steps[unit] == 1 == buffer.split)
     before = tuple(before for before, _ in overhang)
-    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), before, known, scattered)
+    own_lines = tuple(straight)
+    return Way(problem, inner, vector, exact, tuple(buffers), tuple(layouts), before, known, scattered, own_lines)
 
 
 def _of_parts(problem: Problem, parts: Parts) -> Problem:
@@ -537,7 +551,7 @@ def _least(problem: Problem, vector: str, strides: tuple[Strides, ...]) -> float
     for role, steps in zip(ROLES, strides, strict=True):
         if not _along(problem, role, vector, steps):
             copied += _read(problem) if role is Role.VISIBLE else problem.bytes_of(role)
-    return _least_seconds(problem, vector, copied)
+    return _least_seconds(problem, vector, ACROSS * copied)
 
 
 def _read(problem: Problem) -> int:
@@ -546,7 +560,7 @@ def _read(problem: Problem) -> int:
     return problem.batch * problem.channels.visible * positions * problem.itemsize
 
 
-def _least_seconds(problem: Problem, vector: str, copied: int) -> float:
+def _least_seconds(problem: Problem, vector: str, copied: float) -> float:
     """Seconds for so many bytes of copies, and all products as if every vector were full and multiplied at once.
 
     Where vectors are summed, so are the lanes of each result.
