@@ -214,7 +214,7 @@ def test_few_channels_are_read_in_place(channels: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("visible", "hidden", "kernel", "options"),
     [
-        ((8, 4, 112, 112), target().lanes(4), 1, {}),  # one tile: nothing is read twice
+        ((8, 8, 112, 112), target().lanes(4), 1, {}),  # one tile: nothing is read twice
         ((8, 256, 56, 56), 512, 1, {}),  # a chunk of so many channels is not in the first-level cache
         ((8, 64, 56, 56), 64, 3, {}),
         ((8, 64, 56, 56), 64, 1, {"padding": 1}),
