@@ -222,7 +222,10 @@ def test_few_channels_are_read_in_place(channels: tuple[int, int]) -> None:
     ],
     ids=["one tile", "many channels", "taps", "padding", "stride"],
 )
-def test_what_is_not_read_in_place(visible: tuple[int, ...], hidden: int, kernel: int, options: dict[str, Any]) -> None:
+def test_what_is_not_read_in_place(
+    visible: tuple[int, ...], hidden: int, kernel: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "cache_bytes", lambda: (48 << 10, 1 << 20))
     one = chosen(visible, hidden, kernel, **options)
     assert one is None or not one.in_place
 

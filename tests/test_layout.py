@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from collections.abc import Iterator
@@ -224,10 +225,66 @@ def test_arrays_are_allocated_in_any_physical_order(size: int, order: tuple[int,
         assert (found == np.arange(found.size, dtype=np.float32).reshape(sizes)).all()
 
 
+@pytest.mark.usefixtures("nothing_kept")
+def test_those_that_were_left_first_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they could not be put with the others at once."""
+    monkeypatch.setattr(memory, "KEPT", 10 << 20)
+    blocks = [memory.take(3 << 20) for _ in range(4)]
+    places = [block.ctypes.data for block in blocks]
+    with memory._lock:
+        for block in blocks[:2]:
+            memory.give(block)
+    for block in blocks[2:]:
+        memory.give(block)
+    assert [memory.take(3 << 20).ctypes.data for _ in range(3)] == places[:0:-1]
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_no_more_waits_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long nobody can put what is left with what is free."""
+    monkeypatch.setattr(memory, "KEPT", 10 << 20)
+    with memory._lock:
+        arrays = [memory.empty((3 << 18,), "float32") for _ in range(9)]
+        del arrays
+        assert 0 < memory.kept() <= 10 << 20
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_lease_that_a_signal_cut_off() -> None:
+    """Before it is written down, or before its end is: nothing is said, and nothing stays for ever."""
+    array = memory.empty((1 << 20,), "float32")
+    (lease,) = memory._leases.values()
+    memory._ended(lease)
+    assert not memory._leases
+    memory._ended(lease)
+    assert memory.kept() == len(lease.block)
+    memory._leases[id(lease)] = lease
+    del array
+    gc.collect()
+    assert not memory._leases
+    room = memory.empty((1 << 20,), "float32")
+    (own,) = memory._leases.values()
+    gone: Any = (ctypes.c_ubyte * 1)()
+    dead = memory._Lease(gone, lambda _: None)
+    del gone
+    memory._leases[id(dead)] = dead
+    memory.release()
+    assert list(memory._leases.values()) == [own]
+    assert room.base is not None
+
+
 def test_nothing_is_said_of_arrays_that_live_when_the_interpreter_ends() -> None:
+    """They may still be written, by whoever goes after this module."""
     text = """
 import builtins, sys
+import numpy
 from triconv import memory
+class Saver:
+    def __init__(self):
+        self.array = memory.empty((16 << 20,), "float32")
+    def __del__(self):
+        self.array[::1024] = 2
+numpy.saver = Saver()
 builtins.later = kept = [memory.empty((1 << 20,), "float32") for _ in range(4)]
 sys.modules["__main__"].ring = ring = [memory.empty((1 << 20,), "float32")]
 ring.append(ring)

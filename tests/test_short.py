@@ -219,6 +219,9 @@ def test_a_few_turns_of_examples_are_written_down(
     assert {len(h) // one.examples for one in seen} == {turns if room == 1 else 1}
     found = {one._written_down((out, h, w), 0) is not None for one in seen}
     assert found == {room > 1 or turns <= prepared.FEW_TURNS}
+    monkeypatch.setattr(prepared, "cache_bytes", lambda: (1 << 10, 1 << 11))
+    direct.build(problem)(h, w, out)
+    assert len(h) // seen[-1].examples == turns, "copies that do not stay in the cache"
 
 
 @pytest.mark.parametrize("operation", ["conv_transpose", "conv"])

@@ -273,7 +273,8 @@ def _as_written(problem: Problem, a: Array, b: Array, out: Array, after: After |
 def choose(problem: Problem, engine: str = AUTO) -> Plan:
     """The plan for a problem: the named engine, or of those that can take it the one that should take, or takes, least.
 
-    Which one "measure" finds is remembered, as is every choice.
+    FFT, if it should take more memory than a call should, has to take a tenth less than others. Which one "measure"
+    finds is remembered, as is every choice.
     """
     if not isinstance(engine, str) or engine not in (AUTO, MEASURE, *ENGINES, *HALVES):
         names = ", ".join([*ENGINES, *HALVES])

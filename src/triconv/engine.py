@@ -68,7 +68,7 @@ class Engine:
     least: Callable[[Problem], float] = lambda _: 0.0
     """Seconds that `cost` is not below, where these are known sooner."""
     modest: Callable[[Problem], bool] = lambda _: True
-    """Whether it takes no more memory than a call should, `Problem.extra`."""
+    """Whether it takes no more than `Problem.extra`; asked of one that may take many times that."""
     most: Callable[[Problem], int] | None = None
     """Bytes that `workspace` is not above, where these are known sooner."""
 

@@ -82,7 +82,7 @@ def take(size: int, soon_left: bool = False) -> Block:
 
 def give(block: Block) -> None:
     """Leave a block. No lock is needed: garbage may be collected while this very thread holds it."""
-    if len(block) > KEPT:
+    if len(block) + sum(map(len, _left)) > KEPT:
         return
     _left.append(block)
     if _lock.acquire(blocking=False):
@@ -115,6 +115,9 @@ address = (
 
 def release() -> None:
     """Give everything that is kept back to the system."""
+    for number, lease in list(_leases.items()):
+        if lease() is None:  # a signal came when it ended
+            _leases.pop(number, None)
     with _lock:
         _collect()
         _free.clear()
@@ -142,15 +145,18 @@ def empty(shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = 
     if size < LARGE:
         return np.ndarray(shape, kind, None, 0, strides)
     block = take(size)
-    room = (ctypes.c_ubyte * size).from_address(address(block))
+    room: Any = (ctypes.c_ubyte * size).from_address(address(block))
+    room.block = block  # the array may live when nothing of this module does any more
     lease = _Lease(room, _ended)
     lease.block = block
     _leases[id(lease)] = lease
-    return np.ndarray(shape, kind, room, 0, strides)
+    array: NDArray[Any] = np.ndarray(shape, kind, room, 0, strides)
+    return array
 
 
 def _ended(lease: _Lease) -> None:
-    give(_leases.pop(id(lease)).block)
+    if _leases.pop(id(lease), None) is not None:  # a signal may have kept it from there
+        give(lease.block)
 
 
 def in_line(array: NDArray[Any]) -> NDArray[Any]:

@@ -221,10 +221,16 @@ class Planned:
         each = self.numbers * self.parts * (channels.visible + channels.hidden)
         beside = self.kernels * (2 if self.problem.produces is Role.WEIGHT else 1)
         most = min(max(CHUNK // itemsize, beside) // each, self.problem.batch)
-        if most > 1:
-            fixed, more = self._held
-            most = min(most, (self.problem.extra // itemsize - fixed) // more)
-        return next((n for n in range(most, 1, -1) if self.problem.batch % n == 0), 1)
+        return next((n for n in range(most, 1, -1) if self.problem.batch % n == 0 and self._within(n)), 1)
+
+    @property
+    def modest(self) -> bool:
+        """Whether all is within what a call should take."""
+        return self._within(self.examples)
+
+    def _within(self, examples: int) -> bool:
+        fixed, more = self._held
+        return (fixed + examples * more) * self.problem.itemsize <= self.problem.extra
 
     def _lengths(self, role: Role, examples: int) -> list[int]:
         """The numbers of a role's arrays in so many examples: the parts, and what each stage of transforms writes."""
@@ -236,18 +242,13 @@ class Planned:
         less, more = sorted((self._lengths(role, examples) for role in (Role.VISIBLE, Role.HIDDEN)), key=max)
         return more[-1], max(less[-1], more[-2])
 
-    @property
+    @cached_property
     def _held(self) -> tuple[int, int]:
         """The numbers that are there at once: of however many examples, and of each example."""
         if self.problem.produces is not Role.WEIGHT:
             return sum(self._lengths(Role.WEIGHT, 1)), sum(self.rooms(1))
         visible, hidden = (self._lengths(role, 1) for role in (Role.VISIBLE, Role.HIDDEN))
         return 2 * self.kernels, visible[-1] + hidden[-1] + max(sum(visible[:-1]), sum(hidden[:-1]))
-
-    @property
-    def modest(self) -> bool:
-        fixed, more = self._held
-        return (fixed + self.examples * more) * self.problem.itemsize <= self.problem.extra
 
     @cached_property
     def stages(self) -> dict[Role, list[tuple[int, int]]]:

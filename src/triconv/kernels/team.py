@@ -180,7 +180,7 @@ class _Helper:
 
     def keep_on(self, processors: frozenset[int]) -> None:
         """Have the thread run on some processors only."""
-        if self.kept_on is not processors and self.thread.native_id is not None:
+        if self.kept_on != processors and self.thread.native_id is not None:
             self.kept_on = processors
             with suppress(OSError):
                 os.sched_setaffinity(self.thread.native_id, processors)
