@@ -225,14 +225,14 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "half precision computed as it is stored": ("arrays.py", '"float16": "float32"', '"float16": "float16"'),
     "results in one memory order": (
         "arrays.py",
-        "np.empty_like(order, dtype=dtype, shape=shape, subok=False)",
-        "np.empty(shape, dtype)",
+        "np.empty_like(order, kind, shape=shape, subok=False)",
+        "np.empty(shape, kind)",
     ),
-    "axes put back in the wrong order": ("arrays.py", ".transpose(_inverse(order))", ".transpose(order)"),
+    "axes put back in the wrong order": ("arrays.py", "in reversed(order):", "in order:"),
     "the dearest engine": (
         "dispatch.py",
-        "sorted(able, key=lambda one: seconds",
-        "sorted(able, key=lambda one: -seconds",
+        "sorted(able, key=worth)",
+        "sorted(able, key=lambda one: -worth(one))",
     ),
     "memory unchecked": ("dispatch.py", "if need > memory():", "if need < 0:"),
     "empty batches left unwritten": (
