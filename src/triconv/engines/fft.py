@@ -131,7 +131,7 @@ def _of_real(problem: Problem) -> Run:
     def entries(kernels: Array, weight: Array, _: Array, later: Later) -> None:
         weights.put(lambda own: of_weight.back(kernels, own, later), weight, later)
 
-    room = (plan.workspace * 5 // 4 + LEAST) // kind.itemsize
+    room = (plan.room + LEAST) // kind.itemsize
     written = (Written(one, kind, room) for one in (frequencies, results, sums, entries))
     to_kernels, to_results, to_sums, to_weight = written
 
@@ -306,6 +306,11 @@ class Planned:
         return (numbers + 2 * self.kernels) * problem.itemsize
 
     @property
+    def room(self) -> int:
+        """And what contractions copy besides."""
+        return self.workspace * 5 // 4
+
+    @property
     def tables(self) -> int:
         matrices = sum(8 * cut.length * cut.size(role) for cut in self.cuts for role in Role)
         return 2 * matrices * self.problem.itemsize + 32 * self.numbers * 8
@@ -437,7 +442,7 @@ def cost(problem: Problem) -> float:
 def workspace(problem: Problem) -> int:
     """What stages write, and what contractions copy besides: as much as operands and the result, twice, at most."""
     plan = planned(_real(problem))
-    return plan.workspace * 5 // 4 + tables(problem) + (4 if problem.complex else 2) * problem.bytes
+    return plan.room + tables(problem) + (4 if problem.complex else 2) * problem.bytes
 
 
 def modest(problem: Problem) -> bool:

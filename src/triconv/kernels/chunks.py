@@ -112,7 +112,7 @@ class Chunks:
 
     @property
     def in_place(self) -> bool:
-        """Whether chunks are read where they lie."""
+        """Whether chunks are read where they lie; those are asked for too."""
         return not self.bands.copies
 
     @property
@@ -159,7 +159,7 @@ class Chunks:
         where = self._own.layout if several else result
         programs, behind = self._programs(where), self._behind(where)
         moves = [] if self.in_place else [self._moves(number, strides[number], others[number]) for number in (0, 1)]
-        begins = [self.bands.begins(number, strides[number]) for number in (0, 1)]
+        begins = [self.bands.begins(number, strides[number]) for number in (0, 1)] if self.asks else []
         columns, blocks, chunks = self.blocks[1], prod(self.blocks), self.bands.units
 
         def copied(given: Arrays, place: int, number: int, at: int, chunk: int) -> list[Call]:
@@ -269,8 +269,8 @@ def plan(best: Way) -> Plan | None:
         return None
     if not _far(problem) or any(one.pairs for one in best.cuts()):
         return None
-    room = cache_bytes()[1] * 3 // 4
-    found = [one for shape in _shapes(problem) for one in _plans(best, shape, room)]
+    room, lies_well = cache_bytes()[1] * 3 // 4, _lies_well(best)
+    found = [one for shape in _shapes(problem) for one in _plans(best, shape, room, lies_well)]
     least = min(found, key=lambda one: one.moved, default=None)
     return least if least is not None and _pays(problem, least) else None
 
@@ -381,7 +381,7 @@ def _shapes(problem: Problem) -> Iterator[Shape]:
             yield Shape(examples, parts, examples * axis.visible * around[0], examples * axis.hidden * around[1])
 
 
-def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
+def _plans(best: Way, shape: Shape, room: int, lies_well: bool) -> Iterator[Plan]:
     """The blocks with which a chunk of a shape fits the room, beside what it adds to; or the chunk as it lies."""
     problem, (visible, hidden) = best.asked, _channels(best.asked)
     count, taps = problem.batch // shape.examples * shape.parts, prod(problem.geometry.kernel)
@@ -389,7 +389,7 @@ def _plans(best: Way, shape: Shape, room: int) -> Iterator[Plan]:
     if not SHORTEST <= shape.hidden <= MOST:
         return
     near = (seen + made) * problem.itemsize <= cache_bytes()[0]
-    if near and 1 < count <= MANY_CHUNKS and _lies_well(best):
+    if lies_well and near and 1 < count <= MANY_CHUNKS:
         moved = count * (IN_PLACE * (seen + made) + NEARBY * visible * hidden)
         yield Plan(shape, (1, 1), False, True, True, count, moved)
     blocks = (
