@@ -19,7 +19,7 @@ from triconv.kernels import winograd
 from triconv.kernels.scratch import Scratch
 from triconv.memory import LINE, address
 
-os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured on this machine
+os.environ["TRICONV_CALIBRATED"] = "0"  # no test depends on what was measured, or chosen before, on this machine
 set_num_threads(1)
 threadpool_limits(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs are born deaf, and so are theirs

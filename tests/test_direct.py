@@ -335,7 +335,7 @@ def test_ways_that_copy_are_not_made_where_all_lies_well(monkeypatch: pytest.Mon
     made, way = list[str](), ways.way
     problem = problem_of(Row("", (6, 56, 512), (1,), 72), "conv")
     monkeypatch.setattr(ways, "way", lambda problem, vector, *how: made.append(vector) or way(problem, vector, *how))
-    assert ways.best_way.__wrapped__(problem, lying(problem, np.ascontiguousarray), True).vector == "position"
+    assert ways._found(problem, lying(problem, np.ascontiguousarray), True, frozenset()).vector == "position"
     assert made == ["position"]
 
 

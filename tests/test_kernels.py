@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import assert_close, bound
 
+from triconv import cache
 from triconv.kernels import compile as compiling
 from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.target import NAMED, _cache_bytes, lacking, runnable, target
@@ -538,7 +539,7 @@ def stored(folder: Path, number: int) -> Path:
     assert key is not None
     assert computes(numbered(number)) == number
     forget()
-    return folder / compiling._file("contract", key)
+    return folder / compiling.KEPT.file("contract", key)
 
 
 def test_the_next_process_reads_what_was_compiled(fresh: Path, compiled: list[str]) -> None:
@@ -557,7 +558,7 @@ def test_a_damaged_file_is_compiled_again(what: str, fresh: Path, compiled: list
     if what in ("cut", "emptied", "longer"):
         path.write_bytes({"cut": whole[:-1], "emptied": b"", "longer": whole + b"\0"}[what])
     else:
-        place = {"first byte": 0, "digest": len(compiling.MAGIC), "code": len(whole) // 2, "last byte": -1}[what]
+        place = {"first byte": 0, "digest": len(compiling.KEPT.begin), "code": len(whole) // 2, "last byte": -1}[what]
         content = bytearray(whole)
         content[place] ^= 1
         path.write_bytes(content)
@@ -573,7 +574,7 @@ def trojan(folder: Path) -> Path:
     key = compiling._key(numbered(1), runnable())
     assert key is not None
     code = compiling.object_code(numbered(2), runnable(), compiling._symbol(numbered(1)))
-    path.write_bytes(compiling._content(key, code))
+    path.write_bytes(compiling.KEPT.whole(key, code))
     return path
 
 
@@ -735,16 +736,16 @@ def test_processes_write_the_same_files_at_once(tmp_path: Path) -> None:
     assert len(files(tmp_path / "cache")) == 10
     for path in files(tmp_path / "cache"):
         head, _, rest = path.read_bytes().partition(b"\n")
-        assert head + b"\n" == compiling.MAGIC
-        assert len(rest) > compiling.DIGEST
+        assert head + b"\n" == compiling.KEPT.begin
+        assert len(rest) > cache.DIGEST
 
 
 def test_the_cache_is_looked_at_seldom(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the first file that a process writes, and then once for so many."""
     looks: list[int] = []
-    monkeypatch.setattr(compiling, "_prune", looks.append)
-    monkeypatch.setattr(compiling, "_written", count())
-    monkeypatch.setattr(compiling, "SELDOM", 4)
+    monkeypatch.setattr(cache.Shelf, "prune", lambda _, folder: looks.append(folder))
+    monkeypatch.setattr(compiling, "KEPT", cache.Shelf("o", 8))
+    monkeypatch.setattr(cache, "SELDOM", 4)
     seen = []
     for number in range(9):
         stored(fresh, number)
@@ -753,22 +754,25 @@ def test_the_cache_is_looked_at_seldom(fresh: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_large_cache_loses_its_older_half(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "SELDOM", 1)
+    monkeypatch.setattr(cache, "SELDOM", 1)
     stored(fresh, 0)
-    (fresh / "notes-of-mine.o").write_text("not the cache's")
+    others = [fresh / "notes-of-mine.o", fresh / compiling.KEPT.file("best", bytes(32)).replace(".o", ".answer")]
+    for one in others:
+        one.write_text("of another kind")
+        os.utime(one, (0, 0))
     left = fresh / f"{'0' * 16}.part"
     left.write_text("")
     os.utime(left, (0, 0))
-    monkeypatch.setattr(compiling, "MOST", 8)
+    monkeypatch.setattr(compiling, "KEPT", cache.Shelf("o", 8))
     paths = [stored(fresh, number) for number in range(12)]
     for age, path in enumerate(reversed(paths)):
         if path.exists():
             os.utime(path, (1000 - age, 1000 - age))
     newest = stored(fresh, 99)
     kept = files(fresh)
-    assert {newest, fresh / "notes-of-mine.o"} < set(kept)
+    assert {newest, *others} < set(kept)
     assert left not in kept
-    assert 4 < len(kept) <= 9
+    assert 4 < len(kept) - len(others) <= 8
     assert paths[-1] in kept
 
 

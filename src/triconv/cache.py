@@ -12,9 +12,13 @@ there is none.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import count
 
 VARIABLE = "TRICONV_CACHE"
 
@@ -90,3 +94,62 @@ def write(name: str, content: bytes, before: Callable[[int], None] = lambda _: N
             raise
         return True
     return False
+
+
+DIGEST = 32
+
+LEFT = re.compile(r"[0-9a-f]{16}\.part")
+"""What a process leaves that is killed as it writes."""
+
+SELDOM = 32
+"""So many files are written for each look at all of them, which takes a millisecond or two where they are many."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The files of one kind, each of which holds what belongs to a key: whole, or it is not there.
+
+    A digest over the key and the content finds damage: a truncated file, a flipped bit, what belongs to another key
+    under this one's name. Who wrote a file it cannot tell, as who can write the content can write its digest.
+    """
+
+    ending: str
+    most: int
+    """Files that are kept; then the older half goes."""
+    _written: Iterator[int] = field(default_factory=count, repr=False)
+
+    def file(self, name: str, key: bytes) -> str:
+        return f"{name}-{key.hex()[:40]}.{self.ending}"
+
+    def read(self, name: str, key: bytes) -> bytes | None:
+        """What belongs to a key, if the folder has it whole."""
+        found = read(self.file(name, key)) or b""
+        content = found[len(self.begin) + DIGEST :]
+        return content if found == self.whole(key, content) else None
+
+    def write(self, name: str, key: bytes, content: bytes) -> None:
+        """Put it there; the first of a process, and some others, after a look at how many there are."""
+        before = [self.prune] * (next(self._written) % SELDOM == 0)
+        write(self.file(name, key), self.whole(key, content), *before)
+
+    def whole(self, key: bytes, content: bytes) -> bytes:
+        """What a file holds."""
+        return self.begin + sha256(key + content).digest() + content
+
+    @property
+    def begin(self) -> bytes:
+        """What every file begins with."""
+        return f"triconv {self.ending} 2\n".encode()
+
+    def prune(self, folder: int) -> None:
+        """Remove the older half of files that are too many, and what killed processes left."""
+        names = os.listdir(folder)
+        if len(names) >= self.most:  # to look at each takes a while
+            own = re.compile(rf"\w+-[0-9a-f]{{40}}\.{self.ending}")
+            names = [name for name in names if own.fullmatch(name) or LEFT.fullmatch(name)]
+        if len(names) < self.most:
+            return
+        by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)
+        for _, name in by_age[: len(names) // 2]:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)

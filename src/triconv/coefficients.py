@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import re
+from ast import literal_eval
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
+from hashlib import sha256
+from time import perf_counter
 from typing import Any, TypeVar
 
 from . import cache
 
 VARIABLE = "TRICONV_CALIBRATED"
-"""Where it is 0, the default ones are used, whatever was measured."""
+"""Where it is 0, the default ones are used, whatever was measured, and nothing that was chosen before is looked up."""
 
 LEAST = 1e-30
 """No coefficient is as small, and none is as large as one by that."""
@@ -114,6 +117,49 @@ def depending(kept: int) -> Callable[[Answer], Answer]:
         return cached  # type: ignore[no-any-return]
 
     return keeping
+
+
+ANSWERS = cache.Shelf("answer", 4096)
+
+LONG = 5e-4
+"""Seconds that an answer takes which is worth a file: to read one takes a fifth of that."""
+
+
+def lasting(function: Answer) -> Answer:
+    """Keep answers of a function on disk, for processes to come.
+
+    They are literals, and depend on nothing but coefficients, this package, and arguments that their repr tells apart.
+    """
+    name = function.__name__.strip("_")
+
+    @wraps(function)
+    def answer(*given: Any) -> Any:
+        source = b"" if os.environ.get(VARIABLE) == "0" else _source()
+        if not source:
+            return function(*given)
+        key = sha256(source + repr((coefficients(), name, given)).encode()).digest()
+        if (content := ANSWERS.read(name, key)) is not None:
+            return literal_eval(content.decode())
+        begun = perf_counter()
+        found = function(*given)
+        if perf_counter() - begun > LONG:
+            ANSWERS.write(name, key, repr(found).encode())
+        return found
+
+    return answer  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1)
+def _source() -> bytes:
+    """What tells this package from another version of it: when its files were written, and how long they are."""
+    found = []
+    try:
+        for folder, _, names in os.walk(os.path.dirname(__file__)):
+            files = [os.path.join(folder, name) for name in names if name.endswith(".py")]
+            found += [(path, (status := os.stat(path)).st_mtime_ns, status.st_size) for path in files]
+    except OSError:
+        return b""
+    return sha256(repr(sorted(found)).encode()).digest() if found else b""
 
 
 def kept() -> Coefficients | None:

@@ -12,18 +12,22 @@ from itertools import takewhile
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import trial
 from .after import After
 from .arrays import STORED
-from .coefficients import coefficients, depending, multiplying
+from .coefficients import coefficients, depending, lasting, multiplying
 from .engine import Array, Engine, Run
 from .engines import bfloat16, direct, fft, im2row, matrix, reference, split, winograd
 from .form import OPERANDS, Problem, Role, equation
 from .kept import Kept
 from .memory import in_line
+
+if TYPE_CHECKING:
+    from .kernels.target import Machine
 
 ENGINES: dict[str, Engine] = {
     e.ENGINE.name: e.ENGINE for e in (direct, winograd, split, fft, im2row, matrix, reference)
@@ -293,7 +297,8 @@ def _choose(problem: Problem, engine: str) -> Plan:
     if not able:
         reasons = "; ".join(f"{name}: {', '.join(refused[name])}" for name in wanted)
         raise ValueError(f"engine={engine!r} cannot take this problem: {reasons}")
-    seconds, hopeless = _estimated(problem, own, able, WORTH_A_TRIAL if engine == MEASURE else WORTH_MEMORY)
+    names = tuple(one.name for one in able)
+    seconds, hopeless = _estimated(problem, names, WORTH_A_TRIAL if engine == MEASURE else WORTH_MEMORY)
 
     def fits(one: Engine) -> bool:
         return any(
@@ -306,7 +311,7 @@ def _choose(problem: Problem, engine: str) -> Plan:
 
     fastest = sorted(able, key=worth)
     if hopeless and not fits(fastest[0]):
-        seconds, hopeless = _estimated(problem, own, able, float("inf"))
+        seconds, hopeless = _estimated(problem, names, float("inf"))
         fastest.sort(key=worth)
     too_large = list(takewhile(lambda one: not fits(one), fastest))
     if too_large == fastest:
@@ -333,10 +338,21 @@ def _choose(problem: Problem, engine: str) -> Plan:
     return Plan(own[best.name], best, refusals, measured)
 
 
-def _estimated(
-    problem: Problem, own: dict[str, Problem], able: list[Engine], worth: float
-) -> tuple[dict[str, float], set[str]]:
+def _estimated(problem: Problem, names: tuple[str, ...], worth: float) -> tuple[dict[str, float], set[str]]:
     """What engines should take, and which of them take at least so much, and are not worth to be asked for more."""
+    if len(names) == 1:
+        return {names[0]: 0.0}, set()
+    from .kernels.target import machine
+
+    return _compared(problem, names, worth, machine())
+
+
+@lasting
+def _compared(
+    problem: Problem, names: tuple[str, ...], worth: float, _machine: Machine
+) -> tuple[dict[str, float], set[str]]:
+    able = [{**HALVES, **ENGINES}[name] for name in names]
+    own = {one.name: one.own(problem) for one in able}
     seconds, hopeless = dict[str, float](), set[str]()
     for least, one in sorted([(one.least(own[one.name]), one) for one in able], key=lambda pair: pair[0]):
         casting = _casting(problem, own[one.name])

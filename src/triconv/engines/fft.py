@@ -37,18 +37,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..after import After
 from ..channels import Channels
-from ..coefficients import coefficients, depending
+from ..coefficients import coefficients, depending, lasting
 from ..engine import Array, Engine, Run, nothing
 from ..form import Problem, Role
 from ..geometry import Axis
 from ..kept import Kept
 from ..kernels.waves import Cut
 from ..memory import empty
+
+if TYPE_CHECKING:
+    from ..kernels.target import Machine
 
 ROLES = tuple(Role)
 
@@ -350,11 +354,22 @@ def _choices(problem: Problem) -> list[list[Cut]]:
 @depending(256)
 def planned(problem: Problem) -> Planned:
     """The parts that should take the least time, and whether axes are apart."""
+    from ..kernels.target import machine
+
+    apart, counts = _counts(problem, machine())
+    axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
+    return Planned(problem, tuple(Cut.of(axis, n, transposed) for axis, n in zip(axes, counts, strict=True)), apart)
+
+
+@lasting
+def _counts(problem: Problem, _machine: Machine) -> tuple[bool, tuple[int, ...]]:
+    """Whether axes are apart, and into how many parts each is cut."""
     choices = _choices(problem)
     able = (False, True) if len(choices) > 1 else (False,)
-    return min(
+    best = min(
         (_cut(Planned(problem, tuple(cuts[0] for cuts in choices), apart), choices) for apart in able), key=_time
     )
+    return best.apart, tuple(cut.parts.count for cut in best.cuts)
 
 
 def _cut(best: Planned, choices: Sequence[Sequence[Cut]]) -> Planned:

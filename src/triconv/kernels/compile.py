@@ -1,9 +1,7 @@
 """From a kernel's description to a callable: compiled by LLVM, kept as object code on disk for the next process.
 
-What a file of the cache holds is executed, so it is read only when nobody but this user can have put it there
-(`cache`), and only when it is whole. Ownership and mode see to the first: a digest in the file cannot, as who can write
-the code can write its digest. The digest, over the kernel's key and the code, finds damage: a truncated file, a flipped
-bit, another kernel's code under this one's name.
+What a file of the cache holds is executed, so it is read only when nobody but this user can have put it there, and
+only when it is whole (`cache`).
 
 The key is all that the code depends on: the kernel's description, the source that writes kernels (which also stands
 for triconv's version), the processor's name and features, and the versions of LLVM and llvmlite. Anything unexpected
@@ -15,13 +13,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,22 +30,12 @@ from . import ir
 from .target import Target, runnable
 from .words import CHECKED, I64, POINTER
 
-MAGIC = b"triconv object 2\n"
-DIGEST = 32
-
-OURS = re.compile(r"\w+-[0-9a-f]{40}\.o|[0-9a-f]{16}\.part")
-"""Names in the cache's folder that are the cache's, which may be pruned; whatever else is there stays."""
+KEPT = cache.Shelf("o", 4096)
+"""Object code, of 2 to 10 kB a kernel."""
 
 FOLDER = str(Path(__file__).parent)
 
-MOST = 4096
-"""Files that the cache keeps, of 2 to 10 kB each; then the older half goes."""
-
-SELDOM = 32
-"""So many files are written for each look at all of them, which takes a millisecond or two where they are many."""
-
 _lock = threading.RLock()
-_written = count()
 _functions: dict[Described, Compiled] = {}
 _kept_alive: list[Any] = []
 
@@ -112,10 +97,11 @@ def function(kernel: Described) -> Compiled:
 def _function(kernel: Described, machine: Target) -> Compiled:
     symbol = _symbol(kernel)
     key = _key(kernel, machine)
-    code = _read(kernel.name, key)
+    code = None if key is None else KEPT.read(kernel.name, key)
     if code is None:
         code = object_code(kernel, machine, symbol)
-        _write(kernel.name, key, code)
+        if key is not None:
+            KEPT.write(kernel.name, key, code)
     linker = _linker(machine)
     linker.add_object_file(llvm.ObjectFileRef.from_data(code))
     linker.finalize_object()
@@ -258,40 +244,3 @@ def _source(path: str | None) -> str | None:
     except OSError:
         return None
     return digest.hexdigest() if files else None
-
-
-def _file(name: str, key: bytes) -> str:
-    return f"{name}-{key.hex()[:40]}.o"
-
-
-def _read(name: str, key: bytes | None) -> bytes | None:
-    """The object code of a key, if the cache has it whole."""
-    content = None if key is None else cache.read(_file(name, key))
-    if key is None or content is None:
-        return None
-    code = content[len(MAGIC) + DIGEST :]
-    return code if content == _content(key, code) else None
-
-
-def _content(key: bytes, code: bytes) -> bytes:
-    return MAGIC + hashlib.sha256(key + code).digest() + code
-
-
-def _write(name: str, key: bytes | None, code: bytes) -> None:
-    """Put object code in the cache; the first of a process, and some others, after a look at how many there are."""
-    if key is not None:
-        before = [_prune] * (next(_written) % SELDOM == 0)
-        cache.write(_file(name, key), _content(key, code), *before)
-
-
-def _prune(folder: int) -> None:
-    """Remove the older half of a cache that has grown too large, what killed processes left in it too."""
-    names = os.listdir(folder)
-    if len(names) >= MOST:  # to look at each takes a while
-        names = [name for name in names if OURS.fullmatch(name)]
-    if len(names) < MOST:
-        return
-    by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)
-    for _, name in by_age[: len(names) // 2]:
-        with suppress(OSError):
-            os.unlink(name, dir_fd=folder)

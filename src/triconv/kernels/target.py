@@ -140,6 +140,14 @@ def cache_bytes() -> tuple[int, int]:
     return _cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache"))
 
 
+Machine = tuple[Target, tuple[int, int], bool]
+
+
+def machine() -> Machine:
+    """All that is asked of the machine at hand, but how long it takes."""
+    return target(), cache_bytes(), target().matrices
+
+
 def _cache_bytes(folder: Path) -> tuple[int, int]:
     found = {1: 32 << 10, 2: 512 << 10}
     for index in sorted(folder.glob("index*")):

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, gcd, prod
 
-from ..coefficients import coefficients, depending, multiplying
+from ..coefficients import coefficients, depending, lasting, multiplying
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
@@ -35,7 +35,7 @@ from .loops import LARGE, WIDE, Lying, arrays, nests, over_data
 from .matrices import LEAST, at_a_time
 from .nest import Cut, cut
 from .patches import in_patches
-from .target import cache_bytes, target
+from .target import Machine, cache_bytes, machine, target
 from .words import PAIRS, SPLIT
 
 FAR = 1.25
@@ -492,6 +492,21 @@ def best_way(
     If operands are finite, products with a zero of the border may be left out, and products with a zero beyond the
     hidden put in. Else only what the sum has may be multiplied.
     """
+    in_turn = tuple(role for role in ROLES if role in copied)
+    vector, exact, count, *how = _best(problem, strides, finite, in_turn, machine())
+    return way(problem, vector, strides, exact, count, copied, *how)
+
+
+@lasting
+def _best(
+    problem: Problem, strides: tuple[Strides, ...], finite: bool, roles: tuple[Role, ...], _machine: Machine
+) -> tuple[str, tuple[bool, ...], int, bool, bool]:
+    """What the best way's vectors run over, which edges have loops of their own, and the rest that `way` is told."""
+    best = _found(problem, strides, finite, frozenset(roles))
+    return best.vector, best.exact, best.parts, *best.how
+
+
+def _found(problem: Problem, strides: tuple[Strides, ...], finite: bool, copied: frozenset[Role]) -> Way:
     rank = problem.geometry.rank
     always = (problem.produces is Role.VISIBLE and not finite,) * rank
     best = _fastest(problem, strides, always, copied)
