@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triconv.benchmark import first
-from triconv.benchmark.machine import Machine
+from triconv.benchmark.machine import Machine, last_cache_bytes
 from triconv.benchmark.measure import Settings, in_process, measure
 from triconv.benchmark.row import Row
 from triconv.benchmark.table import (
@@ -28,7 +28,7 @@ from triconv.cli.bench import show
 from triconv.cli.parse import sizes
 from triconv.dispatch import AUTO, ENGINES
 
-from .aims import last_cache_bytes, limits, verdicts
+from .aims import limits, verdicts
 from .training import NAME, measure_epoch
 from .workloads import GROUPS, OPERATIONS, cases
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from pathlib import Path
 from statistics import fmean, median
 
 from triconv.benchmark.row import OURS, Row
@@ -89,16 +88,6 @@ def _fastest(row: Row, start: str) -> str | None:
 def _at_bandwidth(row: Row, cache: int) -> bool:
     share = row.share_of_bandwidth
     return share is not None and share >= BANDWIDTH and row.weight_bytes > cache
-
-
-def last_cache_bytes() -> int:
-    """The size of the largest cache, 32 MiB where the system does not say."""
-    units = {"K": 10, "M": 20, "G": 30}
-    sizes = [32 << 20]
-    texts = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    if texts:
-        sizes = [int(text.rstrip("KMG")) << units.get(text[-1], 0) for text in texts]
-    return max(sizes)
 
 
 def limits(rows: Iterable[Row], process: Mapping[str, float], tiny: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from bench.aims import limits, verdicts
 from bench.workloads import GROUPS, Aim, cases
 from triconv.benchmark import first, in_jax, in_torch, in_triconv, measure
-from triconv.benchmark.machine import Machine, machine
+from triconv.benchmark.machine import Machine, Memory, machine
 from triconv.benchmark.measure import Settings, limited, measure_row
 from triconv.benchmark.memory import resident_extra, traced_extra
 from triconv.benchmark.row import OURS, Row
@@ -269,6 +269,23 @@ def test_a_row_holds_everything_and_survives_json(operation: str) -> None:
     }
     best = row.best() or ""
     assert data["figures"]["ratio"] == pytest.approx(row.timings[best].median / row.timings[row.like(best)].median)
+
+
+@pytest.mark.usefixtures("_no_machine")
+def test_what_memory_limits_is_timed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = measure_row(WORKLOADS[1], "conv", 1, FAST)
+    assert row.moving_seconds == HERE.moving_seconds(row.read, row.written)
+    memory = Memory(1, 1 << 20)
+    monkeypatch.setattr(measure, "_memory", lambda _: memory)
+    monkeypatch.setattr(measure, "last_cache_bytes", lambda: row.read + row.written - 1)
+    taken = list[Mapping[str, Timing]]()
+    monkeypatch.setattr(
+        memory, "seconds", lambda timings, *moved: (taken.append(timings), Memory.seconds(memory, timings, *moved))[1]
+    )
+    far = measure_row(WORKLOADS[1], "conv", 1, FAST)
+    read, written = (timing.least for timing in taken[0].values())
+    assert far.timings.keys() == row.timings.keys()
+    assert far.moving_seconds == pytest.approx((far.read * read + far.written * written) / (1 << 20))
 
 
 def broken(change: Callable[[Array], Array]) -> Callable[[Settings], list[Way]]:

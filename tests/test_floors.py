@@ -69,7 +69,8 @@ ROOMS: dict[str, list[list[str]]] = {
         [""],
     ],
     "benchmark": [
-        ["machine", "memory", "timing", "workload"],
+        ["memory", "timing", "workload"],
+        ["machine"],
         ["calibrate", "row", "way"],
         ["in_jax", "in_torch", "in_triconv", "table"],
         ["first"],

@@ -7,11 +7,12 @@ a limit is what the machine can do when nothing is in its way.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from ..kernels.target import Target, target
 from ..kernels.team import run_all
 from ..kernels.words import BFLOAT16, BYTES, I64, PAIRS, POINTER, begin
 from ..memory import address
+from .timing import Timing
 
 Array = NDArray[Any]
 
@@ -157,23 +159,54 @@ def machine(threads: int, array: int = ARRAY, steps: int = STEPS, tries: int = T
     if target().pairs:  # each number is two, and multiplied with two
         pairs = _products if target().matrices else partial(_peak, PAIRS)
         peak[BFLOAT16] = 2 * pairs(threads, steps, tries)
-    # Zeros that were never written all lie on one page of the system's.
-    arrays = [np.full(array // 4, number + 1, np.float32) for number in range(threads)]
-    others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
-    sums = [np.zeros(LINE, np.float32) for _ in range(threads)]
-    moved = sum(one.nbytes for one in arrays) / 1e9
-    read, write = function(Reading()), function(Writing())
-    copy = Move.of([Dim(((0, 0, array // 4),), 1, 1)], "float32")
-    reading = [_call(read, one, total) for one, total in zip(arrays, sums, strict=True)]
-    writing = [_call(write, total, one) for one, total in zip(others, sums, strict=True)]
-    copying = [call for one, other in zip(arrays, others, strict=True) for call in copy.calls(one, other, 0, 1)]
-    return Machine(
-        threads,
-        peak,
-        moved / _best(reading, tries),
-        moved / _best(writing, tries),
-        2 * moved / _best(copying, tries),
-    )
+    memory = Memory(threads, array)
+    read, written, copied = (memory.moved / _best(calls, tries) for calls in memory.calls)
+    return Machine(threads, peak, read, written, 2 * copied)
+
+
+class Memory:
+    """Arrays that no cache holds, one of each kind for each thread, and what reads, writes and copies all of them."""
+
+    def __init__(self, threads: int, array: int = ARRAY) -> None:
+        # Zeros that were never written all lie on one page of the system's.
+        arrays = [np.full(array // 4, number + 1, np.float32) for number in range(threads)]
+        others = [np.full(array // 4, 0, np.float32) for _ in range(threads)]
+        sums = [np.zeros(LINE, np.float32) for _ in range(threads)]
+        read, write = function(Reading()), function(Writing())
+        copy = Move.of([Dim(((0, 0, array // 4),), 1, 1)], "float32")
+        self.moved = sum(one.nbytes for one in arrays) / 1e9
+        """Gigabytes of all."""
+        self.calls = (
+            [_call(read, one, total) for one, total in zip(arrays, sums, strict=True)],
+            [_call(write, total, one) for one, total in zip(others, sums, strict=True)],
+            [call for one, other in zip(arrays, others, strict=True) for call in copy.calls(one, other, 0, 1)],
+        )
+
+    def limits(self) -> dict[str, Callable[[], None]]:
+        """What reads and writes all, to be timed beside what memory limits."""
+        return {name: partial(_side_by_side, calls) for name, calls in zip(LIMITS, self.calls, strict=False)}
+
+    def seconds(self, timings: Mapping[str, Timing], read: int, written: int) -> float:
+        """The time to read and write so many bytes at the rates of limits that were timed."""
+        rates = (self.moved * 1e9 / timings[name].least for name in LIMITS)
+        return sum(size / rate for size, rate in zip((read, written), rates, strict=True))
+
+
+LIMITS = ("memory, read", "memory, written")
+
+
+def _side_by_side(calls: Sequence[Call]) -> None:
+    run_all([[call] for call in calls])
+
+
+def last_cache_bytes() -> int:
+    """The size of the largest cache, 32 MiB where the system does not say."""
+    units = {"K": 10, "M": 20, "G": 30}
+    sizes = [32 << 20]
+    texts = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    if texts:
+        sizes = [int(text.rstrip("KMG")) << units.get(text[-1], 0) for text in texts]
+    return max(sizes)
 
 
 def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:
@@ -204,7 +237,7 @@ def _best(calls: Sequence[Call], tries: int) -> float:
     seconds = []
     for _ in range(tries + 1):
         start = perf_counter()
-        run_all([[call] for call in calls])
+        _side_by_side(calls)
         seconds.append(perf_counter() - start)
     return min(seconds[1:])
 

@@ -26,7 +26,7 @@ from ..dispatch import Plan
 from ..form import Problem, Role
 from ..kernels.threads import VARIABLE, available
 from . import first, in_jax, in_torch, in_triconv
-from .machine import Machine, machine
+from .machine import LIMITS, Machine, Memory, last_cache_bytes, machine
 from .memory import resident_extra, traced_extra
 from .row import OURS, Row
 from .timing import WARM, interleave
@@ -131,6 +131,11 @@ def _machine(threads: int) -> Machine:
     return machine(threads)
 
 
+@lru_cache(maxsize=1)
+def _memory(threads: int) -> Memory:
+    return Memory(threads)
+
+
 def measure_row(workload: Workload, operation: str, threads: int, settings: Settings) -> Row:
     """Verify and time one operation, in this process."""
     row = Row(workload.name, operation, threads)
@@ -141,7 +146,12 @@ def measure_row(workload: Workload, operation: str, threads: int, settings: Sett
         values = operands(problem)
         candidates = _verified(row, plan, problem, values, settings)
         calls = {name: one.call for name, one in candidates.items()}
-        row.timings = interleave(calls, settings.rounds, settings.seconds, warm=WARM)
+        far = row.read + row.written > last_cache_bytes()  # its limits are timed beside it, as they change
+        limits = _memory(threads).limits() if far else {}
+        row.timings = interleave(calls | limits, settings.rounds, settings.seconds, warm=WARM)
+        if far:
+            timed = {name: row.timings.pop(name) for name in LIMITS}
+            row.moving_seconds = _memory(threads).seconds(timed, row.read, row.written)
         if OURS in candidates:
             result = problem.bytes_of(problem.produces)
             row.extra["traced"] = traced_extra(candidates[OURS].call)
