@@ -31,7 +31,7 @@ from triconv.form import Problem, Role
 from triconv.kernels import block, loops, patches, prepared, program, team, ways
 from triconv.kernels.nest import Nest
 from triconv.kernels.sheet import Sheet
-from triconv.kernels.target import NAMED, lacking
+from triconv.kernels.target import NAMED, lacking, target
 
 Array = NDArray[Any]
 Order = Callable[[Array], Array]
@@ -556,6 +556,42 @@ def test_a_small_gradient_of_much_is_summed_in_pieces(
         rtol=0,
         atol=1e-9,
     )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "taps", "batch", "processors", "expected"),
+    [
+        (16, (3, 3), 8, 8, 1),  # as many pieces as there may be threads
+        (16, (3, 3), 8, 9, 2),
+        (16, (3, 3), 1, 2, 2),
+        (16, (3, 3), 1, 1, 1),
+        (6, (7, 7), 8, 2, 2),  # sums that do not stay near
+        (6.5, (3, 3), 1, 2, 1),
+    ],
+)
+def test_panels_of_a_gradient_are_for_threads_or_the_cache(
+    vectors: float, taps: tuple[int, int], batch: int, processors: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes no bit: each number is summed in the same order."""
+    monkeypatch.setattr(loops, "cache_bytes", lambda: (48 << 10, 1 << 20))
+    monkeypatch.setattr(prepared, "pieces", lambda _: batch)
+    channels = int(vectors * target().lanes(4))
+    random = np.random.default_rng(0)
+    v, h = (channels_last(random.standard_normal((batch, channels, 14, 14), np.float32)) for _ in range(2))
+    shape, padding = (channels, 1, *taps), taps[0] // 2
+    problem = triconv.explain("conv_weight", v.shape, shape, padding=padding, groups=channels, engine="direct").problem
+    steps = tuple(tuple(step // 4 for step in array.strides) for array in (v, h, np.empty(shape, np.float32)))
+    results = []
+    for number in (99, processors):
+        monkeypatch.setattr(loops, "available", lambda number=number: number)
+        for one in (ways._cuts, ways.best_way):
+            one.cache_clear()
+        best = prepared.prepared(problem, steps, finite=True, in_line=False)
+        found = [cut.nest.outer[0].count if cut.nest.outer else 1 for cut in best.way.cuts()]
+        results.append(np.empty(shape, np.float32))
+        best.run((v, h, results[-1]))
+    assert (best.way.vector, best.way.pieces, set(found)) == ("channel", batch, {expected})
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("groups", [1, 8])

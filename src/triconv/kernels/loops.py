@@ -21,7 +21,8 @@ from .index import Index, Table, outer_sum
 from .layout import Layout
 from .lines import along_lines
 from .nest import Nest
-from .target import target
+from .target import cache_bytes, target
+from .threads import available
 from .words import HALVED, SPLIT
 
 WIDE = {
@@ -114,11 +115,13 @@ def nests(
     exact: Sequence[bool],
     known: bool = False,
     scattered: bool = False,
+    pieces: int = 1,
 ) -> list[Nest]:
     """The loop nests of a problem, for what vectors run over and how arrays lie.
 
     `overhang` is how many positions the hidden has before its first on each axis. `exact` loops need neither those nor
-    padding; a kernel's gradient has none. Nor do tiles whose edges are `known`, nor what is `scattered`.
+    padding; a kernel's gradient has none. Nor do tiles whose edges are `known`, nor what is `scattered`. Threads share
+    so many `pieces` like this one.
     """
     if scattered:
         return [_scattered(problem, vector, lying)]
@@ -159,7 +162,7 @@ def nests(
         )
         spread = problem.produces is Role.WEIGHT and vector == "channel"
         if spread:
-            g = _panels(g[0], target().lanes(problem.itemsize))
+            g = _panels(g[0], target().lanes(problem.itemsize), prod(problem.geometry.kernel), pieces < available())
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps, inside_lines)
         corners, tap_table = _tables([bundles, *(Family.of(group.bundles) for group in choice)], roles)
         corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
@@ -212,15 +215,26 @@ BANDS = 8
 
 
 PANEL = 8
-"""Vectors of channels that a panel has at most: enough for memory to give lines that follow each other."""
+"""Vectors of channels that a panel has at most where threads share panels: enough for memory to give lines that follow
+each other."""
+
+NEAR = 4
+"""The part of the first-level cache that a panel's sums may take, to which every patch adds."""
 
 
-def _panels(channels: Index, lanes: int) -> list[Index]:
-    """The loop over channels as one over panels, which threads can share, and one inside of a panel."""
+def _panels(channels: Index, lanes: int, taps: int, shared: bool) -> list[Index]:
+    """The loop over channels as one over panels, which threads can share if they are to, and one inside of a panel.
+
+    Wide ones rather: of what lies between those of a panel memory gives the next lines too, which are wanted later.
+    """
     vectors = channels.count // lanes
     if channels.count % lanes or vectors <= 1:
         return [channels]
-    wide = lanes * max(n for n in range(1, min(PANEL, vectors // 2) + 1) if vectors % n == 0)
+    most = cache_bytes()[0] // (NEAR * LINE * taps)
+    most = max(1, min(most, PANEL, vectors // 2) if shared else most)
+    wide = lanes * max(n for n in range(1, min(most, vectors) + 1) if vectors % n == 0)
+    if wide == channels.count:
+        return [channels]
     panels = Index(vectors * lanes // wide, wide * channels.a, wide * channels.b, wide * channels.c)
     return [panels, replace(channels, count=wide)]
 

@@ -358,6 +358,7 @@ def prepared(
     if rounds and any(cut.adds for cut in best.cuts()):  # nothing is rounded before it is whole
         parts = best.problem.batch // part.batch
         best = way(part, best.vector, strides, best.exact, parts, copied | {produces}, *best.how)
+    best = replace(best, pieces=count)
     if best.buffers[produced] is not None:
         in_line = produced == WEIGHT  # of all else a copy is read again soon
     stored = BFLOAT16 if rounds and best.buffers[produced] is None else ""

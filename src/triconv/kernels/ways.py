@@ -72,6 +72,8 @@ class Way:
     """Whether a transpose takes kernels as they lie, and adds what each tap finds to where it belongs."""
     straight: tuple[bool, ...] = (False,) * 3
     """Whether neighbours in a copy are neighbours in the array."""
+    pieces: int = 1
+    """Of how many pieces of a sum this is the way of one."""
 
     @property
     def parts(self) -> int:
@@ -193,7 +195,8 @@ KEPT = 16
 @depending(KEPT)
 def _cuts(way: Way) -> tuple[Cut, ...]:
     room = cache_bytes()[1] // 2
-    found = nests(way.problem, way.vector, Lying(*way.layouts), way.overhang, way.exact, way.known, way.scattered)
+    lying = Lying(*way.layouts)
+    found = nests(way.problem, way.vector, lying, way.overhang, way.exact, way.known, way.scattered, way.pieces)
     each = [one for nest in found for one in in_patches(nest)]
     return tuple(cut(nest, way.problem.itemsize, target(), room) for nest in each)
 
