@@ -385,3 +385,21 @@ def test_results_of_products_written_out_are_asked_for_if_they_are_far(monkeypat
 
 def test_results_that_are_added_to_are_asked_for_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(channels_of(2, (70, 70), spread=True), 1 << 20, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("taps", "vectors", "expected"),
+    [
+        (3, 16, (1, 2, 4, 32)),  # two lines come along with each other
+        (3, 15, (1, 4, 4, 16)),
+        (5, 16, (1, 2, 7, 16)),  # wide tiles share more of what they read than they are long to compile
+    ],
+)
+def test_tiles_written_out_read_neighbouring_lines_together(taps: int, vectors: int, expected: tuple[int, ...]) -> None:
+    """Depthwise, 28 × 28 positions."""
+    channels = 16 * vectors
+    each = channels * 28
+    results = [Index(8, 30 * each, 0, 28 * each), Index(28, each, 0, each), Index(28, channels, 0, channels)]
+    results.append(Index(channels, 1, 1, 1, True))
+    steps = [(y * each + x * channels, (taps * y + x) * channels) for y in range(taps) for x in range(taps)]
+    assert blocks.written_out(results, steps, 16, 32, (1, 1)).sizes == expected

@@ -19,6 +19,9 @@ WHOLE = 4
 FETCHED = 6
 """As many loads as a vector takes that comes from the second-level cache, as do the channels of neighbouring lines."""
 
+BESIDE = 0.4
+"""How much of that the second of two neighbouring lines takes, which comes along with the first."""
+
 FAR_APART = 0.02
 """By how much of a step each further run of neighbouring rows or columns makes it longer."""
 
@@ -283,7 +286,8 @@ def written_out(
                 a, b = _read_of(tall, results, "a", steps_a), _read_of(many, results, "b", steps_b)
                 if vector.a:
                     live, shared = height, ceil(height * len(steps) / a)
-                    loads = width * vectors * (a * vector_loads[0] * FETCHED + len(steps) * vector_loads[1])
+                    lines = vectors - (1 - BESIDE) * (vectors // 2)
+                    loads = width * (lines * a * vector_loads[0] * FETCHED + vectors * len(steps) * vector_loads[1])
                 else:
                     live, shared = sums, ceil(width * len(steps) / b)
                     loads = vectors * b * vector_loads[1] + height * a
@@ -299,7 +303,7 @@ def least_written(results: Sequence[Index], steps: float, lanes: int) -> float:
     return vectors * (steps / MULTIPLICATIONS + 1 + OVERHEAD / SUMS)
 
 
-WRITTEN, WRITTEN_IN_ALL = 64, 256
+WRITTEN, WRITTEN_IN_ALL = 64, 352
 """Products of a sum, and of a tile, that are few enough to be written out."""
 
 SUMS = 16
