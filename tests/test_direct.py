@@ -594,6 +594,42 @@ def test_panels_of_a_gradient_are_for_threads_or_the_cache(
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+@pytest.mark.parametrize(("groups", "size", "expected"), [(16, 16, True), (16, 4096, False), (2, 16, True)])
+def test_groups_take_turns_inside_of_lines_that_stay_near(
+    operation: str, groups: int, size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes no bit: 32 bytes of each of many positions, group after group, took up to three times as long."""
+    shapes = (3, 8 * groups, 6, size), (8 * groups, 8, 3, 3)
+    options: dict[str, Any] = {"stride": 2, "padding": 1, "groups": groups, "engine": "direct"}
+    problem = triconv.explain(operation, *shapes, **options).problem
+    nests = [cut.nest for cut in direct._expected(problem, True).cuts()]
+    assert {groups in (loop.count for loop in nest.outer) for nest in nests} == {not expected}
+    plan, random = triconv.explain(operation, *shapes, **options), np.random.default_rng(0)
+    a, b = (random.standard_normal(plan.shape(role), np.float32) for role in problem.operands)
+    results = []
+    for stays in (True, False):
+        monkeypatch.setattr(loops, "_stays", lambda _, stays=stays: stays)
+        for one in (ways._cuts, ways.best_way):
+            one.cache_clear()
+        results.append(np.empty(plan.shape(problem.produces), np.float32))
+        direct.build(problem)(a, b, results[-1])
+    np.testing.assert_array_equal(*results)
+
+
+def test_vectors_that_are_partly_full_are_worth_a_thread_sooner() -> None:
+    """One thread is enough for as many products in full vectors."""
+
+    def alone(channels: int, groups: int, size: int) -> bool:
+        shapes = (1, channels, size, size), (channels, channels // groups, 3, 3)
+        problem = triconv.explain("conv", *shapes, padding=1, groups=groups, dtype="float32", engine="direct").problem
+        inner, strides = direct._run(problem, True)
+        return prepared.prepared(inner, strides, finite=True, in_line=False).alone
+
+    assert (alone(128, 32, 40), alone(128, 1, 7)) == (False, True)
+    assert 128 * 4 * 40 * 40 < 128 * 128 * 7 * 7 * 1.1
+
+
 @pytest.mark.parametrize("groups", [1, 8])
 def test_gradients_of_groups_are_summed_in_parts(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group's channels lie in short pieces between those of the others, so they fill the cache much sooner."""

@@ -272,6 +272,8 @@ def _order(
         return [*g, *channel, *lines], line, sums
     if vector == "channel" and _window(problem) <= LARGE:
         return [*residues, *lines], [*line, *g], sums
+    if vector in ("hidden", "visible") and problem.channels.groups > 1 and _stays(problem):
+        return [*residues, *lines], [*line, *g, *channel], sums
     return [*g, *residues, *lines], [*line, *channel], sums
 
 
@@ -297,6 +299,14 @@ def _window(problem: Problem) -> int:
     axes = problem.geometry.axes
     lines = axes[0].span * prod(axis.reach for axis in axes[1:]) if axes else 1
     return lines * problem.channels.visible * problem.itemsize
+
+
+def _stays(problem: Problem) -> bool:
+    """Whether what neighbouring lines read of all groups stays near: each takes short pieces between those of others.
+
+    Else every group in its turn would fetch all lines of memory, of which it needs little.
+    """
+    return _window(problem) + problem.bytes_of(Role.WEIGHT) <= LARGE
 
 
 def outgrows(problem: Problem) -> bool:

@@ -372,7 +372,7 @@ def prepared(
         examples,
         count,
         # Every part of a weight's gradient reads all examples.
-        Program(tables, part.flops, 1 if problem.produces is Role.WEIGHT else SLICES),
+        Program(tables, max(part.flops, best.felt), 1 if problem.produces is Role.WEIGHT else SLICES),
         tuple(ROLES.index(role) for role in arrays(problem, best.vector)),
         fills,
         drains,

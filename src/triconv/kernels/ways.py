@@ -28,7 +28,7 @@ from ..coefficients import coefficients, depending, lasting, multiplying
 from ..form import Problem, Role
 from ..geometry import Axis, Parts
 from ..memory import CLASH, LINE
-from .block import SUM_UP
+from .block import MULTIPLICATIONS, SUM_UP
 from .layout import Apart, Buffer, Layout
 from .lines import along_lines
 from .loops import LARGE, WIDE, Lying, arrays, nests, over_data
@@ -145,6 +145,12 @@ class Way:
         read = self.problem.bytes_of(self.supposes) if self.supposes else 0
         starts = len(cuts) + sum(buffer is not None for buffer in self.buffers) + (self.supposes is not None)
         return cycles / found.cycles + read / found.copied + starts * found.started
+
+    @property
+    def felt(self) -> int:
+        """The additions and multiplications that take as long where all lanes have some."""
+        cycles = sum(one.block.cycles for one in self.cuts())
+        return int(cycles * 2 * MULTIPLICATIONS * target().lanes(self.problem.itemsize))
 
     def least(self) -> float:
         """Seconds that it takes at least."""
