@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +16,7 @@ from .after import After
 from .arrays import COMPUTED, STORED
 from .form import Problem, Role
 from .kept import Kept
+from .memory import empty
 
 Array = NDArray[Any]
 
@@ -138,3 +141,63 @@ def met(problem: Problem, steps: tuple[int, ...]) -> tuple[Problem, tuple[slice,
     inner = replace(problem, geometry=replace(problem.geometry, axes=found))
     where = (slice(0, axis.reach, axis.stride) if own else slice(None) for own, axis in zip(fewer, axes, strict=True))
     return inner, (slice(None), slice(None), *where)
+
+
+def in_channels(problem: Problem) -> Problem:
+    """The problem whose channels are those of all positions, along axes of which the only window is all there is.
+
+    A sum over such an axis is one over channels: nothing is shared between windows, nor is there a border.
+    """
+    axes, channels = problem.geometry.axes, problem.channels
+    apart = channels.groups > 1 or channels.mask is not None or problem.geometry.banked
+    if apart or not any(axis.is_one_window for axis in axes):
+        return problem
+    count = channels.visible * prod(axis.kernel for axis in axes if axis.is_one_window)
+    one = tuple(replace(axis, visible=1, kernel=1, stride=1) if axis.is_one_window else axis for axis in axes)
+    return replace(problem, geometry=replace(problem.geometry, axes=one), channels=replace(channels, visible=count))
+
+
+def on_channels(problem: Problem, build: Callable[[Problem], Run]) -> Run:
+    """What an engine builds for a problem: for one of more channels, if they lie so in the weight."""
+    inner = in_channels(problem)
+    if inner is problem:
+        return build(problem)
+    ready = lru_cache(maxsize=2)(build)
+    spanned = tuple(2 + number for number, axis in enumerate(problem.geometry.axes) if axis.is_one_window)
+    shape, transposed = inner.shape(Role.VISIBLE), problem.produces is Role.VISIBLE
+
+    def run(a: Array, b: Array, out: Array, kept: Kept | None = None, after: After | None = None) -> bool | None:
+        array = dict(zip((*problem.operands, problem.produces), (a, b, out), strict=True))
+        weight, visible = array[Role.WEIGHT], array[Role.VISIBLE]
+        order = sorted((1, *spanned), key=lambda axis: -weight.strides[axis])
+        if not _joins(weight, order):
+            return ready(problem)(a, b, out, kept, after)
+        array[Role.WEIGHT] = _joined(weight, order, inner.shape(Role.WEIGHT))
+        view = _joins(visible, order)
+        array[Role.VISIBLE] = empty(shape, visible.dtype) if transposed and not view else _joined(visible, order, shape)
+        first, second, result = (array[role] for role in (*problem.operands, problem.produces))
+        found = ready(inner)(first, second, result, kept, None if transposed else after)
+        if transposed and not view:
+            into = _foremost(visible, order)
+            into[...] = array[Role.VISIBLE].reshape(into.shape)
+        if transposed and after is not None:
+            after.apply(out)
+        return found
+
+    return run
+
+
+def _foremost(array: Array, order: Sequence[int]) -> Array:
+    """With some axes right behind the first."""
+    return array.transpose(0, *order, *(axis for axis in range(1, array.ndim) if axis not in order))
+
+
+def _joins(array: Array, order: Sequence[int]) -> bool:
+    """Whether axes follow each other in memory, in this order."""
+    steps = [(array.strides[axis], array.shape[axis]) for axis in order]
+    return all(step == size * inner for (step, _), (inner, size) in pairwise(steps))
+
+
+def _joined(array: Array, order: Sequence[int], shape: tuple[int, ...]) -> Array:
+    """With some axes as one; a copy if they do not follow each other."""
+    return _foremost(array, order).reshape(shape)

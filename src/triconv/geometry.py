@@ -131,6 +131,12 @@ class Axis:
         return self.stride * (self.hidden - 1) + self.span
 
     @property
+    def is_one_window(self) -> bool:
+        """Whether a kernel lies once on this axis, and on all there is of it, position by position."""
+        plain = self.border == "zero" and self.bank == self.dilation == 1 and not self.before
+        return plain and self.hidden == 1 < self.kernel == self.visible
+
+    @property
     def met(self) -> Axis | None:
         """The axis of the visible positions 0, s, 2s, … alone, if no others are met as there is one tap; else none."""
         if self.kernel > 1 or self.stride == 1 or self.before or self.reach > self.visible:

@@ -23,7 +23,7 @@ import numpy as np
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving
-from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, nothing
+from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, in_channels, nothing, on_channels
 from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
@@ -116,8 +116,10 @@ def _follow(strides: Strides, count: int, place: int) -> bool:
 
 
 def build(problem: Problem) -> Run:
-    if problem.batch == 0:
-        return nothing
+    return on_channels(problem, _build) if problem.batch else nothing
+
+
+def _build(problem: Problem) -> Run:
     from ..kernels.finite import all_finite
     from ..kernels.prepared import apart, paired, prepared
     from ..kernels.ways import arguments
@@ -202,7 +204,7 @@ def _expected(problem: Problem, well: bool) -> tuple[Way, tuple[Strides, ...]]:
     """The best way for arrays that lie well; or as PyTorch's and NumPy's do, channels before positions; and how."""
     from ..kernels.ways import ROLES, best_way
 
-    some = replace(problem, batch=max(problem.batch, 2))
+    some = in_channels(replace(problem, batch=max(problem.batch, 2)))
     inner = along.problem if well and (along := _lines(some)) else pairs(some)
     strides, copied = [], {Role.VISIBLE, Role.HIDDEN, Role.WEIGHT} - {problem.produces}
     for role in ROLES:

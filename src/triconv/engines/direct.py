@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,20 @@ import numpy as np
 from ..after import After
 from ..channels import Channels
 from ..coefficients import coefficients, depending, moving, multiplying
-from ..engine import KEPT_ORDERS, MUCH, Array, Engine, Run, met, nothing, on_met, quiet, takes_all
+from ..engine import (
+    KEPT_ORDERS,
+    MUCH,
+    Array,
+    Engine,
+    Run,
+    in_channels,
+    met,
+    nothing,
+    on_channels,
+    on_met,
+    quiet,
+    takes_all,
+)
 from ..form import Problem, Role
 from ..kept import Kept
 from ..kernels.layout import Buffer
@@ -28,7 +41,7 @@ def build(problem: Problem) -> Run:
         return nothing
     if problem.complex:
         return _build_complex(problem)
-    run = on_met(problem, _build_real)
+    run = on_channels(problem, partial(on_met, build=_build_real))
     mask = problem.channels.mask
     return run if mask is None else _of_edges(problem, np.nonzero(mask), run)
 
@@ -173,8 +186,8 @@ def _build_complex(problem: Problem) -> Run:
 
 
 def _some(problem: Problem) -> Problem:
-    """The problem to estimate: a real one, with at least one example."""
-    return replace(_real(problem) if problem.complex else problem, batch=max(1, problem.batch))
+    """The problem to estimate: a real one, with at least one example, and as many channels as it is run with."""
+    return in_channels(replace(_real(problem) if problem.complex else problem, batch=max(1, problem.batch)))
 
 
 def _real(problem: Problem) -> Problem:
@@ -253,7 +266,8 @@ def workspace(problem: Problem) -> int:
     edges = prod(_packed(inner)[0]) * inner.itemsize if inner.channels.mask is not None else 0
     visible = _expected(inner, True).buffers[0]
     folded = visible.size * inner.itemsize if visible is not None and folds(inner) else 0
-    return copied + pairs + edges + folded + 3 * tables(problem)
+    joined = inner.bytes_of(Role.VISIBLE) if inner.geometry != problem.geometry else 0
+    return copied + pairs + edges + folded + joined + 3 * tables(problem)
 
 
 def most(problem: Problem) -> int:

@@ -173,10 +173,13 @@ def _examples(problem: Problem) -> int:
 CALLED = 1e-4
 """Seconds of a call."""
 
+COPIED = 1.5
+"""How many times the weight is written with its axes in another order."""
+
 
 def cost(problem: Problem) -> float:
-    found = coefficients()
-    return CALLED + problem.flops / found.gemm + _row_bytes(problem) * problem.batch / found.rowed
+    found, moved = coefficients(), _row_bytes(problem) * problem.batch + COPIED * problem.bytes_of(Role.WEIGHT)
+    return CALLED + problem.flops / found.gemm + moved / found.rowed
 
 
 def workspace(problem: Problem) -> int:

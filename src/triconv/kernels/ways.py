@@ -361,8 +361,9 @@ def _is_far(problem: Problem) -> bool:
 
     What lies further apart has fewer places: no more than if it were all that lies between.
     """
-    often = problem.terms >= OFTEN * prod(problem.shape(Role.WEIGHT))
-    return problem.bytes_of(Role.WEIGHT) > LARGE or (_tap(problem) > cache_bytes()[0] and often)
+    read = problem.terms // prod(problem.shape(Role.WEIGHT))
+    large = problem.bytes_of(Role.WEIGHT) > LARGE and read >= SOMETIMES
+    return large or (_tap(problem) > cache_bytes()[0] and read >= OFTEN)
 
 
 def _tap(problem: Problem) -> int:
@@ -370,8 +371,8 @@ def _tap(problem: Problem) -> int:
     return prod(problem.channels.weight) * problem.itemsize
 
 
-OFTEN = 512
-"""How many positions make up for a copy of the weight."""
+OFTEN, SOMETIMES = 512, 12
+"""How many positions make up for a copy of the weight, and of one that is large."""
 
 
 def _gap(problem: Problem, role: Role, vector: str, shape: tuple[int, ...]) -> int:
