@@ -311,7 +311,7 @@ def _stays(problem: Problem) -> bool:
 
 def outgrows(problem: Problem) -> bool:
     """Whether a result that is not a weight only fills the caches."""
-    return problem.produces is not Role.WEIGHT and problem.bytes_of(problem.produces) > BEYOND
+    return problem.produces is not Role.WEIGHT and problem.bytes_of(problem.produces) >= BEYOND
 
 
 BEYOND = 1 << 24
