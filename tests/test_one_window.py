@@ -37,7 +37,8 @@ OPERATIONS = ["conv", "conv_transpose", "conv_weight"]
 
 def problem_of(operation: str, name: str, dtype: str = "float32") -> Problem:
     visible, weight, options = SHAPES[name]
-    return triconv.explain(operation, visible, weight, dtype=dtype, **options).problem
+    problem = triconv.explain(operation, visible, weight, dtype="float32", **options).problem
+    return replace(problem, dtype=dtype, itemsize=2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
 
 
 def lying(array: Array, order: str, role: Role) -> Array:
