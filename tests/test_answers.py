@@ -19,7 +19,7 @@ from triconv import coefficients, dispatch
 from triconv.coefficients import DEFAULT, lasting, use
 from triconv.engines import direct
 from triconv.kernels import ways
-from triconv.kernels.target import machine
+from triconv.kernels.target import Target, machine
 
 Answer = tuple[int, dict[str, float], set[str]]
 
@@ -83,6 +83,65 @@ def test_what_is_soon_answered_is_not_kept(
         assert answerer(asked)(1, "a")[0] == 2
     assert asked == [(1, "a")] * 2
     assert not folder.exists()
+
+
+def test_what_is_no_literal_is_asked_again(folder: Path) -> None:
+    asked = []
+
+    @lasting
+    def answer(number: int) -> float:
+        asked.append(number)
+        return float("inf")
+
+    assert [answer(1), answer(1)] == [float("inf")] * 2
+    assert asked == [1, 1]
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_functions_of_one_name_have_their_own_answers(folder: Path) -> None:
+    """As files are called by the name; what is asked for is in the key."""
+
+    def named(name: str, found: int) -> Callable[[int], int]:
+        def function(_number: int) -> int:
+            return found
+
+        function.__name__ = name
+        return lasting(function)
+
+    assert [named("one", 1)(0), named("other", 2)(0), named("one", 3)(0)] == [1, 2, 1]
+    names = {path.name.split("-")[1] for path in folder.iterdir()}
+    assert len(names) == 2
+
+
+def test_another_source_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "triconv" / "coefficients.py"
+    (source.parent / "kernels").mkdir(parents=True)
+    other = source.parent / "kernels" / "ways.py"
+    for path in (source, other):
+        path.write_text("one")
+    monkeypatch.setattr(coefficients, "__file__", str(source))
+    found = []
+    for write in (lambda: None, lambda: other.write_text("two"), lambda: (other.parent / "new.py").write_text("")):
+        write()
+        coefficients._source.cache_clear()
+        found.append(coefficients._source())
+    source.unlink()
+    other.unlink()
+    (other.parent / "new.py").unlink()
+    coefficients._source.cache_clear()
+    found.append(coefficients._source())
+    monkeypatch.undo()
+    coefficients._source.cache_clear()
+    assert len(set(found)) == 4
+    assert found[-1] == b""
+
+
+def test_a_machine_is_told_apart_by_what_its_system_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+    for allowed in (False, True):
+        monkeypatch.setattr(Target, "matrices", allowed)
+        kinds.append(machine())
+    assert kinds[0] != kinds[1]
 
 
 @pytest.mark.parametrize("what", ["cut", "flipped", "another's", "anybody's"])

@@ -559,39 +559,60 @@ def test_a_small_gradient_of_much_is_summed_in_pieces(
 
 
 @pytest.mark.parametrize(
-    ("vectors", "taps", "batch", "processors", "expected"),
+    ("vectors", "taps", "pieces", "expected"),
     [
-        (16, (3, 3), 8, 8, 1),  # as many pieces as there may be threads
-        (16, (3, 3), 8, 9, 2),
-        (16, (3, 3), 1, 2, 2),
-        (16, (3, 3), 1, 1, 1),
-        (6, (7, 7), 8, 2, 2),  # sums that do not stay near
-        (6.5, (3, 3), 1, 2, 1),
+        (16, (3, 3), 8, 1),  # as many pieces as are enough for threads
+        (16, (3, 3), 4, 2),
+        (16, (3, 3), 1, 2),
+        (6, (7, 7), 8, 2),  # sums that do not stay near
+        (6.5, (3, 3), 1, 1),
     ],
 )
 def test_panels_of_a_gradient_are_for_threads_or_the_cache(
-    vectors: float, taps: tuple[int, int], batch: int, processors: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    vectors: float, taps: tuple[int, int], pieces: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which changes no bit: each number is summed in the same order."""
     monkeypatch.setattr(loops, "cache_bytes", lambda: (48 << 10, 1 << 20))
-    monkeypatch.setattr(prepared, "pieces", lambda _: batch)
+    monkeypatch.setattr(prepared, "pieces", lambda _: pieces)
     channels = int(vectors * target().lanes(4))
     random = np.random.default_rng(0)
-    v, h = (channels_last(random.standard_normal((batch, channels, 14, 14), np.float32)) for _ in range(2))
+    v, h = (channels_last(random.standard_normal((pieces, channels, 14, 14), np.float32)) for _ in range(2))
     shape, padding = (channels, 1, *taps), taps[0] // 2
     problem = triconv.explain("conv_weight", v.shape, shape, padding=padding, groups=channels, engine="direct").problem
     steps = tuple(tuple(step // 4 for step in array.strides) for array in (v, h, np.empty(shape, np.float32)))
     results = []
-    for number in (99, processors):
-        monkeypatch.setattr(loops, "available", lambda number=number: number)
+    for enough in (99, 8):
+        monkeypatch.setattr(loops, "ENOUGH", enough)
         for one in (ways._cuts, ways.best_way):
             one.cache_clear()
         best = prepared.prepared(problem, steps, finite=True, in_line=False)
         found = [cut.nest.outer[0].count if cut.nest.outer else 1 for cut in best.way.cuts()]
         results.append(np.empty(shape, np.float32))
         best.run((v, h, results[-1]))
-    assert (best.way.vector, best.way.pieces, set(found)) == ("channel", batch, {expected})
+    assert (best.way.vector, best.way.pieces, set(found)) == ("channel", pieces, {expected})
     np.testing.assert_array_equal(*results)
+
+
+BOUND = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+import numpy as np, triconv
+from hashlib import sha256
+random, digest = np.random.default_rng(0), sha256()
+for n, c, x, k, s in ((1, 96, 56, 5, 2), (2, 48, 8, 7, 1), (16, 96, 28, 5, 2), (2, 32, 56, 5, 2), (8, 64, 14, 3, 1)):
+    y = (x + 2 * (k // 2) - k) // s + 1
+    v, h = (random.standard_normal((n, z, z, c), np.float32).transpose(0, 3, 1, 2) for z in (x, y))
+    digest.update(triconv.conv_weight(v, h, (k, k), stride=s, padding=k // 2, groups=c).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound to processors here")
+def test_processors_that_a_process_may_use_change_no_bit() -> None:
+    """Nor what another process chose that may use more."""
+    command = [sys.executable, "-c", BOUND]
+    runs = [subprocess.run([*command, n], capture_output=True, text=True, check=True).stdout for n in ("1", "2")]
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("operation", ["conv", "conv_transpose"])

@@ -80,6 +80,32 @@ def test_other_windows_stay_as_they_are(size: int, channels: int, options: dict[
     assert in_channels(problem) is problem
 
 
+@pytest.mark.parametrize(
+    ("visible", "weight", "options"),
+    [
+        ((2, 4, 3), (5, 4, 3), {"stride": 2, "padding": ((1, 0),)}),
+        ((2, 4, 3), (5, 4, 3), {"dilation": 2, "padding": ((0, 2),)}),
+        ((2, 4, 5), (5, 4, 3), {"stride": 3}),
+        ((3, 4, 5), (1, 6, 4, 5), {}),
+        ((3, 4, 5, 9), (1, 7, 6, 4, 5, 3), {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_single_window_of_another_sort_is_none(
+    operation: str, visible: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """Which lies beside what there is, or on a part of it, or has a kernel of its own; weights in Fortran's order."""
+    problem = triconv.explain(operation, visible, weight, dtype="float64", engine="direct", **options).problem
+    assert in_channels(problem) is problem
+    random = np.random.default_rng(0)
+    a, b = (np.asfortranarray(random.standard_normal(problem.shape(role))) for role in problem.operands)
+    out, expected = (np.asfortranarray(np.full(problem.shape(problem.produces), np.nan)) for _ in range(2))
+    direct.build(problem)(a, b, out)
+    dispatch.ENGINES["reference"].build(problem)(a, b, expected)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("orders", [(one, other) for one in ORDERS for other in ORDERS], ids="-".join)

@@ -138,8 +138,9 @@ def lasting(function: Answer) -> Answer:
         if not source:
             return function(*given)
         key = sha256(source + repr((coefficients(), name, given)).encode()).digest()
-        if (content := ANSWERS.read(name, key)) is not None:
-            return literal_eval(content.decode())
+        with suppress(ValueError, SyntaxError):
+            if (content := ANSWERS.read(name, key)) is not None:
+                return literal_eval(content.decode())
         begun = perf_counter()
         found = function(*given)
         if perf_counter() - begun > LONG:
@@ -156,10 +157,14 @@ def _source() -> bytes:
     try:
         for folder, _, names in os.walk(os.path.dirname(__file__)):
             files = [os.path.join(folder, name) for name in names if name.endswith(".py")]
-            found += [(path, (status := os.stat(path)).st_mtime_ns, status.st_size) for path in files]
+            found += [(path, *_state(os.stat(path))) for path in files]
     except OSError:
         return b""
     return sha256(repr(sorted(found)).encode()).digest() if found else b""
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def kept() -> Coefficients | None:

@@ -199,14 +199,14 @@ def _side_by_side(calls: Sequence[Call]) -> None:
     run_all([[call] for call in calls])
 
 
-def last_cache_bytes() -> int:
+def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
     """The size of the largest cache, 32 MiB where the system does not say."""
-    units = {"K": 10, "M": 20, "G": 30}
-    sizes = [32 << 20]
-    texts = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    if texts:
-        sizes = [int(text.rstrip("KMG")) << units.get(text[-1], 0) for text in texts]
-    return max(sizes)
+    units, sizes = {"K": 10, "M": 20, "G": 30}, list[int]()
+    for path in folder.glob("index*/size"):
+        with suppress(OSError, ValueError):
+            text = path.read_text().strip()
+            sizes.append(int(text.rstrip("KMG")) << units.get(text[-1:], 0))
+    return max(sizes, default=32 << 20)
 
 
 def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:

@@ -22,7 +22,6 @@ from .layout import Layout
 from .lines import along_lines
 from .nest import Nest
 from .target import cache_bytes, target
-from .threads import available
 from .words import HALVED, SPLIT
 
 WIDE = {
@@ -162,7 +161,7 @@ def nests(
         )
         spread = problem.produces is Role.WEIGHT and vector == "channel"
         if spread:
-            g = _panels(g[0], target().lanes(problem.itemsize), prod(problem.geometry.kernel), pieces < available())
+            g = _panels(g[0], target().lanes(problem.itemsize), prod(problem.geometry.kernel), pieces < ENOUGH)
         outer, results, sums = _order(problem, vector, (g, o, i), residues, spatial, taps, inside_lines)
         corners, tap_table = _tables([bundles, *(Family.of(group.bundles) for group in choice)], roles)
         corners = np.pad(corners, ((0, 0), (0, len(edges)))) if edges else corners
@@ -217,6 +216,9 @@ BANDS = 8
 PANEL = 8
 """Vectors of channels that a panel has at most where threads share panels: enough for memory to give lines that follow
 each other."""
+
+ENOUGH = 8
+"""Pieces of a sum that threads can share, so that they need not share panels of each."""
 
 NEAR = 4
 """The part of the first-level cache that a panel's sums may take, to which every patch adds."""
