@@ -390,7 +390,7 @@ def test_results_that_are_added_to_are_asked_for_wherever_they_are(monkeypatch: 
 @pytest.mark.parametrize(
     ("taps", "vectors", "expected"),
     [
-        (3, 16, (1, 2, 4, 32)),  # two lines come along with each other
+        (3, 16, (1, 4, 2, 32)),  # two lines come along with each other
         (3, 15, (1, 4, 4, 16)),
         (5, 16, (1, 2, 7, 16)),  # wide tiles share more of what they read than they are long to compile
     ],

@@ -263,7 +263,8 @@ def written_out(
 ) -> Block:
     """The tile of the fewest cycles where all products of a sum are written out, and what they share is loaded once.
 
-    Not every number of rows need be `able`.
+    Of tiles alike it is the one with the most lines, of which each is shorter: that takes up to a third
+    less. Not every number of rows need be `able`.
     """
     vector = next((loop for loop in results if loop.vector), Index(lanes, 0, 1, 0, True))
     rows = [loop.count if loop.row else 1 for loop in results]
@@ -280,7 +281,7 @@ def written_out(
             for vectors in range(1, min(every, WHOLE, limit // (height * width)) + 1):
                 sums, tiles = height * width * vectors, down * tiles_across * ceil(every / vectors)
                 multiplied = sums * len(steps) / MULTIPLICATIONS
-                if (multiplied + sums + OVERHEAD) * tiles >= best.cycles:  # whatever is loaded
+                if (multiplied + sums + OVERHEAD) * tiles > best.cycles * (1 + 1e-9):  # whatever is loaded
                     continue
                 # What shares a load is multiplied in turn, and its other factors are kept in registers until then.
                 a, b = _read_of(tall, results, "a", steps_a), _read_of(many, results, "b", steps_b)
@@ -292,7 +293,7 @@ def written_out(
                     live, shared = sums, ceil(width * len(steps) / b)
                     loads = vectors * b * vector_loads[1] + height * a
                 cycles = (max(multiplied, loads / LOADS) + sums + OVERHEAD) * tiles
-                if live + shared + 2 <= registers and cycles < best.cycles * (1 - 1e-9) and allowed(tall):
+                if live + shared + 2 <= registers and cycles <= best.cycles * (1 + 1e-9) and allowed(tall):
                     best = Block(sizes_of(results, tall, many, vectors * lanes), cycles)
     return best
 
