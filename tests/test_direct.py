@@ -643,12 +643,14 @@ def test_vectors_that_are_partly_full_are_worth_a_thread_sooner() -> None:
 
     def alone(channels: int, groups: int, size: int) -> bool:
         shapes = (1, channels, size, size), (channels, channels // groups, 3, 3)
-        problem = triconv.explain("conv", *shapes, padding=1, groups=groups, dtype="float32", engine="direct").problem
-        inner, strides = direct._run(problem, True)
-        return prepared.prepared(inner, strides, finite=True, in_line=False).alone
+        options: dict[str, Any] = {"padding": 1, "stride": 2, "groups": groups, "dtype": "float32", "engine": "direct"}
+        inner, strides = direct._run(triconv.explain("conv", *shapes, **options).problem, True)
+        best = prepared.prepared(inner, strides, finite=True, in_line=False)
+        assert isinstance(best.program, program.Program)
+        return best.alone
 
-    assert (alone(128, 32, 40), alone(128, 1, 7)) == (False, True)
-    assert 128 * 4 * 40 * 40 < 128 * 128 * 7 * 7 * 1.1
+    assert (alone(256, 32, 56), alone(256, 1, 9)) == (False, True)
+    assert 256 * 8 * 28 * 28 < 256 * 256 * 5 * 5
 
 
 @pytest.mark.parametrize("groups", [1, 8])
