@@ -119,6 +119,40 @@ def transforms_spread_no_infinities() -> None:
         same(triconv.conv(visible, weight, engine=engine), triconv.conv(visible, weight, engine="direct"))
 
 
+def the_first_axis_alone() -> None:
+    """Of few channels and of some, in blocks of all positions and of few, with what follows."""
+    import triconv
+    from triconv.after import After
+    from triconv.engines import winograd
+    from triconv.form import Problem, Role
+
+    rows = [
+        Row("strided", (2, 3, 17, 20), (7, 4), 16, padding=(3, (2, 5)), stride=(2, 3)),
+        Row("odd channels, one in the padding", (2, 5, 9, 3), (5, 2), 7, padding=(2, (4, 6)), dilation=(1, 2)),
+        Row("volume", (1, 2, 9, 5, 6), (4, 3, 2), 5, padding=(1, 2, 0), stride=(1, 2, 1)),
+    ]
+    usual, along, why_not_all = Problem.extra, winograd._along_one, winograd._why_not_all
+    winograd._why_not_all = lambda _: ["not here"]
+    for row, tiles, room in product(rows, ((5, 3), (4, 2)), (1 << 40, 1)):
+        winograd._along_one = lambda _, tiles=tiles: (winograd.Tiles(*tiles),)  # type: ignore[misc, assignment]
+        winograd.parts.cache_clear()  # type: ignore[attr-defined]
+        plan = triconv.explain("conv", row.visible, row.weight, dtype="float64", engine="winograd", **row.options)
+        operands, shape = row.operands(), plan.shape(Role.HIDDEN)
+        out = np.moveaxis(np.empty((shape[0], *shape[2:], shape[1])), -1, 1)
+        mask = np.moveaxis(np.ascontiguousarray(np.moveaxis(np.indices(shape).sum(axis=0) % 3 - 1.0, 1, -1)), -1, 1)
+        expected = row.call(triconv.conv, "conv", operands, engine="direct")
+        after = After(np.linspace(-2, 2, shape[1]), True, mask)
+        Problem.extra = property(lambda _, room=room: room)  # type: ignore[assignment, misc]
+        try:
+            winograd.build(plan.problem)(operands["visible"], operands["weight"], out, None, after)
+        finally:
+            Problem.extra = usual  # type: ignore[method-assign]
+        after.apply(expected)
+        np.testing.assert_allclose(out, expected, atol=1e-10)
+    winograd._along_one, winograd._why_not_all = along, why_not_all
+    winograd.parts.cache_clear()  # type: ignore[attr-defined]
+
+
 def transforms_of_halves() -> None:
     """Of bfloat16 the same as of float32, rounded once, where there is room for the same cuts; elsewhere nearly so."""
     import ml_dtypes
@@ -164,6 +198,14 @@ def transforms_of_halves() -> None:
             for how in ({"engine": "winograd"}, {"precision": "highest"})
         )
         same(np.isnan(found), np.isnan(expected))
+
+
+def all_axes_are_transformed() -> None:
+    """From here on, where the first alone would be; until the last check."""
+    from triconv.engines import winograd
+
+    winograd._along_one = lambda _: ()  # type: ignore[assignment]
+    winograd.parts.cache_clear()  # type: ignore[attr-defined]
 
 
 def frequencies_of_each_axis() -> None:
@@ -630,10 +672,12 @@ IN_ORDER: list[str | Callable[[], None]] = [
     pairs_in_chunks,
     pairs_of_halves,
     frequencies_of_each_axis,
+    all_axes_are_transformed,
     transforms_of_halves,
     "winograd",
     "fft",
     numbers_in_halves,
+    the_first_axis_alone,
 ]
 """The quick ones first; an engine stands for the grid computed by it."""
 

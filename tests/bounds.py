@@ -50,21 +50,31 @@ def allowed(operation: str, row: Row, operands: dict[str, Array], engine: str) -
     largest = prod(float(np.abs(one[np.isfinite(one)]).max(initial=0)) for one in (operands[a], operands[b]))
     total, every = 0.0, winograd.parts(problem_of(operation, row))
     for part in every:
-        filterings, sums = filterings_of(part.problem), sums_of(part.problem)
+        filterings, sums = filterings_of(part), sums_of(part)
         growth = prod(one.growth(ROLE[operation]) for one in filterings)
         roundings = sums + 3 * sum(len(one.weight) for one in filterings) + len(every)
         total += oracle.bound(roundings, sums * growth * largest, row.dtype)
     return np.asarray(total)
 
 
-def filterings_of(problem: Problem) -> list[Filtering]:
-    """Of the axes of a problem of stride 1, in the tiles that are chosen."""
-    return [filtering(m, k) for m, k in zip(winograd.tile_sizes(problem), problem.geometry.kernel, strict=True)]
+def filterings_of(part: winograd.Part) -> list[Filtering]:
+    """Of the axes of a part, in the tiles that are chosen; or of its first alone."""
+    if part.along is not None:
+        return [filtering(*part.along)]
+    sizes = winograd.tile_sizes(part.problem)
+    return [filtering(m, k) for m, k in zip(sizes, part.problem.geometry.kernel, strict=True)]
 
 
-def sums_of(problem: Problem) -> int:
-    """How many products are summed up at each point of a problem of stride 1: of channels, or of tiles."""
-    channels, sizes = problem.channels, winograd.tile_sizes(problem)
+def sums_of(part: winograd.Part) -> int:
+    """How many products are summed up at each point of a part: of channels, or of tiles.
+
+    Where the first axis alone is transformed, also of its pieces, and of the taps of all others.
+    """
+    problem, channels = part.problem, part.problem.channels
+    if part.along is not None:
+        first, *others = problem.geometry.axes
+        return channels.visible * len(first.pieces(part.along.taps)) * prod(axis.kernel for axis in others)
+    sizes = winograd.tile_sizes(problem)
     if problem.produces is Role.WEIGHT:
         return problem.batch * prod(len(axis.tiles(m)) for axis, m in zip(problem.geometry.axes, sizes, strict=True))
     return channels.weight[1] if problem.produces is Role.HIDDEN else channels.hidden // channels.groups
@@ -89,7 +99,7 @@ def likely(operation: str, row: Row, operands: dict[str, Array]) -> float:
     made, every, total = ROLE[operation], winograd.parts(problem_of(operation, row)), 0.0
     squares = [float(np.mean(np.square(operands[role], dtype=float))) for role in OPERATIONS[operation]]
     for part in every:
-        filterings, sums = filterings_of(part.problem), sums_of(part.problem)
+        filterings, sums = filterings_of(part), sums_of(part)
         roundings = (sums + 1) / 2 + 3 * sum(len(one.weight) for one in filterings) + len(every)
         total += roundings * sums * prod(squares) * prod(squared_growth(one, made) for one in filterings)
     return float(LIKELY * np.finfo(row.dtype).eps / 2 * np.sqrt(total))

@@ -14,6 +14,7 @@ from torch import set_num_threads
 
 from triconv import ops
 from triconv.coefficients import DEFAULT, use
+from triconv.engines import winograd as engine
 from triconv.form import Problem
 from triconv.kernels import winograd
 from triconv.kernels.scratch import Scratch
@@ -73,6 +74,15 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, function in (("__enter__", entered), ("array", array), ("__exit__", left)):
         monkeypatch.setattr(Scratch, name, function)
+
+
+@pytest.fixture
+def all_axes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Winograd transforms all axes, wherever it would rather transform the first alone."""
+    monkeypatch.setattr(engine, "_along_one", lambda _: ())
+    use(DEFAULT)  # what was chosen before is forgotten
+    yield
+    use(DEFAULT)
 
 
 @pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)

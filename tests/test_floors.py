@@ -43,7 +43,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["copy", "finite"],
         ["correlation", "layout", "lines", "program", "short"],
         ["adding", "blocks", "filtered", "loops", "schedule"],
-        ["ways", "winograd"],
+        ["one_axis", "ways", "winograd"],
         ["bands"],
         ["chunks", "gradients"],
         ["prepared"],

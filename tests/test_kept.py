@@ -59,6 +59,7 @@ def test_what_is_kept_has_the_same_bits_and_is_used(name, written, monkeypatch):
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.usefixtures("all_axes")
 def test_copies_for_tiles_of_other_sizes_are_the_same():
     kept, rng = Kept(), np.random.default_rng(1)
     weight, sizes = rng.standard_normal((256, 256, 3, 3), np.float32), set()

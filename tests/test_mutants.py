@@ -632,6 +632,41 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "convert(b, other, own, computed)",
         "other[...] = b.view(np.uint16)",
     ),
+    "along: pieces begin with the first tap": (
+        "geometry.py",
+        "before = one.axis.before - first",
+        "before = one.axis.before",
+    ),
+    "along: pieces of a stride's neighbours": (
+        "geometry.py",
+        "one.kernel + self.stride * first",
+        "one.kernel + first",
+    ),
+    "along: a tap that the kernel has not": (
+        "kernels/one_axis.py",
+        "return min(self.taps, -((piece.kernel - self.axes[0].kernel) // self.axes[0].stride))",
+        "return self.taps",
+    ),
+    "along: lines without zeros before them": (
+        "kernels/one_axis.py",
+        "begin = min(max(first, 0), end)",
+        "begin = max(first, 0) if first > 0 else 0 * end",
+    ),
+    "along: nothing is behind a line": ("kernels/one_axis.py", "min(end, axis.visible) - begin", "end - begin"),
+    "along: lines beyond an edge are read": ("kernels/one_axis.py", "(at >= 0) & (at < axis.visible)", "at >= at"),
+    "along: tiles lie inside": (
+        "kernels/one_axis.py",
+        "(tiles[..., 1] == 0) & (tiles[..., 2] == self.points)",
+        "tiles[..., 1] == tiles[..., 1]",
+    ),
+    "along: a bias that goes on": (
+        "kernels/one_axis.py",
+        "if self.finish.pitch and channels % target().lanes(self.problem.itemsize) else RUN",
+        "if self.finish.pitch and not channels else RUN",
+    ),
+    "along: a step of the other axes": ("kernels/one_axis.py", "axis.stride * seen, 0, made", "seen, 0, made"),
+    "along: neighbours for what is dilated": ("kernels/one_axis.py", "axis.dilation * seen, taps", "seen, taps"),
+    "along: the last block begins behind": ("kernels/one_axis.py", "min(begin, count - size)", "begin"),
     "winograd: only the last residue counts": ("engines/winograd.py", "summed and number > 0", "False"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
@@ -662,14 +697,15 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 PAIRS = "pairs_in_lines", "pairs_in_chunks", "pairs_of_halves"
 FIRST = {
     "after": ("what_follows_a_sum",),
+    "along": ("the_first_axis_alone",),
     "bfloat16": PAIRS,
     "fft": ("frequencies_of_each_axis", "fft"),
-    "halves": ("transforms_of_halves",),
+    "halves": ("all_axes_are_transformed", "transforms_of_halves"),
     "im2row": ("examples_in_parts", "im2row"),
     "matrices": PAIRS[::-1],
     "pooling": ("pooling",),
     "split": ("numbers_in_halves",),
-    "winograd": ("what_follows_a_sum", "winograd"),
+    "winograd": ("all_axes_are_transformed", "what_follows_a_sum", "winograd"),
     **{engine: (engine,) for engine in ("matrix", "reference")},
 }
 """Checks that are asked first of mutants whose names begin so: none lives longer than it must."""

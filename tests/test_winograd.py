@@ -27,6 +27,8 @@ from triconv.kernels import winograd as ways
 from triconv.kernels.correlation import Correlation
 from triconv.kernels.filtered import Sizes, Step
 
+pytestmark = pytest.mark.usefixtures("all_axes")
+
 Array = NDArray[Any]
 
 EVERY_FILTERING = [(m, r) for r in range(1, len(POINTS) + 1) for m in range(1, len(POINTS) + 3 - r)]
@@ -255,7 +257,7 @@ def test_two_threads_stay_within_the_room(row: Row, operation: str, share: float
     schedules = []
     for threads in (1, 2, 8):
         with triconv.threads(threads):
-            way, schedule, _ = winograd._scheduled(problem, own, room)
+            way, schedule, _ = winograd._scheduled(problem, None, own, room)
             schedules.append((way.copied, schedule.kernels, schedule.shared, schedule.own))
             if threads <= 2:
                 assert way.copied + 4 * schedule.scratch <= room

@@ -25,6 +25,8 @@ from triconv.engines import winograd
 from triconv.form import Problem
 from triconv.kernels import prepared
 
+pytestmark = pytest.mark.usefixtures("all_axes")
+
 Array = NDArray[np.generic]
 
 PLENTY = 1 << 40

@@ -358,6 +358,20 @@ class Axis:
                 found.append(Residue(axis, visible, number))
         return found
 
+    def pieces(self, taps: int) -> list[Residue]:
+        """The residues with the taps of each in pieces of so many neighbours, which the last may lack: axes of as many.
+
+        Their convolutions add up to the axis's own, where taps that the kernel has not are zero.
+        """
+        found = []
+        for one in self.residues:
+            for first in range(0, one.axis.kernel, taps):
+                before = one.axis.before - first
+                after = one.axis.hidden - one.axis.visible - before + taps - 1
+                axis = replace(one.axis, kernel=taps, before=before, after=after)
+                found.append(Residue(axis, one.visible, one.kernel + self.stride * first))
+        return found
+
     def tiles(self, size: int) -> tuple[Tile, ...]:
         """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1."""
         return _tiles(self, size)

@@ -5,6 +5,9 @@ transpose the kernel is flipped, and the weight's gradient is the same sum with 
 A stride leaves a problem of stride 1 for each residue of the visible positions, with every s-th tap: their
 convolutions are added up; of the transpose and of the weight's gradient each makes a part.
 
+Channels that are few would fill no vector, and be soon summed: then a convolution may transform the first axis alone,
+of any stride, and sum the taps of all others as they are (`kernels/one_axis`).
+
 Rounding errors grow by the product of the axes' `amplification`: relative to the root mean square of the result, about
 that times 2 eps for independent random operands, and what long sums add besides. Tiles that would exceed AMPLIFIED are
 not taken.
@@ -20,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +34,7 @@ from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, widened
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role
 from ..kept import Kept
-from ..memory import empty
+from ..memory import LINE, address, empty
 
 if TYPE_CHECKING:
     from ..kernels.finish import Finish
@@ -54,6 +57,9 @@ TURNED = 1.5
 PASSES = 4
 """How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read again."""
 
+BEGUN = 3
+"""Products that take as long as to begin a sum and to write it, where sums are short."""
+
 MANY_PARTS = 16
 """Problems of stride 1 that take no longer to start than to run."""
 
@@ -68,6 +74,12 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         found.append("needs one kernel for all positions")
     if problem.channels.mask is not None:
         found.append("needs whole groups of channels")
+    return tuple(found or (() if _along_one(problem) else _why_not_all(problem)))
+
+
+def _why_not_all(problem: Problem) -> list[str]:
+    """Why all axes cannot be transformed."""
+    geometry, found = problem.geometry, []
     if any(axis.stride > 1 and (axis.dilation > 1 or axis.border != "zero") for axis in geometry.axes):
         found.append("needs stride 1 where there is dilation or a border that is not zero")
     if prod(axis.stride for axis in geometry.axes) > MANY_PARTS:
@@ -75,21 +87,31 @@ def why_not(problem: Problem) -> tuple[str, ...]:
     taps = [-(-axis.kernel // axis.stride) for axis in geometry.axes]
     if max(taps, default=1) == 1 or max(taps) > len(POINTS):
         found.append(f"needs kernels of 2 to {len(POINTS)} taps, a stride apart")
-    if not found and not all(_choices(part.problem) for part in parts(problem)):
+    if not found and not all(_choices(part.problem) for part in of_a_stride(problem)):
         found.append(f"rounding errors would grow more than {AMPLIFIED} times")
-    return tuple(found)
+    return found
 
 
 WHOLE = slice(0, None, 1)
 
 
+class Tiles(NamedTuple):
+    """Of the first axis, where it alone is transformed."""
+
+    size: int
+    taps: int
+    """Of each of the pieces that a kernel's are cut into."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """A problem of stride 1, and what of the visible and of the weight it is of, as slices."""
+    """A problem of stride 1, and what of the visible and of the weight it is of, as slices; or all there is."""
 
     problem: Problem
     visible: tuple[slice, ...]
     weight: tuple[slice, ...]
+    along: Tiles | None = None
+    """The tiles along the first axis, where only that is transformed, and there may be a stride."""
 
     @cached_property
     def whole(self) -> bool:
@@ -106,8 +128,33 @@ class Part:
         return array[self.slices(role)]
 
 
-@lru_cache(maxsize=64)
+@depending(64)
 def parts(problem: Problem) -> tuple[Part, ...]:
+    """What is computed one after the other: whatever is expected to take least."""
+    along, rank = _along_one(problem), problem.geometry.rank
+    able = not along or not _why_not_all(problem)
+    found = of_a_stride(problem) if able else ()
+    if along:
+        least = min(along, key=lambda tiles: _seconds_along(problem, tiles))
+        if not able or _seconds_along(problem, least) < _seconds_of(found):
+            return (Part(problem, (WHOLE,) * rank, (WHOLE,) * rank, least),)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _along_one(problem: Problem) -> tuple[Tiles, ...]:
+    """Tiles along the first axis that do not amplify errors too much, if it can be the only one."""
+    axes = problem.geometry.axes
+    able = problem.produces is Role.HIDDEN and problem.dtype in TRANSFORMED and problem.channels.groups == 1
+    if not able or len(axes) < 2 or axes[0].dilation > 1:
+        return ()
+    most = -(-axes[0].kernel // axes[0].stride)
+    every = (Tiles(size, taps) for taps in range(2, most + 1) for size in range(2, len(POINTS) + 3 - taps))
+    return tuple(one for one in every if filtering(*one).amplification <= AMPLIFIED)
+
+
+@lru_cache(maxsize=64)
+def of_a_stride(problem: Problem) -> tuple[Part, ...]:
     """The problems of stride 1 that a problem is made of, in the dtype of transforms: those that have taps."""
     problem = widened(problem)
     geometry, found = problem.geometry, []
@@ -141,11 +188,38 @@ def _within(kernels: Sequence[int], limit: float) -> Iterator[tuple[int, ...]]:
 
 def cost(problem: Problem) -> float:
     """Seconds on arrays that lie well, and those in which they come and go where they are not near."""
-    seconds = moving(problem.bytes) + sum(_seconds(part.problem, tile_sizes(part.problem)) for part in parts(problem))
+    seconds = moving(problem.bytes) + _seconds_of(parts(problem))
     if _is_wide(problem):
         made = problem.bytes_of(problem.produces) + widened(problem).bytes_of(problem.produces)
         seconds += made / coefficients().converted
     return seconds
+
+
+def _seconds_of(every: Sequence[Part]) -> float:
+    """The cost of parts, one after the other."""
+    return sum(
+        _seconds(part.problem, tile_sizes(part.problem))
+        if part.along is None
+        else _seconds_along(part.problem, part.along)
+        for part in every
+    )
+
+
+def _seconds_along(problem: Problem, tiles: Tiles) -> float:
+    """The cost of tiles along the first axis alone."""
+    from ..kernels.target import target
+
+    (first, *others), channels, found = problem.geometry.axes, problem.channels, coefficients()
+    lanes, pieces = target().lanes(problem.itemsize), len(first.pieces(tiles.taps))
+    points, every = tiles.size + tiles.taps - 1, problem.batch * ceil(first.hidden / tiles.size)
+    made = ceil(channels.hidden / lanes) * prod(axis.hidden for axis in others)
+    seen = ceil(pieces * prod(axis.reach for axis in others) * channels.visible / lanes)
+    terms = pieces * prod(axis.kernel for axis in others) * channels.visible
+    cycles = found.winograd_multiplied * made * (terms + BEGUN) + found.winograd_transformed * (made + seen)
+    cycles = points * (every * cycles + found.winograd_kernel * terms * ceil(channels.hidden / lanes))
+    # Of one channel nothing says that the result's should lie side by side: mostly they do not, and it is copied.
+    copied = 2 * problem.bytes_of(Role.HIDDEN) if channels.visible == 1 < channels.hidden else 0
+    return cycles / found.cycles + copied / found.copied + found.winograd_called
 
 
 @depending(64)
@@ -182,8 +256,11 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     return cycles / found.cycles + far + found.winograd_called
 
 
-def _way(problem: Problem, strides: tuple[Strides, ...]) -> Way:
-    """Where arrays are copied first, as the transforms want channels side by side; but take kernels in any order."""
+def _way(problem: Problem, strides: tuple[Strides, ...], lines: bool) -> Way:
+    """Where arrays are copied first, as the transforms want channels side by side; but take kernels in any order.
+
+    And perhaps positions along the last axis one behind the other, as `lines`.
+    """
     from ..kernels.layout import Buffer, Layout
     from ..kernels.ways import ROLES, Way, with_borders_written_out
 
@@ -199,30 +276,46 @@ def _way(problem: Problem, strides: tuple[Strides, ...]) -> Way:
             before[2:] = [axis.before if axis.border != "zero" else 0 for axis in problem.geometry.axes]
         order = (*(axis for axis in problem.order(role) if axis != unit), unit)
         as_it_is = (steps[unit] == 1 or shape[unit] == 1) and not extended
+        as_it_is &= not lines or are_lines(shape, steps)
         as_it_is |= role is Role.WEIGHT is not problem.produces
         buffers.append(None if as_it_is else Buffer(shape, tuple(before), order))
     layouts = (Layout(own) if buffer is None else buffer.layout for own, buffer in zip(strides, buffers, strict=True))
     return Way(problem, inner, "hidden", (), tuple(buffers), tuple(layouts), ())
 
 
+def are_lines(shape: tuple[int, ...], strides: Strides) -> bool:
+    """Whether positions along the last axis lie one behind the other, where channels are side by side."""
+    return strides[-1] == shape[1] or shape[-1] == 1
+
+
 def _scheduled(
     problem: Problem,
+    along: Tiles | None,
     strides: tuple[Strides, ...],
     room: int,
     stored: Collection[Role] = (),
     adds: bool = False,
     finish: Finish | None = None,
+    in_line: bool = False,
 ) -> tuple[Way, Schedule, str]:
     """Where arrays of these strides, in numbers, are copied to, what is done then, and what that is called.
 
-    `room` is how many bytes it should take at most. Arrays of `stored` roles are in bfloat16; copies are not.
+    `room` is how many bytes it should take at most; is the result `in_line` with the cache? Arrays of `stored` roles
+    are in bfloat16; copies are not.
     """
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
+    from ..kernels.finish import AS_IT_IS
+    from ..kernels.one_axis import OneAxis
     from ..kernels.ways import ROLES
 
-    way = _way(problem, strides)
+    way = _way(problem, strides, along is not None)
+    if along is not None:
+        by_visible, by_hidden, by_weight = (layout.steps for layout in way.layouts)
+        in_line &= way.buffers[ROLES.index(Role.HIDDEN)] is None
+        whole = OneAxis(way.problem, *along, by_visible, by_hidden, by_weight, room, finish or AS_IT_IS, in_line)
+        return way, whole.schedule(), "along the first axis"
     correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
     own = {role for role, buffer in zip(ROLES, way.buffers, strict=True) if role in stored and buffer is None}
     seen = {_as_in_a_convolution(problem, role) for role in own}
@@ -239,17 +332,19 @@ def _as_in_a_convolution(problem: Problem, role: Role) -> Role:
 
 def _prepared(
     problem: Problem,
+    along: Tiles | None,
     strides: tuple[Strides, ...],
     room: int,
     stored: Collection[Role],
     adds: bool,
     finish: Finish | None,
+    in_line: bool,
 ) -> Prepared:
     """A problem of stride 1 made ready for arrays of these strides, in numbers, to be added to what is there or not."""
     from ..kernels.prepared import Prepared, may_be_short, moves
     from ..kernels.ways import ROLES
 
-    way, program, _ = _scheduled(problem, strides, room, stored, adds, finish)
+    way, program, _ = _scheduled(problem, along, strides, room, stored, adds, finish, in_line)
     roles = (_as_in_a_convolution(problem, role) for role in (Role.VISIBLE, Role.WEIGHT, Role.HIDDEN))
     operands, produced = tuple(map(ROLES.index, roles)), ROLES.index(problem.produces)
     moved, short = moves(way, strides, produced, stored=stored), may_be_short(problem, strides)
@@ -262,26 +357,30 @@ def build(problem: Problem) -> Run:
     from ..kernels.copy import convert
     from ..kernels.finish import Finish
     from ..kernels.finite import all_finite
+    from ..kernels.loops import outgrows
     from ..kernels.prepared import aligned
     from ..kernels.ways import ROLES, arguments, folds
 
     given_at, produced = arguments(problem), ROLES.index(problem.produces)
     every, covered, summed = parts(problem), _covers(problem), problem.produces is Role.HIDDEN
     unread, wide, computed = _unread(problem), _is_wide(problem), np.dtype(widened(problem).dtype)
+    past = outgrows(problem)
     known_by = problem.produces, tuple((cut.start, cut.step) for part in every for cut in part.weight)
 
     @lru_cache(maxsize=KEPT_ORDERS * max(1, len(every)))
-    def ready(number: int, strides: tuple[Strides, ...], size: int, finish: Finish | None) -> Prepared:
+    def ready(number: int, strides: tuple[Strides, ...], size: int, finish: Finish | None, in_line: bool) -> Prepared:
         """A part on arrays of these strides, whose result has so many bytes a number."""
-        inner = every[number].problem
+        inner, along = every[number].problem, every[number].along
         sizes = [size if role is problem.produces else problem.itemsize for role in ROLES]
         own = tuple(tuple(step // size for step in one) for size, one in zip(sizes, strides, strict=True))
         stored = [role for role, size in zip(ROLES, sizes, strict=True) if size != inner.itemsize]
-        return _prepared(inner, own, problem.extra, stored, summed and number > 0, finish)
+        return _prepared(inner, along, own, problem.extra, stored, summed and number > 0, finish, in_line)
 
     def fused(given: Array, after: After) -> Finish | None:
         """What is done as tiles are written: of a sum of parts, with the last one's."""
         whole = covered and not folds(problem)
+        if every and every[-1].along is not None:  # what is elsewhere first lies otherwise
+            whole = whole and are_lines(given.shape, tuple(step // given.itemsize for step in given.strides))
         apart = pitch(given.shape, given.strides, given.itemsize)  # all parts begin a multiple of it behind each other
         bias, positive, where = after.steps
         return Finish(apart * bias, positive, where) if whole and apart and after.fits(given) else None
@@ -309,7 +408,8 @@ def build(problem: Problem) -> Run:
             own = given if part.whole else [part.of(role, array) for role, array in zip(ROLES, given, strict=True)]
             finish = done if not summed or number == len(every) - 1 else None
             more = after.of(part.slices(problem.produces)).arrays if after is not None and finish is not None else ()
-            best = ready(number, tuple(array.strides for array in own), out.itemsize, finish)
+            in_line = past and part.along is not None and address(own[produced]) % LINE == 0
+            best = ready(number, tuple(array.strides for array in own), out.itemsize, finish, in_line)
             finite.append(best.run(own, of_parts[number], more))
         if unread is not None:
             finite.append(all_finite(given[ROLES.index(unread)]))
@@ -375,15 +475,15 @@ def _workspace(problem: Problem, _threads: int) -> int:
     from ..kernels.layout import Buffer
     from ..kernels.ways import ROLES, folds
 
-    def of_part(part: Problem) -> int:
-        shapes = [part.shape(role) for role in ROLES]
+    def of_part(part: Part) -> int:
+        shapes = [part.problem.shape(role) for role in ROLES]
         plain = (Buffer(shape, (0,) * len(shape), tuple(range(len(shape)))).layout.steps for shape in shapes)
-        way, program, _ = _scheduled(part, tuple(plain), problem.extra, stored)
-        return way.copied * (1 + folded) + program.scratch * part.itemsize
+        way, program, _ = _scheduled(part.problem, part.along, tuple(plain), problem.extra, stored)
+        return way.copied * (1 + folded) + program.scratch * part.problem.itemsize
 
     # NumPy adds what lies on a border, one axis after the other.
     folded = sum(axis.border != "zero" for axis in problem.geometry.axes) if folds(problem) else 0
-    stored, every = _stored(problem), [part.problem for part in parts(problem)]
+    stored, every = _stored(problem), parts(problem)
     added = _is_wide(problem) or (problem.produces is Role.HIDDEN and len(every) > 1)
     sums = widened(problem).bytes_of(problem.produces) if added else 0
     # A block of memory that one part leaves may be too small for the next.
@@ -392,10 +492,15 @@ def _workspace(problem: Problem, _threads: int) -> int:
 
 def tables(problem: Problem) -> int:
     """The jobs of all tiles and kernels."""
-    return sum(_jobs(part.problem) for part in parts(problem)) if problem.batch else 0
+    return sum(map(_jobs, parts(problem))) if problem.batch else 0
 
 
-def _jobs(problem: Problem) -> int:
+def _jobs(part: Part) -> int:
+    problem = part.problem
+    if part.along is not None:
+        from ..kernels.one_axis import jobs
+
+        return jobs(problem, *part.along)
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
     tiles = problem.batch * prod(
         len((axis.mirrored if transposed else axis).tiles(m)) for axis, m in zip(axes, tile_sizes(problem), strict=True)
@@ -407,9 +512,12 @@ def describe(problem: Problem) -> str:
     """Tiles, and the way through the transforms, of each part of a stride."""
     if not problem.batch:
         return ""
-    stored, every = _stored(problem), [part.problem for part in parts(problem)]
+    stored, every = _stored(problem), parts(problem)
+    if every and (along := every[0].along) is not None:
+        return f"tiles of {along.size} along the first axis, {along.taps} taps at a time"
     found = Counter(
-        f"tiles of {' × '.join(map(str, tile_sizes(part)))} {_named(part, problem.extra, stored)}" for part in every
+        f"tiles of {' × '.join(map(str, tile_sizes(part.problem)))} {_named(part.problem, problem.extra, stored)}"
+        for part in every
     )
     many = f"{len(every)} parts of a stride: " if len(every) > 1 else ""
     return many + "; ".join(f"{count} with {text}" if many else text for text, count in found.items())
@@ -424,7 +532,7 @@ def _named(problem: Problem, room: int, stored: Collection[Role]) -> str:
     for role in ROLES:
         shape = problem.shape(role)
         strides.append(Buffer(shape, (0,) * len(shape), problem.order(role)).layout.steps)
-    return _scheduled(problem, tuple(strides), room, stored)[2].replace("_", " ")
+    return _scheduled(problem, None, tuple(strides), room, stored)[2].replace("_", " ")
 
 
 ENGINE = Engine(

@@ -252,10 +252,7 @@ class Sizes:
 
     def contraction(self, results: Sequence[Index], sums: Sequence[Index], *begins: Sequence[Corner]) -> list[Program]:
         """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
-        corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-        nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
-        made = contractions(nest, self.dtype)
-        return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
+        return multiplying(results, sums, self.dtype, begins)
 
     def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:
         """M = S · K for one chunk, and added to M, of so many in all."""
@@ -280,6 +277,16 @@ class Sizes:
             Index(self.wide, 0, 1, 1, True),
         ]
         return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], *begins)
+
+
+def multiplying(
+    results: Sequence[Index], sums: Sequence[Index], dtype: str, begins: Sequence[Sequence[Corner]]
+) -> list[Program]:
+    """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
+    corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
+    nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
+    made = contractions(nest, dtype)
+    return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:

@@ -76,6 +76,9 @@ class Transform:
     """Whether some tiles reach beyond the array, or some channels are less than a vector."""
     stored: str = ""
     """How the array is stored, and what finishes it, if not as what is computed with."""
+    past: bool = False
+    """Whether what lies inside of the array goes to memory past the caches, which it would only fill: it is whole
+    vectors, each of which begins where a vector does."""
 
     @property
     def name(self) -> str:
@@ -188,7 +191,8 @@ class Transform:
     ) -> None:
         """Write a vector of the result, and mark what is not finite."""
         lanes, used, before = table.lanes, None, place
-        k.prefetch(place, table.ahead, written=True)
+        if not self.past:
+            k.prefetch(place, table.ahead, written=True)
         if edge is not None:
             outside, used = _outside(k, at, edge.ends), edge.used
             before = k.unless(outside, place, edge.nothing, used)
@@ -199,7 +203,11 @@ class Transform:
         # Infinite or NaN times zero is not zero.
         seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
         k.put(table.wrong, k.fma(seen, k.zeros(lanes), k.get(table.wrong, value.type)))
-        k.store_vector(self.finish(k, value, (table.end[0], kept), used), place, used)
+        value = self.finish(k, value, (table.end[0], kept), used)
+        if self.past and edge is None:
+            k.store_past(value, place)
+        else:
+            k.store_vector(value, place, used)
 
     def _apart(self, axis: int, lanes: int) -> list[Value | int]:
         """How far vectors are apart on each axis, in numbers, once one is transformed."""
