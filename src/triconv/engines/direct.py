@@ -104,6 +104,13 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
             found = np.add.outer(found, np.arange(sizes[axis]) * steps[axis])
         return np.asarray(found, np.intp)
 
+    @lru_cache(maxsize=1)
+    def in_memory(strides: Strides) -> tuple[Array, Array]:
+        """The same places one behind the other, as they are soonest written, and which number belongs to each."""
+        found = places(strides).reshape(-1)
+        which = np.argsort(found)
+        return found[which], which
+
     def packed(found: Array) -> Array:
         return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
@@ -122,8 +129,8 @@ def _of_edges(problem: Problem, edges: tuple[Array, ...], run: Run) -> Run:
         found, own = np.empty([shape[axis] for axis in order], out.dtype), aligned(out)
         run(visible, hidden, packed(found))
         own[...] = 0
-        line, where = _in_a_line(own), places(own.strides)
-        line[where] = found.reshape(where.shape)
+        where, which = in_memory(own.strides)
+        _in_a_line(own)[where] = found.reshape(-1)[which]
         if own is not out:
             out[...] = own
 
