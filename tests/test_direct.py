@@ -963,3 +963,17 @@ def test_no_examples(name: str) -> None:
         result = row.call(getattr(triconv, operation), operation, row.operands(), engine="direct")
         assert result.shape == getattr(row, RESULT[operation])
         assert not result.any()
+
+
+def test_a_graphs_gradient_meets_channels_again_while_they_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all edges those of some visible channels come together, as many as half of the cache holds."""
+    mask = np.random.default_rng(0).random((24, 24)) < 0.3
+    problem = triconv.explain("conv_weight", (8, 24, 16, 16), (24, 24, 3, 3), groups=mask, dtype="float32").problem
+    each, edges = problem.bytes_of(Role.VISIBLE) // 24, np.nonzero(mask)
+    for many in (1, 5, 24, 100):
+        monkeypatch.setattr(loops, "cache_bytes", lambda many=many: (1 << 15, 2 * many * each))
+        seen, made, number = loops._edges(problem, edges, loops.Steps(1, 1, 0), 1).corners.T
+        np.testing.assert_array_equal((made, seen), [end[number] for end in edges])
+        assert sorted(number.tolist()) == list(range(len(number)))
+        turns = list(zip((seen // many).tolist(), made.tolist(), seen.tolist(), strict=True))
+        assert turns == sorted(turns)

@@ -385,7 +385,9 @@ def _edges(problem: Problem, edges: Sequence[NDArray[np.intp]], step: Steps, ker
     o, i = edges
     places = np.column_stack([step.visible * i, step.hidden * o, kernel * np.arange(len(o))])
     if problem.produces is Role.WEIGHT:
-        return Family(places, [_table([Steps()])], np.zeros(len(o), np.int64))
+        # Each meets all positions of two channels: of the visible ones as many take turns as stay in the cache.
+        near = max(1, cache_bytes()[1] // 2 * problem.channels.visible // problem.bytes_of(Role.VISIBLE))
+        return Family(places[np.lexsort((i, o, i // near))], [_table([Steps()])], np.zeros(len(o), np.int64))
     if problem.produces is Role.HIDDEN:
         name, own, count = "hidden", o, problem.channels.hidden
     else:
