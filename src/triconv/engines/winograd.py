@@ -228,10 +228,21 @@ def tile_sizes(problem: Problem) -> tuple[int, ...]:
     return min(_choices(problem), key=lambda sizes: _seconds(problem, sizes))
 
 
-def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
-    """The cost of tiles of some sizes."""
+class Counts(NamedTuple):
+    """Of a problem of stride 1 in tiles of some sizes."""
+
+    tiles: int
+    points: int
+    """Products of each."""
+    vectors: tuple[int, int]
+    """Of the channels of a hidden position, and of a visible one."""
+    kernels: int
+    """Vectors of all kernels, at each point."""
+
+
+def _counts(problem: Problem, sizes: tuple[int, ...]) -> Counts:
+    """Tiles, products and vectors."""
     from ..kernels.target import target
-    from ..kernels.winograd import PIECES
 
     lanes, channels, axes = target().lanes(problem.itemsize), problem.channels, problem.geometry.axes
     transposed = problem.produces is Role.VISIBLE
@@ -244,7 +255,17 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     vectors = channels.groups * ceil(channels.hidden // channels.groups / lanes), ceil(channels.visible / lanes)
     inputs = channels.hidden // channels.groups if transposed else channels.weight[1]
     outputs = ceil((channels.weight[1] if transposed else channels.hidden // channels.groups) / lanes)
-    kernels, seen = channels.groups * inputs * outputs, tiles * vectors[not transposed]
+    return Counts(tiles, points, vectors, channels.groups * inputs * outputs)
+
+
+def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
+    """The cost of tiles of some sizes."""
+    from ..kernels.target import target
+    from ..kernels.winograd import PIECES
+
+    transposed, bytes_of_one = problem.produces is Role.VISIBLE, target().vector_bytes
+    tiles, points, vectors, kernels = _counts(problem, sizes)
+    seen = tiles * vectors[not transposed]
     held = min(tiles * sum(vectors), PIECES * kernels) if problem.produces is Role.WEIGHT else min(seen, kernels)
     turned = TURNED if transposed and kernels > seen else 1.0
     found = coefficients()
@@ -252,7 +273,7 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
     cycles *= GRADIENT if problem.produces is Role.WEIGHT else 1.0
-    far = PASSES * moving(points * held * lanes * problem.itemsize)
+    far = PASSES * moving(points * held * bytes_of_one)
     return cycles / found.cycles + far + found.winograd_called
 
 
@@ -306,22 +327,29 @@ def _scheduled(
     from ..kernels import winograd
     from ..kernels.correlation import Correlation
     from ..kernels.filtered import Sizes
-    from ..kernels.finish import AS_IT_IS
-    from ..kernels.one_axis import OneAxis
     from ..kernels.ways import ROLES
 
     way = _way(problem, strides, along is not None)
     if along is not None:
-        by_visible, by_hidden, by_weight = (layout.steps for layout in way.layouts)
-        in_line &= way.buffers[ROLES.index(Role.HIDDEN)] is None
-        whole = OneAxis(way.problem, *along, by_visible, by_hidden, by_weight, room, finish or AS_IT_IS, in_line)
-        return way, whole.schedule(), "along the first axis"
+        return way, _along_first(way, along, room, finish, in_line), "along the first axis"
     correlation = Correlation.of(way.problem, *(layout.steps for layout in way.layouts))
     own = {role for role, buffer in zip(ROLES, way.buffers, strict=True) if role in stored and buffer is None}
     seen = {_as_in_a_convolution(problem, role) for role in own}
     sizes = Sizes(problem, correlation, tile_sizes(problem), room, adds, finish, seen)
     schedule = winograd.schedule(sizes, problem.produces is Role.WEIGHT)
     return way, schedule(sizes), schedule.__name__
+
+
+def _along_first(way: Way, along: Tiles, room: int, finish: Finish | None, in_line: bool) -> Schedule:
+    """What is done where the first axis alone is transformed."""
+    from ..kernels.finish import AS_IT_IS
+    from ..kernels.one_axis import OneAxis
+    from ..kernels.ways import ROLES
+
+    by_visible, by_hidden, by_weight = (layout.steps for layout in way.layouts)
+    past = in_line and way.buffers[ROLES.index(Role.HIDDEN)] is None
+    whole = OneAxis(way.problem, *along, by_visible, by_hidden, by_weight, room, finish or AS_IT_IS, past)
+    return whole.schedule()
 
 
 def _as_in_a_convolution(problem: Problem, role: Role) -> Role:
@@ -490,6 +518,28 @@ def _workspace(problem: Problem, _threads: int) -> int:
     return sum(map(of_part, every)) + sums + 2 * tables(problem)
 
 
+def most(problem: Problem) -> int:
+    """More than `workspace`, and sooner known: transforms of all tiles for each thread, of all kernels for each piece,
+    and copies of all there is."""
+    from ..kernels.target import target
+    from ..kernels.threads import thread_count
+    from ..kernels.winograd import PIECES
+
+    if not problem.batch or any(part.along is not None for part in parts(problem)):
+        return workspace(problem)
+    held = sum(map(problem.bytes_of, Role)) + 2 * tables(problem)
+    for inner in (part.problem for part in parts(problem)):
+        tiles, points, vectors, kernels = _counts(inner, tile_sizes(inner))
+        rows = (thread_count() + 2) * (tiles + TILES_MORE) * (sum(vectors) + inner.channels.groups + LINES_MORE)
+        made = points * (rows + (PIECES + 2) * 2 * kernels) * target().vector_bytes
+        held += made + COPIES * (inner.padded + widened(problem).bytes_of(problem.produces))
+    return held
+
+
+TILES_MORE, LINES_MORE, COPIES = 64, 16, 6
+"""More than fill blocks up, and lines, and more copies than there are."""
+
+
 def tables(problem: Problem) -> int:
     """The jobs of all tiles and kernels."""
     return sum(map(_jobs, parts(problem))) if problem.batch else 0
@@ -536,5 +586,14 @@ def _named(problem: Problem, room: int, stored: Collection[Role]) -> str:
 
 
 ENGINE = Engine(
-    "winograd", why_not, cost, workspace, tables, build, spreads=True, dtypes=(*COMPUTED, BFLOAT16), describe=describe
+    "winograd",
+    why_not,
+    cost,
+    workspace,
+    tables,
+    build,
+    spreads=True,
+    dtypes=(*COMPUTED, BFLOAT16),
+    describe=describe,
+    most=most,
 )

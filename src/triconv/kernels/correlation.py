@@ -87,7 +87,8 @@ class Correlation:
         """The jobs of the transforms of all kernels, by (group, panel of outputs, input)."""
         panels = -(-self.outputs // wide)
         found = np.zeros((self.groups, panels, self.inputs, JOB + 2 * len(self.axes)), np.int64)
-        g, q, i = np.ogrid[: self.groups, :panels, : self.inputs]
+        g, q = np.arange(self.groups)[:, None, None], np.arange(panels)[:, None]
+        i = np.arange(self.inputs)
         where = g * self.across + q * wide * self.kernel[0] + i * self.kernel[1]
         found[..., 1 if back else 0] = self.first_tap + where
         found[..., 2] = np.minimum(self.outputs - q * wide, wide)

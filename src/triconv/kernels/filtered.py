@@ -237,12 +237,13 @@ class Sizes:
             inner = Dim(((0, 0, self.depth),), own.kernel[1], row), Dim(((0, 0, outputs),), own.kernel[0], 1)
             return Move.of([*dims, *inner], self.dtype, Stored(BFLOAT16 * (Role.WEIGHT in self.stored)))
 
-        outputs, first, like = np.unique(jobs[:, 0, 2], return_index=True, return_inverse=True)
-        local = jobs[first]
+        begins, outputs = jobs[:, 0, 0].tolist(), jobs[:, 0, 2].tolist()
+        kinds = sorted(set(outputs))
+        local = jobs[[outputs.index(count) for count in kinds]]
         local[..., 0] = np.arange(self.depth) * row
         transform = self.transform(Role.WEIGHT, local, self.kernel, array=steps)
-        chunks = list(zip(jobs[:, 0, 0].tolist(), like.tolist(), strict=True))
-        return Turning([move(count) for count in outputs.tolist()], transform, chunks)
+        chunks = [(begin, kinds.index(count)) for begin, count in zip(begins, outputs, strict=True)]
+        return Turning([move(count) for count in kinds], transform, chunks)
 
     def beginning(self, chunk: int) -> tuple[int, int]:
         """Where the channels of a chunk of kernels begin, in a row of what is seen and of what is made."""

@@ -176,7 +176,7 @@ class OneAxis:
             found = []
             for n in range(first, last):
                 found.append(forth.call(seen, a, n, n + 1))
-                found += program.calls(((a, transformed, c),), 0, 1)
+                found += program.whole(a, transformed, c)
                 found.append(back.call(c, result, n, n + 1, marks[n * lanes :], *more))
             return found
 

@@ -82,7 +82,7 @@ def by_blocks(s: Sizes) -> Schedule:
                 for unit in range(n, slices * len(forth.jobs), len(forth.jobs)):
                     for chunk in range(s.chunks):
                         a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
-                        found += programs[chunk > 0].calls(((a, b, room[place + tiles :]),), 0, 1)
+                        found += programs[chunk > 0].whole(a, b, room[place + tiles :])
                     found.append(back.call(room[place + tiles :], made, unit, unit + 1, marks[unit * s.lanes :], *more))
                     kernel += panels * s.chunks * s.chunk
             return found
@@ -171,7 +171,7 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
                             found += copies.calls(kernel, w, k, number)
                         if kernels is not None:
                             found.append(kernels.call(kernel, k, number, number + 1))
-                        found += programs[chunk > 0].calls(((room[seen:], k, m),), 0, 1)
+                        found += programs[chunk > 0].whole(room[seen:], k, m)
                     found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
                 return found
 
@@ -255,7 +255,7 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
                 for n in range(first, last):
                     a, b = s.beginning(n)
                     operands = room[a:], room[hidden + b :], room[place:]
-                    found += [call for program in programs for call in program.calls((operands,), 0, 1)]
+                    found += [call for program in programs for call in program.whole(*operands)]
                     found.append(back.call(room[place:], arrays[1], n, n + 1, arrays[4][n * s.lanes :]))
                 return found
 
@@ -311,7 +311,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
                 found.append(seen.call(arrays[0], room[place:], n, n + 1))
                 found.append(made.call(arrays[2], room[place + hidden :], n, n + 1))
                 operands = room[place:], room[place + hidden :], room[piece * s.kernels + turn * chunks * s.chunk :]
-                found += programs[n % many > 0].calls((operands,), 0, 1)
+                found += programs[n % many > 0].whole(*operands)
             return found
 
         def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
