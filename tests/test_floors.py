@@ -42,7 +42,7 @@ ROOMS: dict[str, list[list[str]]] = {
         ["sheet"],
         ["copy", "finite"],
         ["correlation", "layout", "lines", "program", "short"],
-        ["adding", "blocks", "filtered", "loops", "schedule"],
+        ["adding", "blocks", "filed", "filtered", "loops", "schedule"],
         ["one_axis", "ways", "winograd"],
         ["bands"],
         ["chunks", "gradients"],

@@ -505,6 +505,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("TRICONV_CACHE", str(folder))
     monkeypatch.setattr(compiling, "_functions", {})
+    monkeypatch.setattr(compiling, "_linked", set())
     return folder
 
 
@@ -525,6 +526,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def forget() -> None:
     """As in the next process, but that code which was linked stays."""
     compiling._functions.clear()
+    compiling._linked.clear()
     compiling._linker.cache_clear()
 
 

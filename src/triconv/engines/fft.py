@@ -33,9 +33,9 @@ Where it pays, measured on one core of a Zen 5 with 64 channels, is where the su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ from ..kernels.waves import Cut
 from ..memory import empty
 
 if TYPE_CHECKING:
+    from ..kernels.short import Short
     from ..kernels.target import Machine
 
 ROLES = tuple(Role)
@@ -67,6 +68,13 @@ def build(problem: Problem) -> Run:
     if problem.batch == 0:
         return nothing
     return _of_complex(problem) if problem.complex else _of_real(problem)
+
+
+def _filed(work: str, lying: str, make: Callable[[], Short | None]) -> Short | None:
+    """Work that is written down, of this process or of one before."""
+    from ..kernels.filed import kept
+
+    return kept(f"fft {work} {lying}", make)
 
 
 def _of_complex(problem: Problem) -> Run:
@@ -136,7 +144,8 @@ def _of_real(problem: Problem) -> Run:
         weights.put(lambda own: of_weight.back(kernels, own, later), weight, later)
 
     room = (plan.room + LEAST) // kind.itemsize
-    written = (Written(one, kind, room) for one in (frequencies, results, sums, entries))
+    works = frequencies, results, sums, entries
+    written = (Written(one, kind, room, partial(_filed, repr((problem, one.__name__)))) for one in works)
     to_kernels, to_results, to_sums, to_weight = written
 
     def transformed(weight: Array, room: Array) -> Array:

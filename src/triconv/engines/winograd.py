@@ -376,7 +376,8 @@ def _prepared(
     roles = (_as_in_a_convolution(problem, role) for role in (Role.VISIBLE, Role.WEIGHT, Role.HIDDEN))
     operands, produced = tuple(map(ROLES.index, roles)), ROLES.index(problem.produces)
     moved, short = moves(way, strides, produced, stored=stored), may_be_short(problem, strides)
-    return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short)
+    known_by = repr((problem, along, strides, room, stored, adds, finish, in_line))
+    return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short, known_by=known_by)
 
 
 def build(problem: Problem) -> Run:

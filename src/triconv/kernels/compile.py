@@ -37,6 +37,8 @@ FOLDER = str(Path(__file__).parent)
 
 _lock = threading.RLock()
 _functions: dict[Described, Compiled] = {}
+_linked: set[str] = set()
+"""What the code is called that is in memory."""
 _kept_alive: list[Any] = []
 
 if hasattr(os, "register_at_fork"):
@@ -54,6 +56,14 @@ class Described(Hashable, Protocol):
     def emit(self, module: ir.Module, name: str, machine: Target) -> None: ...
 
 
+class Filed(NamedTuple):
+    """A file of object code, the key that it belongs to, and what the code is called."""
+
+    name: str
+    key: bytes
+    symbol: str
+
+
 class Compiled(Protocol):
     """A kernel to be called with addresses and whole numbers; other Python threads run while it does.
 
@@ -64,6 +74,8 @@ class Compiled(Protocol):
     """Where machine code can call it with one argument, the address of its arguments in a row; none in checked mode."""
     pointers: tuple[int, ...]
     """Which of its arguments are addresses in arrays."""
+    filed: Filed | None
+    """Where its object code is kept, if it is."""
 
     def __call__(self, *values: int, **within: Sequence[tuple[int, int]]) -> None: ...
 
@@ -95,16 +107,15 @@ def function(kernel: Described) -> Compiled:
 
 
 def _function(kernel: Described, machine: Target) -> Compiled:
-    symbol = _symbol(kernel)
+    symbol, linker = _symbol(kernel), _linker(machine)
     key = _key(kernel, machine)
-    code = None if key is None else KEPT.read(kernel.name, key)
-    if code is None:
-        code = object_code(kernel, machine, symbol)
-        if key is not None:
-            KEPT.write(kernel.name, key, code)
-    linker = _linker(machine)
-    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
-    linker.finalize_object()
+    if symbol not in _linked:
+        code = None if key is None else KEPT.read(kernel.name, key)
+        if code is None:
+            code = object_code(kernel, machine, symbol)
+            if key is not None:
+                KEPT.write(kernel.name, key, code)
+        _link(linker, symbol, code)
     place = linker.get_function_address(symbol)
     kinds = [ctypes.c_void_p if kind is POINTER else ctypes.c_int64 for kind in kernel.arguments.values()]
     if CHECKED:
@@ -112,7 +123,26 @@ def _function(kernel: Described, machine: Target) -> Compiled:
     compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(place)
     compiled.entry = linker.get_function_address(_entry_name(symbol))
     compiled.pointers = tuple(number for number, kind in enumerate(kinds) if kind is ctypes.c_void_p)
+    compiled.filed = None if key is None else Filed(kernel.name, key, symbol)
     return compiled  # type: ignore[no-any-return]
+
+
+def _link(linker: Any, symbol: str, code: bytes) -> None:
+    """Put object code into memory, where it stays."""
+    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
+    linker.finalize_object()
+    _linked.add(symbol)
+
+
+def entry(filed: Filed) -> int | None:
+    """Where machine code can call a kernel whose object code is kept, as `Compiled.entry`; None if it is gone."""
+    with _lock:
+        linker = _linker(runnable())
+        if filed.symbol not in _linked:
+            if (code := KEPT.read(filed.name, filed.key)) is None:
+                return None
+            _link(linker, filed.symbol, code)
+        return int(linker.get_function_address(_entry_name(filed.symbol)))
 
 
 def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..after import pitch
 from ..form import Problem, Role
 from ..kept import Kept
 from ..memory import KEPT_STRIDES, address, empty
+from . import filed
 from .adding import adding
 from .bands import bands
 from .chunks import Chunks, chunks
@@ -69,6 +70,8 @@ class Prepared:
     """The work written down, by the number of threads, of copies of the weight that come, and of what else comes."""
     near: dict[int, int] = field(default_factory=dict, repr=False)
     """How many copies of the weight there are, by the number of threads."""
+    known_by: str = ""
+    """All that this depends on, if the work should be kept for other processes."""
 
     def tried(self, given: Sequence[Array], kept: Kept | None = None, more: Sequence[Array] = ()) -> bool:
         """Write the result over one of the arrays, if all is finite that has to be; is it?"""
@@ -217,7 +220,7 @@ class Prepared:
         known = self.program.known if isinstance(self.program, Schedule) else None
         if self.produced == WEIGHT or (known is self.keeps is self.supposes is None):
             return None
-        found = replace(self, supposes=None, shorts={}, near={})
+        found = replace(self, supposes=None, shorts={}, near={}, known_by="")
         if known is not None:
             return replace(found, program=known.after(self.operands.index(WEIGHT)), comes=known.kernels)
         if self.keeps is None:
@@ -259,7 +262,8 @@ class Prepared:
         key = self._threads, len(given[WEIGHT]) if self.comes else 1, more
         if key not in self.shorts:
             try:
-                self.shorts[key] = self._short(given, *key)
+                known_by = self.known_by and repr((self.known_by, key))
+                self.shorts[key] = filed.kept(known_by, lambda: self._short(given, *key))
             except MemoryError:  # of addresses for what stands in
                 self.shorts[key] = None
         return self.shorts[key]

@@ -35,6 +35,12 @@ class Sheet:
     """In which of the arrays to come each thread has memory of its own."""
     apart: int = 0
     """How many bytes that is behind that of the one before."""
+    at: Words | tuple[()] = ()
+    """Of each of the arrays that stay, which word is an address in it."""
+    entries: Words | tuple[()] = ()
+    """Which words are entries."""
+    kernels: tuple[Compiled, ...] = ()
+    """And whose."""
 
     @classmethod
     def of(cls, stages: Stages, arrays: Sequence[NDArray[Any]], each: NDArray[Any] | None = None) -> Sheet:
@@ -63,11 +69,13 @@ class Sheet:
         kept = tuple(compress(pointed, (found == rows.NONE).tolist()))
         words[lines + rows.FIRST + position] -= np.array([0, *map(address, arrays)])[found]
         # Where a copy begins further on in an array that another stands for, is no address in any.
-        home = inside[np.searchsorted(low, low_own, "right") - 1]
+        home = 1 if each is None else inside[np.searchsorted(low, low_own, "right") - 1]
         found[(low_own <= where) & (where < high_own) & (found == home)] = rows.OWN
         assert not found[position >= rows.MANY - 1].any(), "an address behind those that there are bits for"
+        at = (lines + rows.FIRST + position)[found == rows.NONE]
         np.bitwise_or.at(words, lines + rows.WHICH, found << rows.BITS * position)
-        return cls(words, shape, kept, int(home) - 1, high_own - low_own)
+        entries, kernels = np.array([begin for begin, _ in calls], np.int64), tuple(call.kernel for _, call in calls)
+        return cls(words, shape, kept, int(home) - 1, high_own - low_own, at, entries + rows.ENTRY, kernels)
 
     @cached_property
     def most(self) -> int:

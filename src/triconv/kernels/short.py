@@ -125,15 +125,21 @@ class Later:
             self._free[begin] = self._taken.pop(begin)
 
 
+Keeping = Callable[[str, Callable[[], Short | None]], Short | None]
+"""What is known so, or is made now."""
+
 Work = Callable[..., None]
 """Says of three arrays what is to be done later, and to whom: work(a, b, c, later)."""
 
 
 class Written:
-    """Work on three arrays, written down for each way in which they lie; with room for so many numbers, or for more."""
+    """Work on three arrays, written down for each way in which they lie; with room for so many numbers, or for more.
 
-    def __init__(self, work: Work, kind: np.dtype[Any], room: int = SMALL) -> None:
-        self.work, self.kind, self.room = work, kind, room
+    It may be `kept` for other processes: known by what a work, and how its arrays lie, say of themselves.
+    """
+
+    def __init__(self, work: Work, kind: np.dtype[Any], room: int = SMALL, kept: Keeping | None = None) -> None:
+        self.work, self.kind, self.room, self.kept = work, kind, room, kept
         self._known: dict[Any, Short | int] = {}
 
     def __call__(self, *arrays: NDArray[Any]) -> None:
@@ -141,7 +147,7 @@ class Written:
         if (known := self._known.get((threads, strides))) is None:
             if len(self._known) >= KEPT:
                 self._known.clear()
-            known = self._known[threads, strides] = self._written(arrays, threads)
+            known = self._known[threads, strides] = self._looked_up(arrays, threads)
         if isinstance(known, Short):
             known.run(*map(address, arrays))
             return
@@ -149,6 +155,20 @@ class Written:
             later = Later(lent.array(known, self.kind), threads)
             self.work(*arrays, later)
             run_stages(later.stages, threads)
+
+    def _looked_up(self, arrays: Sequence[NDArray[Any]], threads: int) -> Short | int:
+        """The work on arrays that lie so, which may be kept."""
+        if self.kept is None:
+            return self._written(arrays, threads)
+        found = list[Short | int]()
+
+        def make() -> Short | None:
+            found.append(self._written(arrays, threads))
+            return found[0] if isinstance(found[0], Short) else None
+
+        lying = [(array.shape, array.strides, array.dtype.str) for array in arrays]
+        kept = self.kept(repr((lying, threads)), make)
+        return found[0] if kept is None else kept
 
     def _written(self, arrays: Sequence[NDArray[Any]], threads: int) -> Short | int:
         """The work on arrays that lie so; where it cannot be written down, the numbers of the room that it takes."""
