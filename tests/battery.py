@@ -124,16 +124,17 @@ def the_first_axis_alone() -> None:
     import triconv
     from triconv.after import After
     from triconv.engines import winograd
-    from triconv.form import Problem, Role
+    from triconv.form import Role
+    from triconv.kernels.one_axis import OneAxis
 
     rows = [
         Row("strided", (2, 3, 17, 20), (7, 4), 16, padding=(3, (2, 5)), stride=(2, 3)),
-        Row("odd channels, one in the padding", (2, 5, 9, 3), (5, 2), 7, padding=(2, (4, 6)), dilation=(1, 2)),
+        Row("odd channels, one in the padding", (2, 5, 9, 3), (5, 2), 7, padding=(2, (9, 6)), dilation=(1, 2)),
         Row("volume", (1, 2, 9, 5, 6), (4, 3, 2), 5, padding=(1, 2, 0), stride=(1, 2, 1)),
     ]
-    usual, along, why_not_all = Problem.extra, winograd._along_one, winograd._why_not_all
-    winograd._why_not_all = lambda _: ["not here"]
-    for row, tiles, room in product(rows, ((5, 3), (4, 2)), (1 << 40, 1)):
+    usual, functions = OneAxis._fits, (winograd._along_one, winograd._why_not_all, winograd._has_room)
+    winograd._why_not_all, winograd._has_room = lambda _: ["not here"], lambda *_: True
+    for row, tiles, width in product(rows, ((5, 3), (4, 2)), (100, 3, 1)):
         winograd._along_one = lambda _, tiles=tiles: (winograd.Tiles(*tiles),)  # type: ignore[misc, assignment]
         winograd.parts.cache_clear()  # type: ignore[attr-defined]
         plan = triconv.explain("conv", row.visible, row.weight, dtype="float64", engine="winograd", **row.options)
@@ -142,14 +143,14 @@ def the_first_axis_alone() -> None:
         mask = np.moveaxis(np.ascontiguousarray(np.moveaxis(np.indices(shape).sum(axis=0) % 3 - 1.0, 1, -1)), -1, 1)
         expected = row.call(triconv.conv, "conv", operands, engine="direct")
         after = After(np.linspace(-2, 2, shape[1]), True, mask)
-        Problem.extra = property(lambda _, room=room: room)  # type: ignore[assignment, misc]
+        OneAxis._fits = lambda _, last, width=width: last.hidden <= width  # type: ignore[misc, assignment]
         try:
             winograd.build(plan.problem)(operands["visible"], operands["weight"], out, None, after)
         finally:
-            Problem.extra = usual  # type: ignore[method-assign]
+            OneAxis._fits = usual  # type: ignore[method-assign]
         after.apply(expected)
         np.testing.assert_allclose(out, expected, atol=1e-10)
-    winograd._along_one, winograd._why_not_all = along, why_not_all
+    winograd._along_one, winograd._why_not_all, winograd._has_room = functions
     winograd.parts.cache_clear()  # type: ignore[attr-defined]
 
 
@@ -667,12 +668,12 @@ IN_ORDER: list[str | Callable[[], None]] = [
     kernels_as_they_lie,
     sizes_of_a_transpose,
     "direct",
-    what_follows_a_sum,
     pairs_in_lines,
     pairs_in_chunks,
     pairs_of_halves,
     frequencies_of_each_axis,
     all_axes_are_transformed,
+    what_follows_a_sum,
     transforms_of_halves,
     "winograd",
     "fft",

@@ -1,11 +1,13 @@
 """Run as a program by test_filed.py: computes some problems whose work is kept on disk, and says how it got that work.
 
-Prints a line of JSON: digests of all results, how often work was made, and how often it was read.
+Prints a line of JSON: digests of all results, how often work was made, and how often it was read. Its argument, if any,
+is how many bytes a file has at most.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from hashlib import sha256
 from typing import Any
@@ -34,6 +36,7 @@ CASES: list[tuple[str, str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 
 def main() -> None:
     coefficients.LONG, ways = 0.0, Counter[str]()
+    filed.LARGEST = int(sys.argv[1]) if sys.argv[1:] else filed.LARGEST
     packed, unpacked = filed.packed, filed.unpacked
 
     def counted(name: str, function: Any) -> Any:

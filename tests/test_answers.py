@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
+from time import time_ns
 
 import pytest
 from grid import GRID, OPERATIONS
@@ -120,6 +121,7 @@ def test_another_source_is_another_version(tmp_path: Path, monkeypatch: pytest.M
     for path in (source, other):
         path.write_text("one")
     monkeypatch.setattr(coefficients, "__file__", str(source))
+    monkeypatch.setattr(coefficients, "BEGUN", time_ns() + 10**12)  # all of them are older
     found = []
     for write in (lambda: None, lambda: other.write_text("two"), lambda: (other.parent / "new.py").write_text("")):
         write()

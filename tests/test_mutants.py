@@ -649,8 +649,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "along: lines without zeros before them": (
         "kernels/one_axis.py",
-        "begin = min(max(first, 0), end)",
-        "begin = max(first, 0) if first > 0 else 0 * end",
+        "found.append((begin - first,",
+        "found.append((0 * first,",
     ),
     "along: nothing is behind a line": ("kernels/one_axis.py", "min(end, axis.visible) - begin", "end - begin"),
     "along: lines beyond an edge are read": ("kernels/one_axis.py", "(at >= 0) & (at < axis.visible)", "at >= at"),
@@ -695,17 +695,19 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 
 PAIRS = "pairs_in_lines", "pairs_in_chunks", "pairs_of_halves"
+AFTER = "all_axes_are_transformed", "what_follows_a_sum"
 FIRST = {
-    "after": ("what_follows_a_sum",),
+    "after": AFTER,
     "along": ("the_first_axis_alone",),
     "bfloat16": PAIRS,
     "fft": ("frequencies_of_each_axis", "fft"),
     "halves": ("all_axes_are_transformed", "transforms_of_halves"),
     "im2row": ("examples_in_parts", "im2row"),
+    "kept": AFTER,
     "matrices": PAIRS[::-1],
     "pooling": ("pooling",),
     "split": ("numbers_in_halves",),
-    "winograd": ("all_axes_are_transformed", "what_follows_a_sum", "winograd"),
+    "winograd": (*AFTER, "winograd"),
     **{engine: (engine,) for engine in ("matrix", "reference")},
 }
 """Checks that are asked first of mutants whose names begin so: none lives longer than it must."""

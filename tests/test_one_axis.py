@@ -17,10 +17,12 @@ import triconv
 from triconv.after import After
 from triconv.coefficients import DEFAULT, use
 from triconv.engines import winograd
-from triconv.form import Problem
+from triconv.form import Problem, Role
 from triconv.geometry import Axis
 from triconv.kernels import loops, one_axis
+from triconv.kernels.finish import Finish
 from triconv.kernels.transform import Transform
+from triconv.kernels.ways import with_borders_written_out
 
 Array = NDArray[Any]
 
@@ -50,6 +52,7 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     able = winograd._along_one.__wrapped__
     monkeypatch.setattr(winograd, "_along_one", lambda problem: (request.param,) if able(problem) else ())
     monkeypatch.setattr(winograd, "_why_not_all", lambda _: ["not here"])
+    monkeypatch.setattr(winograd, "_has_room", lambda *_: True)
     use(DEFAULT)  # what was chosen before is forgotten
     yield request.param
     use(DEFAULT)
@@ -122,16 +125,16 @@ def test_what_follows_counts_channels_of_the_result_itself() -> None:
     visible, weight = (np.random.default_rng(n).standard_normal(s).astype("f") for n, s in enumerate((V, W)))
     problem = triconv.explain("conv", V, W, engine="winograd", dtype="float32", **OPTIONS).problem
     bias = np.arange(16, dtype="f")
-    plain = np.empty((1, 16, 20, 20), "f")
+    plain = np.empty((4, 16, 20, 20), "f")
     winograd.build(problem)(visible, weight, plain)
-    room = np.full((1, 20, 40, 16), np.nan, "f")
+    room = np.full((4, 20, 40, 16), np.nan, "f")
     out = np.moveaxis(room, -1, 1)[..., ::2]
     winograd.build(problem)(visible, weight, out, None, After(bias=bias))
     np.testing.assert_array_equal(out, plain + bias[:, None, None])
     assert np.isnan(room[:, :, 1::2]).all()
 
 
-V, W, OPTIONS = (1, 3, 40, 40), (16, 3, 7, 7), {"stride": 2, "padding": 3}
+V, W, OPTIONS = (4, 3, 40, 40), (16, 3, 7, 7), {"stride": 2, "padding": 3}
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
@@ -159,9 +162,9 @@ def test_large_results_go_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> No
     problem = triconv.explain("conv", V, W, dtype="float32", engine="winograd", **OPTIONS).problem
     results = []
     for shift in (0, 1):
-        room = np.empty(16 * 20 * 20 + 17, "f")
+        room = np.empty(4 * 16 * 20 * 20 + 17, "f")
         begin = -(room.ctypes.data // 4) % 16 + shift
-        out = np.moveaxis(room[begin : begin + 16 * 400].reshape(1, 20, 20, 16), -1, 1)
+        out = np.moveaxis(room[begin : begin + 4 * 16 * 400].reshape(4, 20, 20, 16), -1, 1)
         winograd.build(problem)(visible, weight, out)
         results.append(out)
         assert past.pop() == (shift == 0)
@@ -172,7 +175,7 @@ def test_a_weight_is_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that keeps it makes the same bits, and copies nothing of the weight again."""
     visible, weight = (np.random.default_rng(n).standard_normal(s).astype("f") for n, s in enumerate((V, W)))
     plan = triconv.explain("conv", V, W, engine="winograd", dtype="float32", **OPTIONS)
-    run, results = plan.with_weight(weight), [np.empty((1, 16, 20, 20), "f") for _ in range(3)]
+    run, results = plan.with_weight(weight), [np.empty((4, 16, 20, 20), "f") for _ in range(3)]
     plan.built(visible, weight, results[0])
     run(visible, results[1])
     copies: list[Any] = []
@@ -204,6 +207,56 @@ def test_pieces_add_up_to_the_axis(axis: Axis, taps: int) -> None:
             if tap < axis.kernel:
                 found.append((c, tap, piece.visible + axis.stride * int(piece.axis.position(c, k))))
     assert sorted(found) == expected
+
+
+@rows
+@pytest.mark.parametrize("width", [1, 3, 100])
+def test_blocks_begin_and_end_within_a_line(row: Row, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all of one is beyond an edge."""
+    monkeypatch.setattr(one_axis.OneAxis, "_fits", lambda _, last: last.hidden <= width)
+    problem = triconv.explain("conv", row.visible, row.weight, dtype=row.dtype, engine="direct", **row.options).problem
+    whole = one_axis.OneAxis(problem, 3, 3, (), (), (), 0)
+    line, channels = whole.last.reach, problem.channels.visible
+    for before, there, begin in whole._blocks() // channels:
+        assert 0 <= before <= before + there <= line
+        assert there == 0 or 0 <= begin <= begin + there <= whole.axes[-1].visible
+
+
+def test_there_is_room_for_some_positions() -> None:
+    """Where there is not, blocks would be of one or two: nobody takes that way."""
+    shapes = (1, 3, 8, 60), (16, 3, 6, 7)
+    problem = triconv.explain("conv", *shapes, padding=2, dtype="float32").problem
+    assert winograd._along_one(problem)
+    assert not winograd._along(problem)
+    for visible, weight, options in (
+        (V, W, OPTIONS),
+        ((8, 3, 224, 224), (64, 3, 7, 7), OPTIONS),
+        ((2, 4, 64, 1000), (32, 4, 9, 3), {}),
+    ):
+        plan = triconv.explain("conv", visible, weight, engine="winograd", dtype="float32", **options)
+        for tiles in winograd._along(plan.problem):
+            whole = one_axis.OneAxis(plan.problem, *tiles, (), (), (), plan.problem.extra)
+            assert whole.last.hidden >= min(winograd.SOME, whole.axes[-1].hidden)
+
+
+@rows
+def test_jobs_are_told(row: Row) -> None:
+    """No fewer bytes than there are, in blocks and with a bias, and not many times as many."""
+    along = winograd.Tiles(3, 3)
+    hidden, weight = (row.operands()[name] for name in ("hidden", "weight"))
+    problem = triconv.explain("conv", row.visible, row.weight, dtype=row.dtype, engine="direct", **row.options).problem
+    problem = with_borders_written_out(problem)
+    lying = ORDERS["channels last"]
+    steps = [
+        tuple(step // array.itemsize for step in array.strides)
+        for array in (lying(np.empty(problem.shape(Role.VISIBLE), row.dtype)), lying(hidden), weight)
+    ]
+    for room in (0, 1 << 30):
+        for finish in (Finish(), Finish(pitch=row.out)):
+            whole = one_axis.OneAxis(problem, *along, *steps, room, finish)
+            made = whole._forth().jobs.nbytes + whole._back().jobs.nbytes
+            assert made <= whole.told
+            assert finish == Finish() or 4 * made > whole.told
 
 
 def test_first_layers_take_it() -> None:

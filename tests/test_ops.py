@@ -774,6 +774,11 @@ BAD: dict[str, Bad] = {
     "engine in a list": (lambda: conv(engine=["im2row"]), ValueError, ["engine=['im2row']", '"auto"']),
     "precision in a list": (lambda: conv(precision=["highest"]), ValueError, ["precision=['highest']"]),
     "operation in a list": (lambda: explain(["conv"]), ValueError, ["operation=['conv']", "conv_transpose"]),
+    "explained arrays": (
+        lambda: explain("conv", np.ones((2, 3, 5)), (4, 3, 2)),
+        TypeError,
+        ["visible_shape: an array of shape (2, 3, 5)", "sequence of sizes"],
+    ),
     "explained shape that is a number": (lambda: explain("conv", 5), TypeError, ["visible_shape=5", "sequence"]),
     "explained dtype of no such name": (lambda: explain(dtype="foo"), TypeError, ["dtype='foo'", "float32"]),
     "rank that is a word": (lambda: triconv.flip(W, rank="a"), TypeError, ["rank='a'", "int", "got str"]),  # type: ignore[arg-type]

@@ -57,6 +57,9 @@ def per_axis(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...
 
 def sizes_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape: a sequence of sizes, which may be zero."""
+    shape = getattr(value, "shape", ())
+    if len(shape) > 1:  # the array itself, whose numbers say nothing to whoever meant its sizes
+        raise TypeError(f"{name}: an array of shape {tuple(shape)}, expected a sequence of sizes, such as this shape")
     values = _listed(value)
     if not _several(values):
         raise TypeError(f"{name}={value!r}: expected a sequence of sizes")

@@ -145,7 +145,7 @@ def _of_real(problem: Problem) -> Run:
 
     room = (plan.room + LEAST) // kind.itemsize
     works = frequencies, results, sums, entries
-    written = (Written(one, kind, room, partial(_filed, repr((problem, one.__name__)))) for one in works)
+    written = (Written(one, kind, room, partial(_filed, repr((plan, plan.examples, one.__name__)))) for one in works)
     to_kernels, to_results, to_sums, to_weight = written
 
     def transformed(weight: Array, room: Array) -> Array:

@@ -57,6 +57,9 @@ TURNED = 1.5
 PASSES = 4
 """How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read again."""
 
+SOME, BESIDE = 32, 128
+"""Positions that are worth to be transformed together, and numbers between transforms that nobody uses."""
+
 BEGUN = 3
 """Products that take as long as to begin a sum and to write it, where sums are short."""
 
@@ -74,7 +77,7 @@ def why_not(problem: Problem) -> tuple[str, ...]:
         found.append("needs one kernel for all positions")
     if problem.channels.mask is not None:
         found.append("needs whole groups of channels")
-    return tuple(found or (() if _along_one(problem) else _why_not_all(problem)))
+    return tuple(found or (() if _along(problem) else _why_not_all(problem)))
 
 
 def _why_not_all(problem: Problem) -> list[str]:
@@ -131,7 +134,7 @@ class Part:
 @depending(64)
 def parts(problem: Problem) -> tuple[Part, ...]:
     """What is computed one after the other: whatever is expected to take least."""
-    along, rank = _along_one(problem), problem.geometry.rank
+    along, rank = _along(problem), problem.geometry.rank
     able = not along or not _why_not_all(problem)
     found = of_a_stride(problem) if able else ()
     if along:
@@ -139,6 +142,23 @@ def parts(problem: Problem) -> tuple[Part, ...]:
         if not able or _seconds_along(problem, least) < _seconds_of(found):
             return (Part(problem, (WHOLE,) * rank, (WHOLE,) * rank, least),)
     return found
+
+
+def _along(problem: Problem) -> list[Tiles]:
+    """Tiles along the first axis alone that there is room for."""
+    return [tiles for tiles in _along_one(problem) if _has_room(problem, tiles)]
+
+
+def _has_room(problem: Problem, tiles: Tiles) -> bool:
+    """Whether a call may take as much as transforms of some positions of the last axis do, of all others, and of the
+    kernels, for two threads: blocks of few positions would take longer to start than to run."""
+    (first, *between, last), channels = problem.geometry.axes, problem.channels
+    points, pieces = tiles.size + tiles.taps - 1, len(first.pieces(tiles.taps))
+    some = replace(last, hidden=min(last.hidden, SOME))
+    seen = pieces * channels.visible * prod(axis.reach for axis in (*between, some))
+    made = channels.hidden * prod(axis.hidden for axis in (*between, some))
+    kernels = pieces * channels.visible * channels.hidden * prod(axis.kernel for axis in (*between, last))
+    return points * (2 * (seen + made + BESIDE) + kernels) * problem.itemsize <= problem.extra
 
 
 @lru_cache(maxsize=64)
@@ -376,7 +396,7 @@ def _prepared(
     roles = (_as_in_a_convolution(problem, role) for role in (Role.VISIBLE, Role.WEIGHT, Role.HIDDEN))
     operands, produced = tuple(map(ROLES.index, roles)), ROLES.index(problem.produces)
     moved, short = moves(way, strides, produced, stored=stored), may_be_short(problem, strides)
-    known_by = repr((problem, along, strides, room, stored, adds, finish, in_line))
+    known_by = repr((problem, along or tile_sizes(problem), strides, room, stored, adds, finish, in_line))
     return Prepared(way, produced, None, problem.batch, 1, program, operands, *moved, short, known_by=known_by)
 
 
@@ -408,7 +428,7 @@ def build(problem: Problem) -> Run:
     def fused(given: Array, after: After) -> Finish | None:
         """What is done as tiles are written: of a sum of parts, with the last one's."""
         whole = covered and not folds(problem)
-        if every and every[-1].along is not None:  # what is elsewhere first lies otherwise
+        if _first_alone(problem) is not None:  # what is elsewhere first lies otherwise
             whole = whole and are_lines(given.shape, tuple(step // given.itemsize for step in given.strides))
         apart = pitch(given.shape, given.strides, given.itemsize)  # all parts begin a multiple of it behind each other
         bias, positive, where = after.steps
@@ -450,6 +470,11 @@ def build(problem: Problem) -> Run:
         return found
 
     return run
+
+
+def _first_alone(problem: Problem) -> Tiles | None:
+    """The tiles along the first axis, where that is transformed alone: then all is one part."""
+    return next((part.along for part in parts(problem)), None)
 
 
 def _covers(problem: Problem) -> bool:
@@ -526,7 +551,7 @@ def most(problem: Problem) -> int:
     from ..kernels.threads import thread_count
     from ..kernels.winograd import PIECES
 
-    if not problem.batch or any(part.along is not None for part in parts(problem)):
+    if not problem.batch or _first_alone(problem) is not None:  # of which it is as soon known
         return workspace(problem)
     held = sum(map(problem.bytes_of, Role)) + 2 * tables(problem)
     for inner in (part.problem for part in parts(problem)):
@@ -549,9 +574,11 @@ def tables(problem: Problem) -> int:
 def _jobs(part: Part) -> int:
     problem = part.problem
     if part.along is not None:
-        from ..kernels.one_axis import jobs
+        from ..kernels.one_axis import OneAxis
+        from ..kernels.ways import with_borders_written_out
 
-        return jobs(problem, *part.along)
+        inner = with_borders_written_out(problem)
+        return OneAxis(inner, *part.along, (), (), (), problem.extra).told
     axes, transposed = problem.geometry.axes, problem.produces is Role.VISIBLE
     tiles = problem.batch * prod(
         len((axis.mirrored if transposed else axis).tiles(m)) for axis, m in zip(axes, tile_sizes(problem), strict=True)
@@ -564,7 +591,7 @@ def describe(problem: Problem) -> str:
     if not problem.batch:
         return ""
     stored, every = _stored(problem), parts(problem)
-    if every and (along := every[0].along) is not None:
+    if (along := _first_alone(problem)) is not None:
         return f"tiles of {along.size} along the first axis, {along.taps} taps at a time"
     found = Counter(
         f"tiles of {' × '.join(map(str, tile_sizes(part.problem)))} {_named(part.problem, problem.extra, stored)}"

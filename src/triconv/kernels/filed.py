@@ -29,10 +29,11 @@ from .short import Short
 from .target import machine
 from .words import CHECKED
 
-CALLS = Shelf("calls", 256)
+CALLS = Shelf("calls", 2048)
+"""Of 5 to 300 kB."""
 
 LARGEST = 1 << 20
-"""Bytes of a file: more take as long to be read as to be made."""
+"""Bytes of tables and calls: more take as long to be read as to be made."""
 
 
 def kept(known_by: str, make: Callable[[], Short | None]) -> Short | None:
@@ -57,7 +58,7 @@ def packed(short: Short) -> bytes | None:
     for low, high in dict.fromkeys(reached):
         begins[low, high], size = size, -(-(size + high - low) // LINE) * LINE
     kernels = {id(kernel): kernel.filed for kernel in sheet.kernels}
-    if size + sheet.words.nbytes > LARGEST or None in kernels.values():
+    if size + sheet.words.nbytes + WORD * (len(sheet.kept) + len(kernels)) > LARGEST or None in kernels.values():
         return None
     words, room = sheet.words.copy(), np.zeros(size, np.uint8)
     for (low, high), begin in begins.items():

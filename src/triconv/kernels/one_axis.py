@@ -34,7 +34,7 @@ from .target import target
 from .transform import JOB, Transform
 
 BLOCK = 1 << 19
-"""Bytes of what is made of a unit, between transforms."""
+"""Bytes of a unit, between transforms."""
 
 RUN = 512
 """Numbers that are transformed back at a time, while the next ones' places are on their way."""
@@ -88,9 +88,9 @@ class OneAxis:
 
     def _fits(self, last: Axis) -> bool:
         """Whether there is room for a unit with such a last axis."""
-        seen, made = (self.points * self._apart(size) for size in self._sizes(last))
-        most = min(BLOCK, (self.room - self.room // BESIDES - self.kernels * self.problem.itemsize) // THREADS)
-        return made * self.problem.itemsize <= BLOCK and (seen + made) * self.problem.itemsize <= max(most, 0)
+        size = self.problem.itemsize * self.points * sum(map(self._apart, self._sizes(last)))
+        left = self.room - self.room // BESIDES - self.kernels * self.problem.itemsize
+        return size <= min(BLOCK, left // THREADS)
 
     def _sizes(self, last: Axis) -> tuple[int, int]:
         """The numbers of a product of what is seen, with all pieces, and of what is made, for such a last axis."""
@@ -139,6 +139,17 @@ class OneAxis:
         kind, taps = self.problem.dtype, tuple(axis.kernel for axis in self.axes)
         pieces = tuple(piece.kernel for piece in self.pieces)  # without residues that have no positions
         return "one axis", kind, self.size, self.taps, taps, self.channels, self.weight, self.axes[0].stride, pieces
+
+    @property
+    def told(self) -> int:
+        """About how many bytes the jobs of all transforms take, if a bias begins with each position."""
+        first, *between, last = self.axes
+        width, channels = self.last.hidden, self.channels[1]
+        each = channels if channels % target().lanes(self.problem.itemsize) else RUN
+        seen = 3 * len(self.pieces) * prod(axis.reach for axis in between)
+        made = prod(axis.hidden for axis in between) * -(-width * channels // each)
+        units = self.problem.batch * -(-first.hidden // self.size) * -(-last.hidden // width)
+        return 8 * (JOB + 2) * units * (seen + made)
 
     def schedule(self) -> Schedule:
         """The kernels' transforms, and then all units of work."""
@@ -202,6 +213,7 @@ class OneAxis:
         jobs = np.zeros((len(self.pieces), JOB + 2), np.int64)
         for n, piece in enumerate(self.pieces):
             taps = self._taps_of(piece)
+            # Taps that are none of the kernel are beyond the edge of the copy: zeros.
             jobs[n] = 0, n * self.piece, self.run, taps == self.taps, 0, taps
         transform = Transform(self.problem.dtype, (filtering(self.size, self.taps).weight,))
         return Step(transform, jobs, np.array([self.run, self.kernel], np.int64))
@@ -307,11 +319,3 @@ class OneAxis:
 def _begins(count: int, size: int) -> Sequence[int]:
     """Where blocks of a size begin that are all of so many: the last one reaches back over what is done already."""
     return [min(begin, count - size) for begin in range(0, count, size)]
-
-
-def jobs(problem: Problem, size: int, taps: int) -> int:
-    """About how many bytes the jobs of all transforms take."""
-    first, *between, last = problem.geometry.axes
-    seen = 3 * len(first.pieces(taps)) * prod(axis.reach for axis in between)
-    made = prod(axis.hidden for axis in between) * -(-last.hidden * problem.channels.hidden // RUN)
-    return 8 * (JOB + 2) * problem.batch * -(-first.hidden // size) * (seen + made)
