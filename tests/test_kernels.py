@@ -28,7 +28,7 @@ from oracle import assert_close, bound
 from triconv import cache
 from triconv.kernels import compile as compiling
 from triconv.kernels.contract import Column, Contraction
-from triconv.kernels.target import NAMED, _cache_bytes, lacking, runnable, target
+from triconv.kernels.target import NAMED, cache_bytes, caches, lacking, runnable, target
 from triconv.kernels.words import CHECKED
 
 Array = NDArray[Any]
@@ -393,21 +393,23 @@ def test_the_host_takes_its_widest_vectors() -> None:
     assert (target("host").vector_bytes, target("host").registers) == NAMED[widest][2:4]
 
 
-def test_cache_sizes_are_read_where_they_are_said(tmp_path: Path) -> None:
+def test_cache_sizes_are_read_where_they_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def say(index: int, kind: str, level: str, size: str) -> None:
         (tmp_path / f"index{index}").mkdir()
         for name, text in (("type", kind), ("level", level), ("size", size)):
             (tmp_path / f"index{index}" / name).write_text(f"{text}\n")
 
-    assert _cache_bytes(tmp_path) == (32 << 10, 512 << 10)
+    assert caches(tmp_path) == {}
     say(0, "Data", "1", "48K")
     say(1, "Instruction", "1", "64K")
     say(2, "Unified", "2", "2M")
     say(3, "Unified", "3", "32M")
-    assert _cache_bytes(tmp_path) == (48 << 10, 2 << 20)
+    assert caches(tmp_path) == {1: 48 << 10, 2: 2 << 20, 3: 32 << 20}
     say(4, "Data", "1", "")
     (tmp_path / "index5").mkdir()
-    assert _cache_bytes(tmp_path) == (48 << 10, 2 << 20)
+    assert caches(tmp_path) == {1: 48 << 10, 2: 2 << 20, 3: 32 << 20}
+    monkeypatch.setattr("triconv.kernels.target.caches", dict)
+    assert cache_bytes.__wrapped__() == (32 << 10, 512 << 10)
 
 
 # Compiling

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -25,7 +24,7 @@ from ..kernels.compile import Call, Compiled, function
 from ..kernels.copy import Dim, Move
 from ..kernels.matrices import Matrices, Run
 from ..kernels.registers import SIDE
-from ..kernels.target import Target, target
+from ..kernels.target import Target, caches, target
 from ..kernels.team import run_all
 from ..kernels.words import BFLOAT16, BYTES, I64, PAIRS, POINTER, begin
 from ..memory import address
@@ -199,14 +198,9 @@ def _side_by_side(calls: Sequence[Call]) -> None:
     run_all([[call] for call in calls])
 
 
-def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+def last_cache_bytes() -> int:
     """The size of the largest cache, 32 MiB where the system does not say."""
-    units, sizes = {"K": 10, "M": 20, "G": 30}, list[int]()
-    for path in folder.glob("index*/size"):
-        with suppress(OSError, ValueError):
-            text = path.read_text().strip()
-            sizes.append(int(text.rstrip("KMG")) << units.get(text[-1:], 0))
-    return max(sizes, default=32 << 20)
+    return max(caches().values(), default=32 << 20)
 
 
 def _peak(dtype: str, threads: int, steps: int, tries: int) -> float:

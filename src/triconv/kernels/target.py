@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -137,7 +138,8 @@ def _family() -> str:
 @lru_cache(maxsize=1)
 def cache_bytes() -> tuple[int, int]:
     """The data caches of one core, first and second level; common sizes where the system does not say."""
-    return _cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache"))
+    found = caches()
+    return found.get(1, 32 << 10), found.get(2, 512 << 10)
 
 
 Machine = tuple[Target, tuple[int, int], bool]
@@ -148,14 +150,13 @@ def machine() -> Machine:
     return target(), cache_bytes(), target().matrices
 
 
-def _cache_bytes(folder: Path) -> tuple[int, int]:
-    found = {1: 32 << 10, 2: 512 << 10}
+def caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[int, int]:
+    """Bytes of the caches of data, by their level, as far as the system says."""
+    found = dict[int, int]()
     for index in sorted(folder.glob("index*")):
-        try:
+        with suppress(OSError, ValueError):
             kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-            bytes_ = int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
-            if kind != "Instruction" and int(level) in found and bytes_ > 0:
+            bytes_ = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
+            if kind != "Instruction" and bytes_ > 0:
                 found[int(level)] = bytes_
-        except (OSError, ValueError):
-            continue
-    return found[1], found[2]
+    return found
