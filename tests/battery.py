@@ -154,6 +154,32 @@ def the_first_axis_alone() -> None:
     winograd.parts.cache_clear()  # type: ignore[attr-defined]
 
 
+def even_tiles() -> None:
+    """Some of them shorter along an axis or two, of all examples at once and in two rounds."""
+    from bounds import likely
+
+    import triconv
+    from triconv.engines import winograd
+    from triconv.kernels import filtered
+    from triconv.kernels import winograd as ways
+
+    rows = [
+        Row("image", (4, 5, 7, 10), (3, 2), 9, padding=1),
+        Row("dilated", (2, 3, 9, 11), (2, 3), 6, padding=2, dilation=(2, 1)),
+        Row("volume", (2, 2, 7, 6, 5), (2, 3, 2), 5),
+    ]
+    usual = filtered.WORTH, ways.schedule, ways._in_rounds, winograd.tile_sizes
+    filtered.WORTH, ways.schedule = 1, lambda _, back: ways.gradient_by_chunks if back else ways.by_panels
+    winograd.tile_sizes = lambda problem: (4,) * problem.geometry.rank  # type: ignore[assignment]
+    for row, rounds, (operation, roles) in product(rows, (1, 2), OPERATIONS.items()):
+        ways._in_rounds = lambda s, rounds=rounds: (rounds, 1, -(-s.tiles // rounds))  # type: ignore[misc]
+        plan = triconv.explain(operation, row.visible, row.weight, dtype="float64", engine="winograd", **row.options)
+        operands, out = row.operands(), np.full(getattr(row, RESULT[operation]), np.nan)
+        winograd.build(plan.problem)(*(operands[role] for role in roles), out)
+        oracle.assert_close(out, row.expected(operation, operands), likely(operation, row, operands), row.name)
+    filtered.WORTH, ways.schedule, ways._in_rounds, winograd.tile_sizes = usual
+
+
 def transforms_of_halves() -> None:
     """Of bfloat16 the same as of float32, rounded once, where there is room for the same cuts; elsewhere nearly so."""
     import ml_dtypes
@@ -674,6 +700,7 @@ IN_ORDER: list[str | Callable[[], None]] = [
     frequencies_of_each_axis,
     all_axes_are_transformed,
     what_follows_a_sum,
+    even_tiles,
     transforms_of_halves,
     "winograd",
     "fft",

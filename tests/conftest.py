@@ -16,7 +16,7 @@ from triconv import ops
 from triconv.coefficients import DEFAULT, use
 from triconv.engines import winograd as engine
 from triconv.form import Problem
-from triconv.kernels import winograd
+from triconv.kernels import filtered, winograd
 from triconv.kernels.scratch import Scratch
 from triconv.memory import LINE, address
 
@@ -42,10 +42,12 @@ def poisoned() -> Iterator[None]:
         yield
 
 
-WAYS = [
-    (winograd.by_blocks, winograd.gradient_by_chunks),
-    (winograd.by_panels, winograd.gradient_by_pieces),
-]
+WAYS = {
+    "blocks and chunks": (winograd.by_blocks, winograd.gradient_by_chunks, 1 << 40),
+    "panels and pieces": (winograd.by_panels, winograd.gradient_by_pieces, 1 << 40),
+    "even tiles": (winograd.by_panels, winograd.gradient_by_chunks, 1),
+}
+"""Of a convolution and of a weight's gradient; and of how many tiles on these are even."""
 
 GUARD, GUARDED = 1 << 20, 0xA5
 """Bytes on either side of what is lent to a call, and what each of them is."""
@@ -85,10 +87,11 @@ def all_axes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     use(DEFAULT)
 
 
-@pytest.fixture(params=WAYS, ids=lambda pair: pair[0].__name__)
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of Winograd's ways, whichever the sizes would ask for."""
-    forth, gradient = request.param
+    forth, gradient, worth = WAYS[request.param]
+    monkeypatch.setattr(filtered, "WORTH", worth)
     monkeypatch.setattr(winograd, "schedule", lambda _, is_gradient: gradient if is_gradient else forth)
 
 

@@ -33,7 +33,7 @@ FLOORS: list[list[str]] = [
 ROOMS: dict[str, list[list[str]]] = {
     "kernels": [
         ["ir", "target", "index", "waves"],
-        ["words"],
+        ["shares", "words"],
         ["block", "edges", "finish", "registers", "rows"],
         ["matrices"],
         ["nest", "contract", "elementwise", "transform", "pool", "relay"],

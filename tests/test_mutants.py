@@ -667,6 +667,19 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "along: a step of the other axes": ("kernels/one_axis.py", "axis.stride * seen, 0, made", "seen, 0, made"),
     "along: neighbours for what is dilated": ("kernels/one_axis.py", "axis.dilation * seen, taps", "seen, taps"),
     "along: the last block begins behind": ("kernels/one_axis.py", "min(begin, count - size)", "begin"),
+    "even: one product too few": ("kernels/shares.py", "else counts[axis] - 1", "else counts[axis] - 2"),
+    "even: infinity comes first": (
+        "kernels/shares.py",
+        "begin += (counts[axis] - 1) * steps[axis] * infinite",
+        "begin += 0",
+    ),
+    "even: tiles in their usual order": ("kernels/filtered.py", "channels, back)[self.order]", "channels, back)"),
+    "even: a share begins with the first tile": ("kernels/filtered.py", "some.start * seen_row", "0 * seen_row"),
+    "even: one round's tiles for all": (
+        "kernels/filtered.py",
+        "np.arange(0, self.tiles, len(order))",
+        "0 * np.arange(0, self.tiles, len(order))",
+    ),
     "winograd: only the last residue counts": ("engines/winograd.py", "summed and number > 0", "False"),
     # Pooling.
     "pooling takes the last of equals": (POOL, 'fcmp_unordered(">", value, held)', 'fcmp_unordered(">=", value, held)'),
@@ -700,6 +713,7 @@ FIRST = {
     "after": AFTER,
     "along": ("the_first_axis_alone",),
     "bfloat16": PAIRS,
+    "even": ("all_axes_are_transformed", "even_tiles"),
     "fft": ("frequencies_of_each_axis", "fft"),
     "halves": ("all_axes_are_transformed", "transforms_of_halves"),
     "im2row": ("examples_in_parts", "im2row"),

@@ -79,13 +79,14 @@ def test_more_points_than_there_are() -> None:
         filtering(6, 4)
 
 
+@pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("dilation", [1, 2, 5])
 @pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize(
     ("visible", "kernel", "pads"), [(9, 3, (0, 0)), (9, 3, (4, 1)), (5, 2, (1, 3)), (11, 1, (0, 2))]
 )
 def test_tiles_meet_what_the_formula_says(
-    visible: int, kernel: int, pads: tuple[int, int], size: int, dilation: int
+    visible: int, kernel: int, pads: tuple[int, int], size: int, dilation: int, even: bool
 ) -> None:
     """Every hidden position is made once, and every visible position that a tile sees is there."""
     before, after = (pad * dilation for pad in pads)
@@ -94,10 +95,10 @@ def test_tiles_meet_what_the_formula_says(
         pytest.skip("the kernel covers more than the padded visible")
     axis = Axis(visible, hidden, kernel, 1, dilation, before, after)
     made = []
-    for tile in axis.tiles(size):
+    for tile in axis.tiles(size, even):
         positions = [tile.hidden + dilation * j for j in range(size)]
         made += positions[slice(*tile.made)]
-        assert all(position >= hidden for position in positions[tile.made[1] :])
+        assert even or all(position >= hidden for position in positions[tile.made[1] :])
         seen = [tile.visible + dilation * j for j in range(size + kernel - 1)]
         assert seen[0] == axis.position(tile.hidden, 0)
         there = [tile.seen[0] <= j < tile.seen[1] for j in range(len(seen))]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -372,9 +372,12 @@ class Axis:
                 found.append(Residue(axis, one.visible, one.kernel + self.stride * first))
         return found
 
-    def tiles(self, size: int) -> tuple[Tile, ...]:
-        """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1."""
-        return _tiles(self, size)
+    def tiles(self, size: int, even: bool = False) -> tuple[Tile, ...]:
+        """The hidden positions in tiles of a size, the last of each residue of the dilation cut off; of stride 1.
+
+        Or `even`: as many tiles, of which what the last would lack are one shorter, as far as that goes.
+        """
+        return _tiles(self, size, even)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -389,18 +392,26 @@ class Axis:
 
 
 @lru_cache(maxsize=32)
-def _tiles(axis: Axis, size: int) -> tuple[Tile, ...]:
+def _tiles(axis: Axis, size: int, even: bool) -> tuple[Tile, ...]:
     """Those of `Axis.tiles`, which all that is done to them asks for."""
     found, met = [], size + axis.kernel - 1
     for residue in range(min(axis.dilation, axis.hidden)):
         count = -(-(axis.hidden - residue) // axis.dilation)
-        for begin in range(0, count, size):
+        tiles, shorter = evenly(count, size) if even else (-(-count // size), 0)
+        lengths = [size] * (tiles - shorter) + [size - 1] * shorter
+        for begin, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
             hidden = residue + axis.dilation * begin
             visible = int(axis.position(hidden, 0))
             first = min(max(-(visible // axis.dilation), 0), met)
             last = min(max(-((visible - axis.visible) // axis.dilation), first), met)
-            found.append(Tile(visible, hidden, (first, last), (0, min(size, count - begin))))
+            found.append(Tile(visible, hidden, (first, last), (0, min(length, count - begin))))
     return tuple(found)
+
+
+def evenly(count: int, size: int) -> tuple[int, int]:
+    """As few tiles of a size as cover so many positions, and how many of them may be one shorter."""
+    tiles = -(-count // size)
+    return tiles, min(tiles * size - count, tiles)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ..coefficients import coefficients, depending, moving
 from ..engine import KEPT_ORDERS, Array, Engine, Run, nothing, widened
 from ..filtering import POINTS, filtering
 from ..form import Problem, Role
+from ..geometry import evenly
 from ..kept import Kept
 from ..memory import LINE, address, empty
 
@@ -254,6 +255,8 @@ class Counts(NamedTuple):
     tiles: int
     points: int
     """Products of each."""
+    shared: float
+    """How many of all these there are where tiles are even, which they are along two axes at most."""
     vectors: tuple[int, int]
     """Of the channels of a hidden position, and of a visible one."""
     kernels: int
@@ -272,28 +275,35 @@ def _counts(problem: Problem, sizes: tuple[int, ...]) -> Counts:
         for count, m, axis in zip(made, sizes, axes, strict=True)
     )
     points = prod(m + axis.kernel - 1 for m, axis in zip(sizes, axes, strict=True))
+    saved = sorted(
+        shorter / (some * (m + axis.kernel - 1)) * (shorter < some)
+        for count, m, axis in zip(made, sizes, axes, strict=True)
+        for some, shorter in [evenly(ceil(count / min(axis.dilation, count)), m)]
+    )
     vectors = channels.groups * ceil(channels.hidden // channels.groups / lanes), ceil(channels.visible / lanes)
     inputs = channels.hidden // channels.groups if transposed else channels.weight[1]
     outputs = ceil((channels.weight[1] if transposed else channels.hidden // channels.groups) / lanes)
-    return Counts(tiles, points, vectors, channels.groups * inputs * outputs)
+    return Counts(tiles, points, prod(1 - one for one in saved[-2:]), vectors, channels.groups * inputs * outputs)
 
 
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
+    from ..kernels.filtered import WORTH
     from ..kernels.target import target
     from ..kernels.winograd import PIECES
 
-    transposed, bytes_of_one = problem.produces is Role.VISIBLE, target().vector_bytes
-    tiles, points, vectors, kernels = _counts(problem, sizes)
-    seen = tiles * vectors[not transposed]
-    held = min(tiles * sum(vectors), PIECES * kernels) if problem.produces is Role.WEIGHT else min(seen, kernels)
-    turned = TURNED if transposed and kernels > seen else 1.0
+    transposed, gradient = problem.produces is Role.VISIBLE, problem.produces is Role.WEIGHT
+    tiles, points, shared, vectors, kernels = _counts(problem, sizes)
+    whole = tiles * (sum(vectors) if gradient else vectors[not transposed])
+    others = PIECES * kernels if gradient else kernels
+    few, held = whole < others, min(whole, others)
+    turned = TURNED if transposed and few else 1.0
     found = coefficients()
-    multiplied = found.winograd_multiplied * tiles * kernels
+    multiplied = found.winograd_multiplied * tiles * kernels * (shared if few and tiles >= WORTH else 1.0)
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
-    cycles *= GRADIENT if problem.produces is Role.WEIGHT else 1.0
-    far = PASSES * moving(points * held * bytes_of_one)
+    cycles *= GRADIENT if gradient else 1.0
+    far = PASSES * moving(points * held * target().vector_bytes)
     return cycles / found.cycles + far + found.winograd_called
 
 
@@ -555,7 +565,7 @@ def most(problem: Problem) -> int:
         return workspace(problem)
     held = sum(map(problem.bytes_of, Role)) + 2 * tables(problem)
     for inner in (part.problem for part in parts(problem)):
-        tiles, points, vectors, kernels = _counts(inner, tile_sizes(inner))
+        tiles, points, _, vectors, kernels = _counts(inner, tile_sizes(inner))
         rows = (thread_count() + 2) * (tiles + TILES_MORE) * (sum(vectors) + inner.channels.groups + LINES_MORE)
         made = points * (rows + (PIECES + 2) * 2 * kernels) * target().vector_bytes
         held += made + COPIES * (inner.padded + widened(problem).bytes_of(problem.produces))

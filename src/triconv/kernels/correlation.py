@@ -61,7 +61,7 @@ class Correlation:
         """How far the positions of a tile are apart."""
         return tuple(axis.dilation * step for axis, step in zip(self.axes, strides[2:], strict=True))
 
-    def jobs(self, strides: Strides, sizes: Sequence[int], channels: int, back: bool) -> Table:
+    def jobs(self, strides: Strides, sizes: Sequence[int], even: bool, channels: int, back: bool) -> Table:
         """The jobs of the transforms of all tiles, example by example: of what is seen, or of what is made.
 
         `strides` tell which; the other side, which is scratch, is left for the caller.
@@ -72,7 +72,7 @@ class Correlation:
         found[:, here] = np.arange(self.batch) * strides[0]
         found[:, 2:4] = channels, 1
         for number, (axis, size) in enumerate(zip(self.axes, sizes, strict=True)):
-            tiles = axis.tiles(size)
+            tiles = axis.tiles(size, even)
             span = size if made else size + axis.kernel - 1
             own = np.zeros((len(tiles), found.shape[1]), np.int64)
             own[:, here] = [strides[2 + number] * (tile.hidden if made else tile.visible) for tile in tiles]
@@ -82,6 +82,13 @@ class Correlation:
             found = (found[:, None] + own[None]).reshape(-1, found.shape[1])
             found[:, 3] &= np.tile(inside, len(found) // len(tiles))
         return found
+
+    def shorter(self, sizes: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of all even tiles are shorter, along each axis."""
+        tiles = (axis.tiles(size, True) for axis, size in zip(self.axes, sizes, strict=True))
+        own = [[tile.made[1] < size for tile in some] for some, size in zip(tiles, sizes, strict=True)]
+        found = np.stack(np.meshgrid(*own, indexing="ij"), axis=-1).reshape(-1, len(own))
+        return np.tile(found, (self.batch, 1))
 
     def kernel_jobs(self, wide: int, back: bool) -> Table:
         """The jobs of the transforms of all kernels, by (group, panel of outputs, input)."""

@@ -26,6 +26,7 @@ from .finish import AS_IT_IS, Finish
 from .index import Index
 from .nest import Nest
 from .program import Program, contractions
+from .shares import Share, in_shares
 from .target import target
 from .transform import JOB, Transform
 from .words import BFLOAT16, EXACT
@@ -39,6 +40,9 @@ DEPTH = 64
 """Inputs that are summed at once, and tiles of a weight's gradient: the transforms of such a chunk of a panel's kernels
 fit the second-level cache, and sums of sums gather less error than one long sum."""
 
+
+WORTH = 28
+"""Tiles of which shares of products are worth loops of their own."""
 
 BESIDES = 64
 """Of what a call may take, one part is for what is not scratch: the words of its calls, and marks."""
@@ -111,9 +115,15 @@ class Sizes:
         finish: Finish | None = None,
         stored: Collection[Role] = (),
         panel: int = PANEL,
+        even: int = 0,
     ) -> None:
-        """`room` is how many bytes scratch should take at most; what has one of the `stored` roles is in bfloat16."""
+        """`room` is how many bytes scratch should take at most; what has one of the `stored` roles is in bfloat16.
+
+        Tiles may be `even`, in so many rounds of as many examples: of a round those with the same products are
+        neighbours.
+        """
         self._given, self.panel, self.stored = (problem, correlation, sizes, room, adds, finish, stored), panel, stored
+        self.even = even
         self.room = (room - room // BESIDES) // problem.itemsize
         self.adds, self.finish = adds, finish or AS_IT_IS
         self.once = (Role.WEIGHT if problem.produces is Role.WEIGHT else Role.HIDDEN) in stored
@@ -136,11 +146,20 @@ class Sizes:
         self.chunk = self.points * self.kernel
         self.turned = prod(axis.kernel for axis in own.axes) * self.depth * self.wide
         self.kernels = own.groups * self.panels * self.chunks * self.chunk
-        self.flops = 2 * self.points * self.tiles * self.inputs * own.outputs
+        rounds = max(1, even)
+        shorter = np.zeros((self.tiles, len(sizes)), bool) if not even else own.shorter(sizes)[: self.tiles // rounds]
+        order, self.shares = in_shares(self.counts, shorter)
+        self.order = np.add.outer(np.arange(0, self.tiles, len(order)), order).reshape(-1)
+        self.flops = 2 * rounds * sum(share.products for share in self.shares) * self.inputs * own.outputs
 
     def narrower(self) -> Sizes:
         """The same with panels half as wide."""
-        return Sizes(*self._given, self.panel // 2)
+        return Sizes(*self._given, self.panel // 2, self.even)
+
+    def evened(self, rounds: int = 1) -> Sizes:
+        """The same with even tiles, if those of a round are enough for all shares to be worth loops of their own."""
+        able = self.own.batch % rounds == 0 and self.tiles >= WORTH * rounds
+        return Sizes(*self._given, self.panel, rounds) if able else self
 
     @property
     def known_by(self) -> Hashable:
@@ -214,7 +233,9 @@ class Sizes:
 
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:
         """The jobs of all tiles, and the rows of scratch left out."""
-        return self.own.jobs(self.own.seen if role is Role.VISIBLE else self.own.made, self.sizes, channels, back)
+        strides = self.own.seen if role is Role.VISIBLE else self.own.made
+        jobs: Table = self.own.jobs(strides, self.sizes, bool(self.even), channels, back)[self.order]
+        return jobs
 
     def kernel_jobs(self, back: bool) -> Table:
         """The jobs of all kernels by chunk of a panel, each in scratch that begins with it."""
@@ -251,33 +272,61 @@ class Sizes:
         group, panel = divmod(panel, self.panels)
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
-    def contraction(self, results: Sequence[Index], sums: Sequence[Index], *begins: Sequence[Corner]) -> list[Program]:
-        """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
-        return multiplying(results, sums, self.dtype, begins)
-
-    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[Program]:
-        """M = S · K for one chunk, and added to M, of so many in all."""
+    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[tuple[Program, ...]]:
+        """M = S · K for one chunk, and added to M, of so many: by shares, or for a block of tiles that are alike."""
         row = groups * panels * self.wide
-        results = [
-            Index(self.points, self.apart(tiles, seen_row), self.kernel, self.apart(tiles, row)),
-            Index(groups, self.own.inputs, panels * self.chunks * self.chunk, panels * self.wide),
-            Index(panels, 0, self.chunks * self.chunk, self.wide),
-            Index(tiles, seen_row, 0, row),
-            Index(self.wide, 0, 1, 1, True),
-        ]
-        return self.contraction(results, [Index(self.depth, 1, self.wide, 0)], *[ORIGIN] * min(terms, 2))
+        seen, made = self.apart(tiles, seen_row), self.apart(tiles, row)
+        found = []
+        for share in self.shares:
+            some = share.tiles if self.even else range(tiles)
+            results = [
+                *share.loops(seen, self.kernel, made),
+                Index(groups, self.own.inputs, panels * self.chunks * self.chunk, panels * self.wide),
+                Index(panels, 0, self.chunks * self.chunk, self.wide),
+                Index(len(some), seen_row, 0, row),
+                Index(self.wide, 0, 1, 1, True),
+            ]
+            begin = (
+                share.first * seen + some.start * seen_row,
+                share.first * self.kernel,
+                share.first * made + some.start * row,
+            )
+            sums = [Index(self.depth, 1, self.wide, 0)]
+            found.append(multiplying(results, sums, self.dtype, [[begin]] * min(terms, 2)))
+        return list(zip(*found, strict=True))
 
     def summed(
         self, tiles: int, around: int, seen_row: int, hidden_row: int, *begins: Sequence[Corner]
     ) -> list[Program]:
-        """Chunks of K = S · M, and added to K, summed over some tiles of so many."""
-        seen, hidden = self.apart(around, seen_row), self.apart(around, hidden_row)
+        """Chunks of K = S · M, and added to K, summed over some tiles of so many; of the products of all of them."""
+        (share,) = self.shares
+        return self._summed(share, tiles, around, seen_row, hidden_row, *begins)
+
+    def summed_by_shares(self, around: int, seen_row: int, hidden_row: int) -> list[Program]:
+        """Chunks of K = S · M, of each product over the tiles that have it, of so many in scratch."""
+        found = list[Program]()
+        for share in self.shares:
+            some = _evenly(len(share.tiles), DEPTH)
+            begins = [
+                (tile * seen_row, tile * hidden_row, 0) for tile in range(share.tiles.start, share.tiles.stop, some)
+            ]
+            others = [begins[1:]] if begins[1:] else []
+            found += self._summed(share, some, around, seen_row, hidden_row, begins[:1], *others)
+        return found
+
+    def _summed(
+        self, share: Share, tiles: int, around: int, seen_row: int, hidden_row: int, *begins: Sequence[Corner]
+    ) -> list[Program]:
+        """Of the products of a share, over some tiles from each of these places on."""
+        apart = self.apart(around, seen_row), self.apart(around, hidden_row), self.kernel
         results = [
-            Index(self.points, seen, hidden, self.kernel),
+            *share.loops(*apart),
             Index(self.depth, 1, 0, self.wide),
             Index(self.wide, 0, 1, 1, True),
         ]
-        return self.contraction(results, [Index(tiles, seen_row, hidden_row, 0)], *begins)
+        sums, (a, b, c) = [Index(tiles, seen_row, hidden_row, 0)], (share.first * one for one in apart)
+        placed = [[(a + x, b + y, c + z) for x, y, z in corners] for corners in begins]
+        return multiplying(results, sums, self.dtype, placed)
 
 
 def multiplying(

@@ -54,7 +54,7 @@ class Table(NamedTuple):
     ahead: Value
     """How far a job to come is from this one, in the array."""
     wrong: Value
-    """A vector that is no longer zero once something was made that is not finite, be it beyond an edge."""
+    """A vector that is no longer zero once something was made that is not finite."""
     end: Corner = (None, None)
     """What the result is finished with, from the tile's corner on."""
 
@@ -200,8 +200,11 @@ class Transform:
             place = k.unless(outside, place, edge.anything, used)
         if self.adds:
             value = k.build.fadd(k.load_vector(before, lanes, used), value)
-        # Infinite or NaN times zero is not zero.
-        seen = value if used is None else k.build.select(k.first(used, lanes), value, k.zeros(lanes))
+        # Infinite or NaN times zero is not zero. What is not written may be of products that nobody made.
+        seen = value
+        if edge is not None:
+            there = k.build.select(outside, I64(0), edge.used)
+            seen = k.build.select(k.first(there, lanes), value, k.zeros(lanes))
         k.put(table.wrong, k.fma(seen, k.zeros(lanes), k.get(table.wrong, value.type)))
         value = self.finish(k, value, (table.end[0], kept), used)
         if self.past and edge is None:

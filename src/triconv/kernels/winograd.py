@@ -82,7 +82,8 @@ def by_blocks(s: Sizes) -> Schedule:
                 for unit in range(n, slices * len(forth.jobs), len(forth.jobs)):
                     for chunk in range(s.chunks):
                         a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
-                        found += programs[chunk > 0].whole(a, b, room[place + tiles :])
+                        (program,) = programs[chunk > 0]
+                        found += program.whole(a, b, room[place + tiles :])
                     found.append(back.call(room[place + tiles :], made, unit, unit + 1, marks[unit * s.lanes :], *more))
                     kernel += panels * s.chunks * s.chunk
             return found
@@ -134,7 +135,7 @@ def by_panels(s: Sizes) -> Schedule:
 
 def _by_panels(s: Sizes, kept: bool) -> Schedule:
     """With copies of the weight that are kept, or made for each call."""
-    s, rounds = _some_inputs(s)
+    s, rounds = _some_inputs(s.evened())
     own, turned = s.own, _turned(s)
     inputs, chunks, row = s.inputs // rounds, s.chunks // rounds, s.whole(s.inputs // rounds)
 
@@ -171,7 +172,8 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
                             found += copies.calls(kernel, w, k, number)
                         if kernels is not None:
                             found.append(kernels.call(kernel, k, number, number + 1))
-                        found += programs[chunk > 0].whole(room[seen:], k, m)
+                        for program in programs[chunk > 0]:
+                            found += program.whole(room[seen:], k, m)
                     found.append(back.call(m, made, n, n + 1, marks[n * s.lanes :], *more))
                 return found
 
@@ -230,14 +232,18 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
     What the next ones make is added to what is there.
     """
     rounds, parts, some = _in_rounds(s)
-    tiles = parts * some
+    s = s.evened(rounds)
+    tiles = s.tiles // rounds if s.even else parts * some
     hidden = s.scratch(tiles, s.seen_row)
 
     def make() -> tuple[Stage, ...]:
         seen = _filled_up(s, Role.VISIBLE, (rounds, tiles), s.seen_row, s.inputs)
         made = _filled_up(s, Role.HIDDEN, (rounds, tiles), s.hidden_row, s.outputs)
-        others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
-        programs = s.summed(some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
+        if s.even:
+            programs = s.summed_by_shares(tiles, s.seen_row, s.hidden_row)
+        else:
+            others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
+            programs = s.summed(some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
 
         kernel_jobs = s.kernel_jobs(True)
         backs = lru_cache(lambda *ends: s.transform(Role.WEIGHT, kernel_jobs, s.kernel, True, ends=ends))
