@@ -155,29 +155,41 @@ def the_first_axis_alone() -> None:
 
 
 def even_tiles() -> None:
-    """Some of them shorter along an axis or two, of all examples at once and in two rounds."""
+    """Some of them shorter along an axis or two: all at once, in two rounds, and in blocks of which some do without."""
     from bounds import likely
 
     import triconv
     from triconv.engines import winograd
     from triconv.kernels import filtered
     from triconv.kernels import winograd as ways
+    from triconv.kernels.scratch import Scratch
 
     rows = [
         Row("image", (4, 5, 7, 10), (3, 2), 9, padding=1),
         Row("dilated", (2, 3, 9, 11), (2, 3), 6, padding=2, dilation=(2, 1)),
         Row("volume", (2, 2, 7, 6, 5), (2, 3, 2), 5),
+        Row("of many tiles", (6, 3, 13, 22), (3, 3), 4, padding=1),
     ]
-    usual = filtered.WORTH, ways.schedule, ways._in_rounds, winograd.tile_sizes
-    filtered.WORTH, ways.schedule = 1, lambda _, back: ways.gradient_by_chunks if back else ways.by_panels
+    usual = filtered.WORTH, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array
+
+    def poisoned(*given: Any) -> Array:
+        room = usual[-1](*given)
+        room.view(np.uint8)[...] = 255
+        return room
+
+    filtered.WORTH, ways._pieces, Scratch.array = 1, lambda _: 2, poisoned  # type: ignore[assignment, method-assign]
     winograd.tile_sizes = lambda problem: (4,) * problem.geometry.rank  # type: ignore[assignment]
-    for row, rounds, (operation, roles) in product(rows, (1, 2), OPERATIONS.items()):
+    for row, rounds, (operation, roles) in product(rows, (1, 2, 0), OPERATIONS.items()):
+        forth, gradient = (
+            (ways.by_panels, ways.gradient_by_chunks) if rounds else (ways.by_blocks, ways.gradient_by_pieces)
+        )
+        ways.schedule = lambda _, back, own=(forth, gradient): own[back]  # type: ignore[misc, assignment]
         ways._in_rounds = lambda s, rounds=rounds: (rounds, 1, -(-s.tiles // rounds))  # type: ignore[misc]
         plan = triconv.explain(operation, row.visible, row.weight, dtype="float64", engine="winograd", **row.options)
         operands, out = row.operands(), np.full(getattr(row, RESULT[operation]), np.nan)
         winograd.build(plan.problem)(*(operands[role] for role in roles), out)
         oracle.assert_close(out, row.expected(operation, operands), likely(operation, row, operands), row.name)
-    filtered.WORTH, ways.schedule, ways._in_rounds, winograd.tile_sizes = usual
+    filtered.WORTH, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array = usual  # type: ignore[method-assign]
 
 
 def transforms_of_halves() -> None:

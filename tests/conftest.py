@@ -45,7 +45,8 @@ def poisoned() -> Iterator[None]:
 WAYS = {
     "blocks and chunks": (winograd.by_blocks, winograd.gradient_by_chunks, 1 << 40),
     "panels and pieces": (winograd.by_panels, winograd.gradient_by_pieces, 1 << 40),
-    "even tiles": (winograd.by_panels, winograd.gradient_by_chunks, 1),
+    "panels and chunks of even tiles": (winograd.by_panels, winograd.gradient_by_chunks, 1),
+    "blocks and pieces of even tiles": (winograd.by_blocks, winograd.gradient_by_pieces, 1),
 }
 """Of a convolution and of a weight's gradient; and of how many tiles on these are even."""
 

@@ -675,6 +675,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "even: tiles in their usual order": ("kernels/filtered.py", "channels, back)[self.order]", "channels, back)"),
     "even: a share begins with the first tile": ("kernels/filtered.py", "some.start * seen_row", "0 * seen_row"),
+    "even: blocks need what the one before does": (
+        "kernels/winograd.py",
+        "own.start < begin + block",
+        "own.start < begin",
+    ),
+    "even: later blocks of a piece need all, its first some": (
+        "kernels/winograd.py",
+        "if n % many else range(len(programs))",
+        "if n % many == 0 else range(len(programs))",
+    ),
     "even: one round's tiles for all": (
         "kernels/filtered.py",
         "np.arange(0, self.tiles, len(order))",

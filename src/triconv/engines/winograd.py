@@ -5,6 +5,8 @@ transpose the kernel is flipped, and the weight's gradient is the same sum with 
 A stride leaves a problem of stride 1 for each residue of the visible positions, with every s-th tap: their
 convolutions are added up; of the transpose and of the weight's gradient each makes a part.
 
+Tiles cover an axis evenly, some of them one shorter: these do without one of the products (`kernels/shares`).
+
 Channels that are few would fill no vector, and be soon summed: then a convolution may transform the first axis alone,
 of any stride, and sum the taps of all others as they are (`kernels/one_axis`).
 
@@ -299,7 +301,7 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     few, held = whole < others, min(whole, others)
     turned = TURNED if transposed and few else 1.0
     found = coefficients()
-    multiplied = found.winograd_multiplied * tiles * kernels * (shared if few and tiles >= WORTH else 1.0)
+    multiplied = found.winograd_multiplied * tiles * kernels * (shared if tiles >= WORTH else 1.0)
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
     cycles *= GRADIENT if gradient else 1.0

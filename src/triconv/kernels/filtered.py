@@ -272,13 +272,14 @@ class Sizes:
         group, panel = divmod(panel, self.panels)
         return group * self.own.inputs + chunk * self.depth, group * self.own.outputs + panel * self.wide
 
-    def multiplied(self, tiles: int, groups: int, panels: int, seen_row: int, terms: int) -> list[tuple[Program, ...]]:
-        """M = S · K for one chunk, and added to M, of so many: by shares, or for a block of tiles that are alike."""
+    def multiplied(
+        self, rows: Sequence[range], tiles: int, groups: int, panels: int, seen_row: int, terms: int
+    ) -> list[tuple[Program, ...]]:
+        """M = S · K for one chunk, and added to M, of so many: by share, each for some rows of so many tiles."""
         row = groups * panels * self.wide
         seen, made = self.apart(tiles, seen_row), self.apart(tiles, row)
         found = []
-        for share in self.shares:
-            some = share.tiles if self.even else range(tiles)
+        for share, some in zip(self.shares, rows, strict=True):
             results = [
                 *share.loops(seen, self.kernel, made),
                 Index(groups, self.own.inputs, panels * self.chunks * self.chunk, panels * self.wide),
@@ -295,13 +296,6 @@ class Sizes:
             found.append(multiplying(results, sums, self.dtype, [[begin]] * min(terms, 2)))
         return list(zip(*found, strict=True))
 
-    def summed(
-        self, tiles: int, around: int, seen_row: int, hidden_row: int, *begins: Sequence[Corner]
-    ) -> list[Program]:
-        """Chunks of K = S · M, and added to K, summed over some tiles of so many; of the products of all of them."""
-        (share,) = self.shares
-        return self._summed(share, tiles, around, seen_row, hidden_row, *begins)
-
     def summed_by_shares(self, around: int, seen_row: int, hidden_row: int) -> list[Program]:
         """Chunks of K = S · M, of each product over the tiles that have it, of so many in scratch."""
         found = list[Program]()
@@ -311,13 +305,13 @@ class Sizes:
                 (tile * seen_row, tile * hidden_row, 0) for tile in range(share.tiles.start, share.tiles.stop, some)
             ]
             others = [begins[1:]] if begins[1:] else []
-            found += self._summed(share, some, around, seen_row, hidden_row, begins[:1], *others)
+            found += self.summed(share, some, around, seen_row, hidden_row, begins[:1], *others)
         return found
 
-    def _summed(
+    def summed(
         self, share: Share, tiles: int, around: int, seen_row: int, hidden_row: int, *begins: Sequence[Corner]
     ) -> list[Program]:
-        """Of the products of a share, over some tiles from each of these places on."""
+        """Chunks of K = S · M, and added to K, of the products of a share, summed over some tiles of so many."""
         apart = self.apart(around, seen_row), self.apart(around, hidden_row), self.kernel
         results = [
             *share.loops(*apart),

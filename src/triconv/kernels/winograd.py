@@ -45,7 +45,7 @@ def by_blocks(s: Sizes) -> Schedule:
     most = _most(s, spare, seen_row, made_row)
     block = -(-s.tiles // -(-s.tiles // most))
     blocks, tiles = -(-s.tiles // block), s.scratch(block, seen_row)
-    turned = _turned(s)
+    turned, (s, needed) = _turned(s), _needed(s, block, blocks)
 
     def make() -> tuple[Stage, ...]:
         kernel_jobs = s.kernel_jobs(False)
@@ -64,7 +64,7 @@ def by_blocks(s: Sizes) -> Schedule:
         jobs[:-blocks, ..., 2] = outputs
         jobs = _in_turns(jobs, 1, turns, groups * own.outputs)
         back = s.transform(Role.HIDDEN, jobs, s.apart(block, made_row), True)
-        programs = s.multiplied(block, groups, panels, seen_row, s.chunks)
+        programs = s.multiplied([range(block)] * len(s.shares), block, groups, panels, seen_row, s.chunks)
 
         def before(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             if copies is None:
@@ -82,8 +82,8 @@ def by_blocks(s: Sizes) -> Schedule:
                 for unit in range(n, slices * len(forth.jobs), len(forth.jobs)):
                     for chunk in range(s.chunks):
                         a, b = room[place + chunk * s.depth :], transformed[kernel + chunk * s.chunk :]
-                        (program,) = programs[chunk > 0]
-                        found += program.whole(a, b, room[place + tiles :])
+                        for number in needed[n % blocks]:
+                            found += programs[chunk > 0][number].whole(a, b, room[place + tiles :])
                     found.append(back.call(room[place + tiles :], made, unit, unit + 1, marks[unit * s.lanes :], *more))
                     kernel += panels * s.chunks * s.chunk
             return found
@@ -92,6 +92,16 @@ def by_blocks(s: Sizes) -> Schedule:
 
     scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * slices * s.lanes
     return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by, room=s.room)
+
+
+def _needed(s: Sizes, block: int, blocks: int) -> tuple[Sizes, list[list[int]]]:
+    """Even tiles, where some of so many blocks do without some shares of products; and which ones each block needs."""
+    even, begins = s.evened(), range(0, blocks * block, block)
+    needed = [
+        [n for n, (*_, own) in enumerate(even.shares) if own.start < begin + block and begin < own.stop]
+        for begin in begins
+    ]
+    return (even, needed) if min(map(len, needed)) < len(even.shares) else (s, [[0]] * blocks)
 
 
 def _panels_at_once(s: Sizes, room: int, seen_row: int) -> int:
@@ -149,7 +159,7 @@ def _by_panels(s: Sizes, kept: bool) -> Schedule:
         group, panel = np.divmod(np.arange(len(jobs)), s.panels)
         jobs[..., 1] += (group * own.outputs + panel * s.wide)[:, None]
         jobs[..., 2] = np.minimum(own.outputs - panel * s.wide, s.wide)[:, None]
-        programs = s.multiplied(s.tiles, 1, 1, row, chunks)
+        programs = s.multiplied([share.tiles for share in s.shares], s.tiles, 1, 1, row, chunks)
 
         def stages(turn: int) -> tuple[Stage, Stage]:
             begin, ends = turn * s.tiles, (turn == 0, turn == rounds - 1)
@@ -243,7 +253,8 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
             programs = s.summed_by_shares(tiles, s.seen_row, s.hidden_row)
         else:
             others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
-            programs = s.summed(some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
+            (share,) = s.shares
+            programs = s.summed(share, some, tiles, s.seen_row, s.hidden_row, ORIGIN, *[others] * bool(others))
 
         kernel_jobs = s.kernel_jobs(True)
         backs = lru_cache(lambda *ends: s.transform(Role.WEIGHT, kernel_jobs, s.kernel, True, ends=ends))
@@ -295,6 +306,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
     many = -(-s.tiles // (pieces * most))
     block = -(-s.tiles // (pieces * many))
     hidden, chunks = s.scratch(block, seen_row), s.kernels // s.chunk // turns
+    s, needed = _needed(s, block, pieces * many)
 
     def make() -> tuple[Stage, ...]:
         def blocks(role: Role, row: int, channels: int) -> Step:
@@ -308,7 +320,7 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
         jobs[..., 0] += np.arange(len(jobs))[:, None] * s.chunk
         kernels = s.transform(Role.WEIGHT, jobs, s.kernel, True, pieces)
         begins = [(*s.beginning(chunk), chunk * s.chunk) for chunk in range(chunks)]
-        programs = s.summed(block, block, seen_row, hidden_row, *[begins] * min(many, 2))
+        programs = [s.summed(share, block, block, seen_row, hidden_row, *[begins] * min(many, 2)) for share in s.shares]
 
         def calls(arrays: Arrays, place: int, first: int, last: int) -> list[Call]:
             room, found = arrays[3], []
@@ -317,7 +329,8 @@ def gradient_by_pieces(s: Sizes) -> Schedule:
                 found.append(seen.call(arrays[0], room[place:], n, n + 1))
                 found.append(made.call(arrays[2], room[place + hidden :], n, n + 1))
                 operands = room[place:], room[place + hidden :], room[piece * s.kernels + turn * chunks * s.chunk :]
-                found += programs[n % many > 0].whole(*operands)
+                for number in needed[n % len(needed)] if n % many else range(len(programs)):
+                    found += programs[number][n % many > 0].whole(*operands)
             return found
 
         def after(arrays: Arrays, _place: int, first: int, last: int) -> list[Call]:
