@@ -167,7 +167,7 @@ def even_tiles() -> None:
     rows = [
         Row("image", (4, 5, 7, 10), (3, 2), 9, padding=1),
         Row("dilated", (2, 3, 9, 11), (2, 3), 6, padding=2, dilation=(2, 1)),
-        Row("volume", (2, 2, 7, 6, 5), (2, 3, 2), 5),
+        Row("volume", (2, 2, 8, 13, 14), (2, 3, 2), 5),
         Row("of many tiles", (6, 3, 13, 22), (3, 3), 4, padding=1),
     ]
     usual = filtered.WORTH, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array

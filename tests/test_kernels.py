@@ -408,6 +408,8 @@ def test_cache_sizes_are_read_where_they_are_said(tmp_path: Path, monkeypatch: p
     say(4, "Data", "1", "")
     (tmp_path / "index5").mkdir()
     assert caches(tmp_path) == {1: 48 << 10, 2: 2 << 20, 3: 32 << 20}
+    say(6, "Unified", "4", "1G")
+    assert caches(tmp_path)[4] == 1 << 30
     monkeypatch.setattr("triconv.kernels.target.caches", dict)
     assert cache_bytes.__wrapped__() == (32 << 10, 512 << 10)
 

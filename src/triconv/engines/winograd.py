@@ -60,8 +60,8 @@ TURNED = 1.5
 PASSES = 4
 """How often what is kept of the transforms comes and goes where it is not near: to be written, and to be read again."""
 
-SOME, BESIDE = 32, 128
-"""Positions that are worth to be transformed together, and numbers between transforms that nobody uses."""
+SOME = 32
+"""Positions along the last axis that are worth to be transformed together, along the first alone."""
 
 BEGUN = 3
 """Products that take as long as to begin a sum and to write it, where sums are short."""
@@ -153,15 +153,10 @@ def _along(problem: Problem) -> list[Tiles]:
 
 
 def _has_room(problem: Problem, tiles: Tiles) -> bool:
-    """Whether a call may take as much as transforms of some positions of the last axis do, of all others, and of the
-    kernels, for two threads: blocks of few positions would take longer to start than to run."""
-    (first, *between, last), channels = problem.geometry.axes, problem.channels
-    points, pieces = tiles.size + tiles.taps - 1, len(first.pieces(tiles.taps))
-    some = replace(last, hidden=min(last.hidden, SOME))
-    seen = pieces * channels.visible * prod(axis.reach for axis in (*between, some))
-    made = channels.hidden * prod(axis.hidden for axis in (*between, some))
-    kernels = pieces * channels.visible * channels.hidden * prod(axis.kernel for axis in (*between, last))
-    return points * (2 * (seen + made + BESIDE) + kernels) * problem.itemsize <= problem.extra
+    """Whether there is for blocks of some positions: those of few would take longer to start than to run."""
+    from ..kernels.one_axis import OneAxis
+
+    return OneAxis(problem, *tiles, (), (), (), problem.extra).has_room(SOME)
 
 
 @lru_cache(maxsize=64)
@@ -290,7 +285,7 @@ def _counts(problem: Problem, sizes: tuple[int, ...]) -> Counts:
 
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
-    from ..kernels.filtered import WORTH
+    from ..kernels.filtered import WORTH, even_rounds
     from ..kernels.target import target
     from ..kernels.winograd import PIECES
 
@@ -301,7 +296,11 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     few, held = whole < others, min(whole, others)
     turned = TURNED if transposed and few else 1.0
     found = coefficients()
-    multiplied = found.winograd_multiplied * tiles * kernels * (shared if tiles >= WORTH else 1.0)
+    if gradient and few:  # in as many rounds as there is room for
+        rounds = even_rounds(problem.batch, ceil(points * whole * target().vector_bytes / max(1, problem.extra)))
+    else:
+        rounds = 1
+    multiplied = found.winograd_multiplied * tiles * kernels * (shared if 0 < rounds <= tiles / WORTH else 1.0)
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
     cycles *= GRADIENT if gradient else 1.0

@@ -58,7 +58,7 @@ def packed(short: Short) -> bytes | None:
     for low, high in dict.fromkeys(reached):
         begins[low, high], size = size, -(-(size + high - low) // LINE) * LINE
     kernels = {id(kernel): kernel.filed for kernel in sheet.kernels}
-    if size + sheet.words.nbytes + WORD * (len(sheet.kept) + len(kernels)) > LARGEST or None in kernels.values():
+    if size + sheet.words.nbytes > LARGEST or None in kernels.values():
         return None
     words, room = sheet.words.copy(), np.zeros(size, np.uint8)
     for (low, high), begin in begins.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -42,7 +43,7 @@ fit the second-level cache, and sums of sums gather less error than one long sum
 
 
 WORTH = 28
-"""Tiles of which shares of products are worth loops of their own."""
+"""Tiles of which shares of products are worth loops of their own: two blocks of as many as registers hold rows of."""
 
 BESIDES = 64
 """Of what a call may take, one part is for what is not scratch: the words of its calls, and marks."""
@@ -115,15 +116,15 @@ class Sizes:
         finish: Finish | None = None,
         stored: Collection[Role] = (),
         panel: int = PANEL,
-        even: int = 0,
+        even_rounds: int = 0,
     ) -> None:
         """`room` is how many bytes scratch should take at most; what has one of the `stored` roles is in bfloat16.
 
-        Tiles may be `even`, in so many rounds of as many examples: of a round those with the same products are
+        Tiles are even if they come in `even_rounds` of as many examples: of each those with the same products are
         neighbours.
         """
         self._given, self.panel, self.stored = (problem, correlation, sizes, room, adds, finish, stored), panel, stored
-        self.even = even
+        self.even_rounds = even_rounds
         self.room = (room - room // BESIDES) // problem.itemsize
         self.adds, self.finish = adds, finish or AS_IT_IS
         self.once = (Role.WEIGHT if problem.produces is Role.WEIGHT else Role.HIDDEN) in stored
@@ -146,15 +147,15 @@ class Sizes:
         self.chunk = self.points * self.kernel
         self.turned = prod(axis.kernel for axis in own.axes) * self.depth * self.wide
         self.kernels = own.groups * self.panels * self.chunks * self.chunk
-        rounds = max(1, even)
-        shorter = np.zeros((self.tiles, len(sizes)), bool) if not even else own.shorter(sizes)[: self.tiles // rounds]
-        order, self.shares = in_shares(self.counts, shorter)
+        rounds = max(1, even_rounds)
+        shorter = own.shorter(sizes) if even_rounds else np.zeros((self.tiles, len(sizes)), bool)
+        order, self.shares = in_shares(self.counts, shorter[: self.tiles // rounds])
         self.order = np.add.outer(np.arange(0, self.tiles, len(order)), order).reshape(-1)
         self.flops = 2 * rounds * sum(share.products for share in self.shares) * self.inputs * own.outputs
 
     def narrower(self) -> Sizes:
         """The same with panels half as wide."""
-        return Sizes(*self._given, self.panel // 2, self.even)
+        return Sizes(*self._given, self.panel // 2, self.even_rounds)
 
     def evened(self, rounds: int = 1) -> Sizes:
         """The same with even tiles, if those of a round are enough for all shares to be worth loops of their own."""
@@ -234,7 +235,7 @@ class Sizes:
     def tile_jobs(self, role: Role, back: bool, channels: int) -> Table:
         """The jobs of all tiles, and the rows of scratch left out."""
         strides = self.own.seen if role is Role.VISIBLE else self.own.made
-        jobs: Table = self.own.jobs(strides, self.sizes, bool(self.even), channels, back)[self.order]
+        jobs: Table = self.own.jobs(strides, self.sizes, bool(self.even_rounds), channels, back)[self.order]
         return jobs
 
     def kernel_jobs(self, back: bool) -> Table:
@@ -297,15 +298,21 @@ class Sizes:
         return list(zip(*found, strict=True))
 
     def summed_by_shares(self, around: int, seen_row: int, hidden_row: int) -> list[Program]:
-        """Chunks of K = S · M, of each product over the tiles that have it, of so many in scratch."""
+        """Chunks of K = S · M, of each product over the tiles that have it, of so many in scratch; by DEPTH at most."""
         found = list[Program]()
         for share in self.shares:
-            some = _evenly(len(share.tiles), DEPTH)
-            begins = [
-                (tile * seen_row, tile * hidden_row, 0) for tile in range(share.tiles.start, share.tiles.stop, some)
-            ]
-            others = [begins[1:]] if begins[1:] else []
-            found += self.summed(share, some, around, seen_row, hidden_row, begins[:1], *others)
+            parts = -(-len(share.tiles) // DEPTH)
+            size, longer = divmod(len(share.tiles), parts)
+            lengths = [size + 1] * longer + [size] * (parts - longer)
+            starts = list(zip(accumulate(lengths, initial=share.tiles.start), lengths, strict=False))
+            for length in dict.fromkeys(lengths):
+                corners = [(tile * seen_row, tile * hidden_row, 0) for tile, own in starts if own == length]
+                if length == lengths[0]:
+                    begins = [corners[:1], corners[1:]] if corners[1:] else [corners]
+                    found += self.summed(share, length, around, seen_row, hidden_row, *begins)
+                else:  # all of these add
+                    _, adding = self.summed(share, length, around, seen_row, hidden_row, corners, corners)
+                    found.append(adding)
         return found
 
     def summed(
@@ -331,6 +338,11 @@ def multiplying(
     nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
     made = contractions(nest, dtype)
     return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
+
+
+def even_rounds(batch: int, least: int) -> int:
+    """So few rounds of as many examples, at least so many and not twice that; 0 where there are none."""
+    return next((rounds for rounds in range(least, 2 * least) if batch % rounds == 0), 0)
 
 
 def _along(matrices: Sequence[Matrix], jobs: Table) -> tuple[list[int], Table]:

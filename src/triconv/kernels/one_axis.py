@@ -86,11 +86,23 @@ class OneAxis:
         each = next((size for size in sizes if self._fits(replace(whole, hidden=size))), 1)
         return replace(whole, hidden=each)
 
+    def has_room(self, positions: int) -> bool:
+        """Whether there is room for units of so many positions along the last axis, if that has as many."""
+        whole = self.axes[-1]
+        return self._bytes(replace(whole, hidden=min(positions, whole.hidden))) <= self._most
+
     def _fits(self, last: Axis) -> bool:
-        """Whether there is room for a unit with such a last axis."""
-        size = self.problem.itemsize * self.points * sum(map(self._apart, self._sizes(last)))
-        left = self.room - self.room // BESIDES - self.kernels * self.problem.itemsize
-        return size <= min(BLOCK, left // THREADS)
+        """Whether a unit with such a last axis has room, and stays near."""
+        return self._bytes(last) <= min(BLOCK, self._most)
+
+    @property
+    def _most(self) -> int:
+        """Bytes that a unit may take."""
+        return (self.room - self.room // BESIDES - self.kernels * self.problem.itemsize) // THREADS
+
+    def _bytes(self, last: Axis) -> int:
+        """What a unit with such a last axis takes, between transforms."""
+        return self.problem.itemsize * self.points * sum(map(self._apart, self._sizes(last)))
 
     def _sizes(self, last: Axis) -> tuple[int, int]:
         """The numbers of a product of what is seen, with all pieces, and of what is made, for such a last axis."""

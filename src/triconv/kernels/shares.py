@@ -45,18 +45,20 @@ def in_shares(counts: Sequence[int], shorter: NDArray[np.bool_]) -> tuple[NDArra
     then there is such an order.
     """
     many, steps = shorter.mean(axis=0), tuple(prod(counts[axis + 1 :]) for axis in range(len(counts)))
-    *_, second, first = -1, -1, *sorted((axis for axis, part in enumerate(many) if 0 < part < 1), key=many.take)
-    none = np.zeros(len(shorter), bool)
-    one, other = (none if axis < 0 else shorter[:, axis] for axis in (first, second))
-    # Along the first axis longer tiles come first; along the second they are in the middle.
-    order, found = np.lexsort((one == other, one)) if second >= 0 else np.argsort(one, kind="stable"), list[Share]()
-    shared = [axis for axis in (first, second) if axis >= 0]
+    mixed = sorted((axis for axis, part in enumerate(many) if 0 < part < 1), key=many.take)
+    shared = mixed[:-3:-1]
+    order, found = np.arange(len(shorter)), list[Share]()
+    if shared:
+        # Along the first axis longer tiles come first; along the second, if there is one, they are in the middle.
+        one, other = shorter[:, shared[0]], shorter[:, shared[-1]]
+        order = np.lexsort((one == other, one))
     for at_infinity in product((False, True), repeat=len(shared)):
-        own, begin, without = list(counts), 0, none
+        own, begin, without = list(counts), 0, np.zeros(len(shorter), bool)
         for axis, infinite in zip(shared, at_infinity, strict=True):
             own[axis] = 1 if infinite else counts[axis] - 1
-            begin += (counts[axis] - 1) * steps[axis] * infinite
-            without = without | shorter[:, axis] * infinite
+            if infinite:
+                begin += (counts[axis] - 1) * steps[axis]
+                without |= shorter[:, axis]
         (there,) = np.nonzero(~without[order])
         found.append(Share(tuple(own), steps, begin, range(int(there[0]), int(there[-1]) + 1)))
     return order, found

@@ -19,7 +19,7 @@ import numpy as np
 from ..form import Role
 from .compile import Call
 from .correlation import Table
-from .filtered import DEPTH, ORIGIN, Sizes, Step, Turning
+from .filtered import DEPTH, ORIGIN, Sizes, Step, Turning, even_rounds
 from .schedule import THREADS, Arrays, Schedule, Stage
 
 FEW, LEAST = 28, 14
@@ -242,14 +242,15 @@ def gradient_by_chunks(s: Sizes) -> Schedule:
     What the next ones make is added to what is there.
     """
     rounds, parts, some = _in_rounds(s)
-    s = s.evened(rounds)
-    tiles = s.tiles // rounds if s.even else parts * some
+    if many := even_rounds(s.own.batch, rounds):
+        s = s.evened(many)
+    rounds, tiles = (many, s.tiles // many) if s.even_rounds else (rounds, parts * some)
     hidden = s.scratch(tiles, s.seen_row)
 
     def make() -> tuple[Stage, ...]:
         seen = _filled_up(s, Role.VISIBLE, (rounds, tiles), s.seen_row, s.inputs)
         made = _filled_up(s, Role.HIDDEN, (rounds, tiles), s.hidden_row, s.outputs)
-        if s.even:
+        if s.even_rounds:
             programs = s.summed_by_shares(tiles, s.seen_row, s.hidden_row)
         else:
             others = [(part * some * s.seen_row, part * some * s.hidden_row, 0) for part in range(1, parts)]
