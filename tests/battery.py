@@ -170,14 +170,22 @@ def even_tiles() -> None:
         Row("volume", (2, 2, 8, 13, 14), (2, 3, 2), 5),
         Row("of many tiles", (6, 3, 13, 22), (3, 3), 4, padding=1),
     ]
-    usual = filtered.WORTH, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array
+    usual = (
+        filtered.WORTH,
+        filtered.SAVED,
+        ways.schedule,
+        ways._in_rounds,
+        ways._pieces,
+        winograd.tile_sizes,
+        Scratch.array,
+    )
 
     def poisoned(*given: Any) -> Array:
         room = usual[-1](*given)
         room.view(np.uint8)[...] = 255
         return room
 
-    filtered.WORTH, ways._pieces, Scratch.array = 1, lambda _: 2, poisoned  # type: ignore[assignment, method-assign]
+    filtered.WORTH, filtered.SAVED, ways._pieces, Scratch.array = 1, 0.0, lambda _: 2, poisoned  # type: ignore[assignment, method-assign]
     winograd.tile_sizes = lambda problem: (4,) * problem.geometry.rank  # type: ignore[assignment]
     for row, rounds, (operation, roles) in product(rows, (1, 2, 0), OPERATIONS.items()):
         forth, gradient = (
@@ -189,7 +197,9 @@ def even_tiles() -> None:
         operands, out = row.operands(), np.full(getattr(row, RESULT[operation]), np.nan)
         winograd.build(plan.problem)(*(operands[role] for role in roles), out)
         oracle.assert_close(out, row.expected(operation, operands), likely(operation, row, operands), row.name)
-    filtered.WORTH, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array = usual  # type: ignore[method-assign]
+    filtered.WORTH, filtered.SAVED, ways.schedule, ways._in_rounds, ways._pieces, winograd.tile_sizes, Scratch.array = (
+        usual  # type: ignore[method-assign]
+    )
 
 
 def transforms_of_halves() -> None:

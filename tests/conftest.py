@@ -93,6 +93,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """One of Winograd's ways, whichever the sizes would ask for."""
     forth, gradient, worth = WAYS[request.param]
     monkeypatch.setattr(filtered, "WORTH", worth)
+    monkeypatch.setattr(filtered, "SAVED", 0)
     monkeypatch.setattr(winograd, "schedule", lambda _, is_gradient: gradient if is_gradient else forth)
 
 

@@ -82,6 +82,7 @@ def test_a_share_has_what_its_tiles_need(shape: tuple[int, ...], seed: int) -> N
 def _even(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tiles are, and scratch has NaN everywhere."""
     monkeypatch.setattr(filtered, "WORTH", 1)
+    monkeypatch.setattr(filtered, "SAVED", 0)
     monkeypatch.setattr(ways, "schedule", lambda _, gradient: ways.gradient_by_chunks if gradient else ways.by_panels)
     usual = Scratch.array
 

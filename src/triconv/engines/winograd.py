@@ -285,7 +285,7 @@ def _counts(problem: Problem, sizes: tuple[int, ...]) -> Counts:
 
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
-    from ..kernels.filtered import WORTH, even_rounds
+    from ..kernels.filtered import SAVED, WORTH, even_rounds
     from ..kernels.target import target
     from ..kernels.winograd import PIECES
 
@@ -300,7 +300,12 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
         rounds = even_rounds(problem.batch, ceil(points * whole * target().vector_bytes / max(1, problem.extra)))
     else:
         rounds = 1
-    multiplied = found.winograd_multiplied * tiles * kernels * (shared if 0 < rounds <= tiles / WORTH else 1.0)
+    multiplied = (
+        found.winograd_multiplied
+        * tiles
+        * kernels
+        * (shared if shared <= 1 - SAVED and 0 < rounds <= tiles / WORTH else 1.0)
+    )
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
     cycles *= GRADIENT if gradient else 1.0

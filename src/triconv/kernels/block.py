@@ -114,12 +114,14 @@ def best_block(
     sets: Sets | None = None,
     whole: bool = False,
     page: int = 0,
+    left_over: float = 1.0,
 ) -> Block:
     """The tile that should feel the fastest, and the cycles that it takes.
 
     A step loads vectors and numbers and multiplies rows × columns times; a tile's sums and the vectors it loads
     must fit the registers, and enough multiplications must be under way to hide how long one takes. Only sizes that
-    leave nothing over are taken if they must be `whole`; of tiles alike then that which loads least.
+    leave nothing over are taken if they must be `whole`; of tiles alike then that which loads least. Rows or columns
+    that leave something over are taken to take so many times as long, `left_over`.
     """
     rows = [loop.count if loop.row else 1 for loop in results]
     columns = [loop.count if loop.column else 1 for loop in results]
@@ -132,7 +134,9 @@ def best_block(
             tall,
             max(tall, default=1),
             max(tall, default=1) if near is None else tall[near],
-            covering(rows, tall) * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1),
+            covering(rows, tall)
+            * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1)
+            * (1 if left_over == 1 or _divides(rows, tall) else left_over),
         )
         for tall in extents(tuple(rows), registers)
         if not whole or _divides(rows, tall)
@@ -143,7 +147,11 @@ def best_block(
     best, least = (ones, ones, lanes, float("inf")), float("inf")
     most, each_least, beside_least = min(every, registers // 2), steps / MULTIPLICATIONS + 1, 0 if whole else OVERHEAD
     across = [
-        (prod(many), many, alone * covering(columns, many))
+        (
+            prod(many),
+            many,
+            alone * covering(columns, many) * (1 if left_over == 1 or _divides(columns, many) else left_over),
+        )
         for many in _rectangles(tuple(columns), registers)
         if not whole or _divides(columns, many)
     ]

@@ -218,7 +218,6 @@ def _optimised(kernel: Described, machine: Target, symbol: str) -> Any:
     passes = llvm.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
-    passes.add_simplify_cfg_pass()
     passes.run(parsed, llvm.create_pass_builder(_machine(machine), llvm.create_pipeline_tuning_options()))
     return parsed
 

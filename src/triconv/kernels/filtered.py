@@ -45,6 +45,12 @@ fit the second-level cache, and sums of sums gather less error than one long sum
 WORTH = 28
 """Tiles of which shares of products are worth loops of their own: two blocks of as many as registers hold rows of."""
 
+SAVED = 0.14
+"""The part of all products that shares must save: each takes kernels of its own, and 10 ms to compile one."""
+
+LEFT_OVER = 1.1
+"""How many times as long tiles are taken to take that leave a few over: these run in a kernel of their own too."""
+
 BESIDES = 64
 """Of what a call may take, one part is for what is not scratch: the words of its calls, and marks."""
 
@@ -159,8 +165,10 @@ class Sizes:
 
     def evened(self, rounds: int = 1) -> Sizes:
         """The same with even tiles, if those of a round are enough for all shares to be worth loops of their own."""
-        able = self.own.batch % rounds == 0 and self.tiles >= WORTH * rounds
-        return Sizes(*self._given, self.panel, rounds) if able else self
+        if self.own.batch % rounds or self.tiles < WORTH * rounds:
+            return self
+        even = Sizes(*self._given, self.panel, rounds)
+        return even if even.flops <= (1 - SAVED) * self.flops else self
 
     @property
     def known_by(self) -> Hashable:
@@ -294,7 +302,7 @@ class Sizes:
                 share.first * made + some.start * row,
             )
             sums = [Index(self.depth, 1, self.wide, 0)]
-            found.append(multiplying(results, sums, self.dtype, [[begin]] * min(terms, 2)))
+            found.append(multiplying(results, sums, self.dtype, [[begin]] * min(terms, 2), LEFT_OVER))
         return list(zip(*found, strict=True))
 
     def summed_by_shares(self, around: int, seen_row: int, hidden_row: int) -> list[Program]:
@@ -331,11 +339,15 @@ class Sizes:
 
 
 def multiplying(
-    results: Sequence[Index], sums: Sequence[Index], dtype: str, begins: Sequence[Sequence[Corner]]
+    results: Sequence[Index],
+    sums: Sequence[Index],
+    dtype: str,
+    begins: Sequence[Sequence[Corner]],
+    left_over: float = 1.0,
 ) -> list[Program]:
     """The contractions of every product, from each of some places on: the first of two writes, the other adds."""
     corners, taps = np.array([[0, 0, 0, 0, 1]]), np.zeros((1, 2), np.int64)
-    nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1)
+    nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1, left_over=left_over)
     made = contractions(nest, dtype)
     return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
 

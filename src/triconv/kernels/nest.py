@@ -79,6 +79,8 @@ class Nest:
     ordered: bool = False
     """Whether tiles are matrices of pairs of the last sum, and take turns as the loops say: whoever made these knows
     what the caches hold."""
+    left_over: float = 1.0
+    """How many times as long tiles are taken to take that leave something over, which needs a kernel of its own."""
     pieces: tuple[int, ...] = ()
     """Where pieces of the corners begin that add to no number of C in common, and where the last ends, if any do."""
 
@@ -264,7 +266,19 @@ def _block_of_vectors(
     page, whole = PAGE // itemsize, bool(nest.pieces)
     sets = Sets(page, line, ways) if abs(depth.a) < line and not depth.vector else None
     return best_block(
-        results, depth, steps, lanes, registers, loads, whole_lines, nest.spread, found, sets, whole, page
+        results,
+        depth,
+        steps,
+        lanes,
+        registers,
+        loads,
+        whole_lines,
+        nest.spread,
+        found,
+        sets,
+        whole,
+        page,
+        nest.left_over,
     )
 
 

@@ -26,6 +26,9 @@ FEW, LEAST = 28, 14
 """Tiles of a block at least: so often is a kernel's number multiplied that comes from further away. Fewer only where
 there is no room for as many."""
 
+FILLED_UP = 1.04
+"""How many times as many tiles blocks may have as there are."""
+
 BLOCK, MORE = 1 << 19, 36
 """Bytes of a block of tiles, in what is seen and in what is made; and as many tiles as may take twice that."""
 
@@ -43,7 +46,7 @@ def by_blocks(s: Sizes) -> Schedule:
     panels = _panels_at_once(s, spare, seen_row)
     slices, outputs, made_row = s.panels // panels, panels * s.wide, groups * panels * s.wide
     most = _most(s, spare, seen_row, made_row)
-    block = -(-s.tiles // -(-s.tiles // most))
+    block = _full(-(-s.tiles // -(-s.tiles // most)), s.tiles, most)
     blocks, tiles = -(-s.tiles // block), s.scratch(block, seen_row)
     turned, (s, needed) = _turned(s), _needed(s, block, blocks)
 
@@ -92,6 +95,13 @@ def by_blocks(s: Sizes) -> Schedule:
 
     scratch, marks = max(turned, tiles + s.scratch(block, made_row)), turns * blocks * slices * s.lanes
     return Schedule(s.flops, 0, scratch, marks, make, kernels=s.kernels, keeps=s.known_by, room=s.room)
+
+
+def _full(block: int, tiles: int, most: int) -> int:
+    """Blocks of about so many tiles, in full rows of registers where that hardly adds to them: for one kernel."""
+    rounded = -(-block // LEAST) * LEAST
+    full = rounded if rounded <= most else rounded - LEAST
+    return full if full and -(-tiles // full) * full <= FILLED_UP * tiles else block
 
 
 def _needed(s: Sizes, block: int, blocks: int) -> tuple[Sizes, list[list[int]]]:
