@@ -670,7 +670,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "even: one product too few": ("kernels/shares.py", "else counts[axis] - 1", "else counts[axis] - 2"),
     "even: infinity comes first": (
         "kernels/shares.py",
-        "begin += (counts[axis] - 1) * steps[axis] * infinite",
+        "begin += (counts[axis] - 1) * steps[axis]",
         "begin += 0",
     ),
     "even: tiles in their usual order": ("kernels/filtered.py", "channels, back)[self.order]", "channels, back)"),

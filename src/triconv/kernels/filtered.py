@@ -45,8 +45,9 @@ fit the second-level cache, and sums of sums gather less error than one long sum
 WORTH = 28
 """Tiles of which shares of products are worth loops of their own: two blocks of as many as registers hold rows of."""
 
-SAVED = 0.14
-"""The part of all products that shares must save: each takes kernels of its own, and 10 ms to compile one."""
+SAVED = 0.155
+"""The part of all products that shares must save, as they do of 7 or 14 positions and 3 taps: most take kernels of
+their own, and each of these 10 ms to be compiled."""
 
 LEFT_OVER = 1.1
 """How many times as long tiles are taken to take that leave a few over: these run in a kernel of their own too."""
