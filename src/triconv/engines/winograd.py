@@ -285,7 +285,7 @@ def _counts(problem: Problem, sizes: tuple[int, ...]) -> Counts:
 
 def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
     """The cost of tiles of some sizes."""
-    from ..kernels.filtered import SAVED, WORTH, even_rounds
+    from ..kernels.filtered import even_rounds, worth_sharing
     from ..kernels.target import target
     from ..kernels.winograd import PIECES
 
@@ -300,12 +300,8 @@ def _seconds(problem: Problem, sizes: tuple[int, ...]) -> float:
         rounds = even_rounds(problem.batch, ceil(points * whole * target().vector_bytes / max(1, problem.extra)))
     else:
         rounds = 1
-    multiplied = (
-        found.winograd_multiplied
-        * tiles
-        * kernels
-        * (shared if shared <= 1 - SAVED and 0 < rounds <= tiles / WORTH else 1.0)
-    )
+    made = shared if rounds and worth_sharing(tiles, rounds, shared) else 1.0
+    multiplied = found.winograd_multiplied * tiles * kernels * made
     transformed = found.winograd_transformed * tiles * sum(vectors)
     cycles = points * (multiplied + transformed + turned * found.winograd_kernel * kernels)
     cycles *= GRADIENT if gradient else 1.0

@@ -132,7 +132,7 @@ class Sizes:
         """
         self._given, self.panel, self.stored = (problem, correlation, sizes, room, adds, finish, stored), panel, stored
         self.even_rounds = even_rounds
-        self.room = (room - room // BESIDES) // problem.itemsize
+        self.room = numbers_within(room, problem.itemsize)
         self.adds, self.finish = adds, finish or AS_IT_IS
         self.once = (Role.WEIGHT if problem.produces is Role.WEIGHT else Role.HIDDEN) in stored
         """Whether the result is rounded as it is written, so that nothing can be added to it."""
@@ -165,11 +165,11 @@ class Sizes:
         return Sizes(*self._given, self.panel // 2, self.even_rounds)
 
     def evened(self, rounds: int = 1) -> Sizes:
-        """The same with even tiles, if those of a round are enough for all shares to be worth loops of their own."""
-        if self.own.batch % rounds or self.tiles < WORTH * rounds:
+        """The same with even tiles, if their shares are worth loops of their own."""
+        if self.own.batch % rounds:
             return self
         even = Sizes(*self._given, self.panel, rounds)
-        return even if even.flops <= (1 - SAVED) * self.flops else self
+        return even if worth_sharing(self.tiles, rounds, even.flops / self.flops) else self
 
     @property
     def known_by(self) -> Hashable:
@@ -186,8 +186,7 @@ class Sizes:
 
     def whole(self, count: int) -> int:
         """As many numbers as whole vectors, and lines, have."""
-        unit = max(self.lanes, self.line)
-        return -(-count // unit) * unit
+        return whole(count, self.itemsize)
 
     def hidden_row_of(self, groups: int) -> int:
         """The numbers of so many groups in a row of what is made as it is seen: panels may reach beyond the last."""
@@ -351,6 +350,22 @@ def multiplying(
     nest = Nest((), tuple(results), tuple(sums), corners, taps, spread=len(begins) > 1, left_over=left_over)
     made = contractions(nest, dtype)
     return [Program([one.at(own) for one in made], 0, first=not number) for number, own in enumerate(begins)]
+
+
+def numbers_within(room: int, itemsize: int) -> int:
+    """The numbers of scratch in so many bytes, of which some are for what is not."""
+    return (room - room // BESIDES) // itemsize
+
+
+def whole(count: int, itemsize: int) -> int:
+    """As many numbers as whole vectors, and lines, have."""
+    unit = max(target().lanes(itemsize), LINE // itemsize)
+    return -(-count // unit) * unit
+
+
+def worth_sharing(tiles: int, rounds: int, part: float) -> bool:
+    """Whether even tiles in so many rounds are, that have this part of all products."""
+    return part <= 1 - SAVED and tiles >= WORTH * rounds
 
 
 def even_rounds(batch: int, least: int) -> int:

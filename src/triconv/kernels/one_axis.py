@@ -23,10 +23,9 @@ import numpy as np
 from ..filtering import filtering
 from ..form import Problem
 from ..geometry import Axis, Residue
-from ..memory import LINE
 from .compile import Call
 from .copy import Dim, Move
-from .filtered import BESIDES, ORIGIN, Step, multiplying
+from .filtered import ORIGIN, Step, multiplying, numbers_within, whole
 from .finish import AS_IT_IS, Finish
 from .index import Index, Table
 from .schedule import THREADS, Arrays, Schedule, Stage
@@ -81,28 +80,28 @@ class OneAxis:
     @cached_property
     def last(self) -> Axis:
         """The last axis, as a unit of work has it."""
-        whole = self.axes[-1]
-        sizes = (-(-whole.hidden // blocks) for blocks in range(1, whole.hidden + 1))
-        each = next((size for size in sizes if self._fits(replace(whole, hidden=size))), 1)
-        return replace(whole, hidden=each)
+        last = self.axes[-1]
+        sizes = (-(-last.hidden // blocks) for blocks in range(1, last.hidden + 1))
+        each = next((size for size in sizes if self._fits(replace(last, hidden=size))), 1)
+        return replace(last, hidden=each)
 
     def has_room(self, positions: int) -> bool:
         """Whether there is room for units of so many positions along the last axis, if that has as many."""
-        whole = self.axes[-1]
-        return self._bytes(replace(whole, hidden=min(positions, whole.hidden))) <= self._most
+        last = self.axes[-1]
+        return self._unit(replace(last, hidden=min(positions, last.hidden))) <= self._most
 
     def _fits(self, last: Axis) -> bool:
         """Whether a unit with such a last axis has room, and stays near."""
-        return self._bytes(last) <= min(BLOCK, self._most)
+        return self._unit(last) <= min(BLOCK // self.problem.itemsize, self._most)
 
     @property
     def _most(self) -> int:
-        """Bytes that a unit may take."""
-        return (self.room - self.room // BESIDES - self.kernels * self.problem.itemsize) // THREADS
+        """The numbers that a unit may take."""
+        return (self._within - self.kernels) // THREADS
 
-    def _bytes(self, last: Axis) -> int:
-        """What a unit with such a last axis takes, between transforms."""
-        return self.problem.itemsize * self.points * sum(map(self._apart, self._sizes(last)))
+    def _unit(self, last: Axis) -> int:
+        """The numbers of a unit with such a last axis, between transforms."""
+        return self.points * sum(map(self._apart, self._sizes(last)))
 
     def _sizes(self, last: Axis) -> tuple[int, int]:
         """The numbers of a product of what is seen, with all pieces, and of what is made, for such a last axis."""
@@ -115,9 +114,7 @@ class OneAxis:
         return self._whole(numbers + target().lanes(self.problem.itemsize))
 
     def _whole(self, numbers: int) -> int:
-        """As many numbers as whole vectors, and lines, have."""
-        unit = max(target().lanes(self.problem.itemsize), LINE // self.problem.itemsize)
-        return -(-numbers // unit) * unit
+        return whole(numbers, self.problem.itemsize)
 
     @cached_property
     def apart(self) -> tuple[int, int]:
@@ -177,7 +174,7 @@ class OneAxis:
 
     @property
     def _within(self) -> int:
-        return (self.room - self.room // BESIDES) // self.problem.itemsize
+        return numbers_within(self.room, self.problem.itemsize)
 
     def _stages(self) -> tuple[Stage, ...]:
         moves, kernels = self._copies(), self._of_kernels()
