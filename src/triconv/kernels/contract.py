@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise, product
 from typing import ClassVar
@@ -65,6 +65,7 @@ class Contraction:
     """(a_m, c_m) of each row, from the tile's corner on."""
     columns: tuple[Column, ...]
     depth: int
+    """Steps of each tap; 0 where they are alike, and each call says how many there are."""
     ak: int
     bk: int
     wide: bool = False
@@ -112,8 +113,15 @@ class Contraction:
     def arguments(self) -> dict[str, ir.Type]:
         """Taps are pairs (a_t, b_t)."""
         arrays = {"A": POINTER, "B": POINTER, "C": POINTER}
-        own = {**arrays, "tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, **self.finish.arguments}
+        work = {"tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, "depth": I64}
+        own = {**arrays, **work, **self.finish.arguments}
         return {**own, **{f"soon{number}": POINTER for number in range(len(self.soon))}}
+
+    def of_any_depth(self) -> Contraction:
+        """The same kernel for any depth, if its steps are one loop and none of them is written out."""
+        sums, special = len(self.rows) * len(self.columns), self.steps or self.pairs or self.summed or any(self.ahead)
+        looped = not special and self.together == 1 and sums >= CHAINS and self.depth * sums > UNROLLED
+        return replace(self, depth=0) if looped else self
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
@@ -132,7 +140,7 @@ class Contraction:
             if self.fetched:
                 self._ask_for_c(k, corner)
             soon = [
-                k.at(k[f"soon{n}"], k.add(k.mul(i, each * self.depth), begin))
+                k.at(k[f"soon{n}"], k.add(k.mul(i, k.mul(k["depth"], each)), begin))
                 for n, (begin, each) in enumerate(self.soon)
             ]
             for part in (part for line in sums for parts in line for part in parts):
@@ -354,6 +362,10 @@ class Contraction:
                     k.prefetch(place, k.add(k.mul(at, each), line))
             self._step(k, k.at(a, k.mul(at, ak)), here, sums, part, lanes, used)
 
+        if not self.depth:
+            with k.loop(k["depth"], stepped=True) as at:
+                step(at, 0)
+            return
         full = lanes if self.summed else None
         if self.together > 1:
             whole = self._sum_together(k, a, b, sums, lanes)

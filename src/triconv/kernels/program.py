@@ -56,6 +56,8 @@ class Tiled:
     taps: Table
     pieces: Sequence[int]
     """Where pieces of the table begin that write no number of C in common, and where the last ends."""
+    depth: int
+    """The steps of each tap."""
 
     first: bool = False
     """Whether its tiles write what those of other tables add to."""
@@ -103,7 +105,7 @@ def tiled(cut: Cut, dtype: str, in_line: bool, stored: str = "", finish: Finish 
             each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
             for some in each:
                 size = max(1, len(some) // apart) if cut.nest.spread else 1
-                found.append(Tiled(contraction, some, taps, range(0, len(some) + 1, size)))
+                found.append(Tiled(contraction, some, taps, range(0, len(some) + 1, size), cut.depth.count))
     return found
 
 
@@ -117,7 +119,7 @@ def _in_pieces(cut: Cut, contraction: Contraction, tiles: Table, taps: Table, ea
     found = []
     for which in (empty, ~empty):
         ends = np.cumsum(np.bincount(piece[which], minlength=len(pieces) - 1)).tolist()
-        found.append(Tiled(contraction, np.ascontiguousarray(tiles[which]), taps, [0, *ends], which is empty))
+        found.append(Tiled(contraction, np.ascontiguousarray(tiles[which]), taps, [0, *ends], cut.depth.count, which is empty))
     return found
 
 
@@ -155,7 +157,12 @@ class Program:
         self.tables = [(one.tiles, one.taps) for one in tiled]
         self.shares: dict[tuple[int, int], list[Share]] = {}
         self.steps = [
-            (function(one.contraction), address(one.tiles), one.pieces, address(one.taps), not (first or one.first))
+            (
+                function(one.contraction),
+                address(one.tiles),
+                one.pieces,
+                (address(one.taps), not (first or one.first), one.depth),
+            )
             for one in tiled
         ]
 
@@ -236,9 +243,9 @@ class Program:
         """What one part of the work calls of each contraction."""
         if (part, parts) not in self.shares:
             found = list[Share]()
-            for (kernel, tiles, cuts, taps, adds), tables in zip(self.steps, self.tables, strict=True):
+            for (kernel, tiles, cuts, others), tables in zip(self.steps, self.tables, strict=True):
                 first, last = (cuts[(len(cuts) - 1) * (part + n) // parts] for n in (0, 1))
-                found.append((kernel, (tiles + first * TILE * 8, last - first, taps, adds), tables))
+                found.append((kernel, (tiles + first * TILE * 8, last - first, *others), tables))
             self.shares[part, parts] = found  # not before it is whole: other threads take it as it is
         return self.shares[part, parts]
 
@@ -312,7 +319,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     assert pairs or not cut.nest.split, f"tiles of {sizes}: expected as many as the registers hold"
     size = 2 if stored else BYTES[dtype]
     past = in_line and _past(cut, sizes, lanes, size)
-    return Contraction(
+    coming = _coming(cut, sizes, lanes)
+    made = Contraction(
         dtype,
         tuple(zip(offsets(rows, "a"), offsets(rows, "c"), strict=True)),
         each,
@@ -325,8 +333,8 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         ahead=(ahead if cut.nest.once == "A" else 0, ahead if cut.nest.once == "B" else 0),
         later=_later(cut, sizes, BYTES[dtype]) if cut.nest.pieces else 0,
         onward=(0, 0) if vector.a or cut.steps else _onward(cut, sizes, BYTES[dtype]),
-        coming=_coming(cut, sizes, lanes),
-        turns=prod(loop.count for loop in cut.others),
+        coming=coming,
+        turns=prod(loop.count for loop in cut.others) if coming else 1,
         steps=cut.steps,
         together=cut.together,
         pairs=pairs,
@@ -335,6 +343,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         stored=stored,
         fetched=not past and _fetched(cut, bool(vector.a), size),
     )
+    return made.of_any_depth()
 
 
 def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:
