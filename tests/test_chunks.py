@@ -101,24 +101,27 @@ def test_the_grid_in_chunks(found: Found, monkeypatch: pytest.MonkeyPatch) -> No
             axis = one.bands.parts.axis
             kinds = {"strided": axis.stride > 1, "dilated": axis.dilation > 1, "pieces": one.pieces > 1}
             kinds |= {"parts": one.bands.parts.count > 1, "examples": one.bands.examples > 1, "": True}
+            kinds |= {"bank": problem.geometry.banked, "blocks": problem.geometry.banked and prod(one.blocks) > 1}
             tried.update((case.vector, kind) for kind, is_so in kinds.items() if is_so)
     for vector in ("hidden", "visible"):
-        for kind in ("strided", "dilated", "pieces", "parts", ""):
+        for kind in ("strided", "dilated", "pieces", "parts", "bank", ""):
             assert tried[vector, kind], (vector, kind, tried)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("vector", ["hidden", "visible"])
-def test_panels_and_blocks_of_channels(vector: str, dtype: str, found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bank", [None, 2])
+def test_panels_and_blocks_of_channels(
+    bank: int | None, vector: str, dtype: str, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of whole numbers, so that every order of adding gives the same; in panels, in lines that no panel divides."""
     have_way(monkeypatch, vector)
     random, tried = np.random.default_rng(0), Counter[str]()
     for number, (visible, hidden) in enumerate(((64, 64), (32, 96), (48, 64), (20, 64), (64, 7), (96, 32))):
         size, kernel = ((9, 16), (8,), (4, 3, 6))[number % 3], ((3, 1), (1,), (1, 2, 2))[number % 3]
         options = {"stride": 1 + number % 2, "padding": number % 2}
-        arrays = [
-            random.integers(-3, 4, shape).astype(dtype) for shape in ((4, visible, *size), (hidden, visible, *kernel))
-        ]
+        weight = (*(() if bank is None else (bank,) * len(size)), hidden, visible, *kernel)
+        arrays = [random.integers(-3, 4, shape).astype(dtype) for shape in ((4, visible, *size), weight)]
         shapes = arrays[0].shape, arrays[1].shape
         h = triconv.conv(*arrays, engine="reference", **options)
         problem = triconv.explain("conv_weight", *shapes, dtype=dtype, **options).problem
@@ -130,7 +133,7 @@ def test_panels_and_blocks_of_channels(vector: str, dtype: str, found: Found, mo
             found.larger, found.far = (0, 3)[turn // 2], (100, 0.5)[(turn + number) % 2]
             for out in results(problem, arrays[0], h, expected, lie):
                 np.testing.assert_array_equal(out, expected)
-            (one,) = found
+            one, *_ = found
             panels = [buffer.panel for buffer in one.bands.way.buffers if buffer is not None]
             for buffer in filter(None, one.bands.way.buffers):
                 across = buffer.shape[1] // buffer.panel if buffer.panel else 0

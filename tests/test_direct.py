@@ -304,7 +304,9 @@ def test_what_cannot_win_has_no_ways(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ways, "best_way", counted)
     direct._expected.cache_clear()  # type: ignore[attr-defined]
-    problem = triconv.explain("conv", (8, 64, 54, 58), (64, 64, 3, 3), padding=1, engine="reference").problem
+    problem = triconv.explain(
+        "conv", (8, 64, 54, 58), (64, 64, 3, 3), padding=1, dtype="float64", engine="reference"
+    ).problem
     plan = dispatch._choose.__wrapped__(problem, "auto")  # type: ignore[attr-defined]
     assert plan.engine.name == "winograd"
     assert not made
@@ -636,6 +638,28 @@ def test_groups_take_turns_inside_of_lines_that_stay_near(
         results.append(np.empty(plan.shape(problem.produces), np.float32))
         direct.build(problem)(a, b, results[-1])
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("room", "turns"),
+    [(1 << 20, [2, 2, 8, 8]), (1 << 19, [2, 2, 2, 4, 8]), (3 << 17, [4, 2, 2, 2, 8]), (1 << 18, [2, 2, 8, 8])],
+)
+def test_all_kernels_of_a_bank_meet_examples_while_they_are_near(
+    room: int, turns: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of examples, of 64 kB each in half of the cache, where the kernels' 147 kB have room there too."""
+    shapes = (8, 32, 16, 16), (2, 2, 32, 32, 3, 3)
+    plan, random, found = triconv.explain("conv", *shapes, padding=1, engine="direct"), np.random.default_rng(0), []
+    a, b = (random.standard_normal(shape, np.float32) for shape in shapes)
+    for size, expected in ((room, turns), (1, [2, 2, 8, 8])):
+        monkeypatch.setattr(loops, "cache_bytes", lambda size=size: (48 << 10, size))
+        for one in (ways._cuts, ways.best_way, direct._expected):
+            one.cache_clear()  # type: ignore[attr-defined]
+        (nest,) = [cut.nest for cut in direct._expected(plan.problem, True).cuts()]
+        assert [loop.count for loop in nest.outer if loop.count > 1] == expected
+        found.append(np.empty(plan.shape(Role.HIDDEN), np.float32))
+        direct.build(plan.problem)(a, b, found[-1])
+    np.testing.assert_array_equal(*found)
 
 
 def test_vectors_that_are_partly_full_are_worth_a_thread_sooner() -> None:

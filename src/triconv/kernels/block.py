@@ -23,7 +23,8 @@ BESIDE = 0.4
 """How much of that the second of two neighbouring lines takes, which comes along with the first."""
 
 FAR_APART = 0.02
-"""By how much of a step each further run of neighbouring rows or columns makes it longer."""
+"""By how much of a step each further run of neighbouring rows or columns makes it longer. Rows that the depth comes to
+in further steps are of one run."""
 
 OVERHEAD, SUM_UP, SUMMED = 20, 6, 1.25
 """Cycles that a tile takes besides its steps, and that adding up the lanes of a vector takes; and how much longer a
@@ -128,12 +129,13 @@ def best_block(
     alone = prod(loop.count for loop in results if loop.alone)
     apart = sets.apart(results) if sets is not None else []
     near = _near(rows, results, page)
+    again = [n for n, loop in enumerate(results) if n != near and 0 < abs(loop.a) < depth.count * abs(depth.a)]
     heights = [
         (
             prod(tall),
             tall,
             max(tall, default=1),
-            max(tall, default=1) if near is None else tall[near],
+            max(tall, default=1) if near is None else tall[near] * prod([tall[n] for n in again]),
             covering(rows, tall)
             * (CROWDED if sets is not None and sets.crowded(apart, tall) else 1)
             * (1 if left_over == 1 or _divides(rows, tall) else left_over),

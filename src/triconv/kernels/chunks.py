@@ -42,8 +42,8 @@ LONG = 1024
 """Terms of a sum that are worth a result of one's own."""
 
 SHORT, SHORTEST, MOST = 48, 24, 1024
-"""Positions of a chunk that are too few to make up for adding its sums to what is there, or too few in any case; and
-beyond which sums of sums are more exact."""
+"""Positions of a chunk, of those with the same kernel, that are too few to make up for adding their sums to what is
+there, or too few in any case; and beyond which sums of sums are more exact."""
 
 RETURNED, NEARBY = 0.5, 0.15
 """How much of a copied number's time one of the gradient takes, to which a chunk adds; or one that is read in place."""
@@ -122,14 +122,19 @@ class Chunks:
     @property
     def _own(self) -> Buffer:
         """A piece's own result."""
-        shape, wide = self._asked.shape(Role.WEIGHT), self._wide
+        shape, wide = self._asked.shape(Role.WEIGHT), self._lead + self._wide
         others = (axis for axis in self._asked.order(Role.WEIGHT) if axis != wide)
         return Buffer(shape, (0,) * len(shape), (*others, wide))
 
     @property
     def _wide(self) -> int:
-        """The weight's axis along which vectors run."""
+        """The weight's axis along which vectors run, behind those of a bank."""
         return int(self.bands.whole.vector == "visible")
+
+    @property
+    def _lead(self) -> int:
+        """How many of the weight's axes are those of a bank."""
+        return self._asked.geometry.rank if self._asked.geometry.banked else 0
 
     @property
     def _each(self) -> int:
@@ -219,7 +224,8 @@ class Chunks:
     def _behind(self, result: Layout) -> list[int]:
         """How many bytes each block is behind the first in the result."""
         asked = self.bands.way.asked
-        along, across = asked.channels.hidden * result.steps[0], asked.channels.visible * result.steps[1]
+        by_hidden, by_visible = result.steps[self._lead : self._lead + 2]
+        along, across = asked.channels.hidden * by_hidden, asked.channels.visible * by_visible
         return [
             BYTES[asked.dtype] * (row * across + column * along) for row, column in product(*map(range, self.blocks))
         ]
@@ -264,7 +270,7 @@ def plan(best: Way) -> Plan | None:
     """The plan of chunks to sum a gradient in that copy the least, if its operands do not fit in the cache; or none."""
     problem, geometry = best.asked, best.asked.geometry
     able = problem.produces is Role.WEIGHT and best.vector in ("hidden", "visible")
-    able = able and problem.channels.groups == 1 and problem.channels.mask is None and not geometry.banked
+    able = able and problem.channels.groups == 1 and problem.channels.mask is None
     if not able or not geometry.axes or geometry.axes[0].border != "zero":
         return None
     if not _far(problem) or any(one.pairs for one in best.cuts()):
@@ -375,7 +381,8 @@ def _shapes(problem: Problem) -> Iterator[Shape]:
     """Examples with all of their positions, or parts of one."""
     first, *others = problem.geometry.axes
     around = prod(axis.padded[1] for axis in others), prod(axis.hidden for axis in others)
-    for parts in divisors(first.hidden):  # products with zeros that are put in could be NaN
+    # Products with zeros that are put in could be NaN; and every part would have to begin at the same kernel of a bank.
+    for parts in [1] if problem.geometry.banked else divisors(first.hidden):
         axis = first.parts(parts, False).axis
         for examples in divisors(problem.batch) if parts == 1 else (1,):
             yield Shape(examples, parts, examples * axis.visible * around[0], examples * axis.hidden * around[1])
@@ -384,9 +391,11 @@ def _shapes(problem: Problem) -> Iterator[Shape]:
 def _plans(best: Way, shape: Shape, room: int, lies_well: bool) -> Iterator[Plan]:
     """The blocks with which a chunk of a shape fits the room, beside what it adds to; or the chunk as it lies."""
     problem, (visible, hidden) = best.asked, _channels(best.asked)
-    count, taps = problem.batch // shape.examples * shape.parts, prod(problem.geometry.kernel)
+    count = problem.batch // shape.examples * shape.parts
+    taps = prod(problem.shape(Role.WEIGHT)) // (visible * hidden)  # those of all kernels of a bank
     seen, made = shape.visible * visible, shape.hidden * hidden
-    if not SHORTEST <= shape.hidden <= MOST:
+    summed = shape.hidden // prod(problem.geometry.bank)
+    if not SHORTEST <= summed <= MOST:
         return
     near = (seen + made) * problem.itemsize <= cache_bytes()[0]
     if lies_well and near and 1 < count <= MANY_CHUNKS:
@@ -398,7 +407,7 @@ def _plans(best: Way, shape: Shape, room: int, lies_well: bool) -> Iterator[Plan
     for rows, columns in product(*blocks):
         across, along = visible // rows, hidden // columns
         copies, sums = shape.visible * across + shape.hidden * along, taps * across * along
-        if shape.hidden < SHORT or (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
+        if summed < SHORT or (copies + sums) * problem.itemsize > room or count * (rows + columns) > MANY_CHUNKS:
             continue
         asks = rows * columns == 1 < count and _in_one_run(problem) and (2 * copies + sums) * problem.itemsize <= room
         for ahead in (False, True)[: 1 + (rows * columns > 1)]:

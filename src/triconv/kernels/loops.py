@@ -17,7 +17,7 @@ from ..form import Problem, Role
 from ..geometry import Axis, Run, Strand
 from ..memory import LINE
 from .edges import Edge
-from .index import Index, Table, outer_sum
+from .index import Index, Table, divisors, outer_sum
 from .layout import Layout
 from .lines import along_lines
 from .nest import Nest
@@ -252,7 +252,8 @@ def _order(
 ) -> tuple[list[Index], list[Index], list[Index]]:
     """The loops over results around the corners and in them, outermost first, and those that are summed.
 
-    Weights of a bank's kernels are passed once; a shared weight too large for the cache is passed panel by panel.
+    Weights of a bank's kernels are passed once, or once for each chunk of examples that stays near if they do too; a
+    shared weight too large for the cache is passed panel by panel.
     """
     g, o, i = channels
     match problem.produces:
@@ -276,7 +277,18 @@ def _order(
         return [*residues, *lines], [*line, *g], sums
     if vector in ("hidden", "visible") and problem.channels.groups > 1 and _stays(problem):
         return [*residues, *lines], [*line, *g, *channel], sums
+    if residues and lines and near == 1 and problem.bytes_of(Role.WEIGHT) <= cache_bytes()[1] // 2:
+        chunks, examples = _in_chunks(problem, lines[0])
+        return [*g, chunks, *residues, examples, *lines[1:]], [*line, *channel], sums
     return [*g, *residues, *lines], [*line, *channel], sums
+
+
+def _in_chunks(problem: Problem, batch: Index) -> tuple[Index, Index]:
+    """The loop over examples as one over chunks that stay near while all kernels meet them, and one inside."""
+    each = sum(map(problem.bytes_of, (Role.VISIBLE, Role.HIDDEN))) // batch.count
+    many = max(n for n in divisors(batch.count) if n == 1 or n * each <= cache_bytes()[1] // 2)
+    chunks = Index(batch.count // many, many * batch.a, many * batch.b, many * batch.c)
+    return chunks, replace(batch, count=many)
 
 
 def _reread(problem: Problem) -> int:

@@ -119,7 +119,8 @@ def _in_pieces(cut: Cut, contraction: Contraction, tiles: Table, taps: Table, ea
     found = []
     for which in (empty, ~empty):
         ends = np.cumsum(np.bincount(piece[which], minlength=len(pieces) - 1)).tolist()
-        found.append(Tiled(contraction, np.ascontiguousarray(tiles[which]), taps, [0, *ends], cut.depth.count, which is empty))
+        some = np.ascontiguousarray(tiles[which])
+        found.append(Tiled(contraction, some, taps, [0, *ends], cut.depth.count, which is empty))
     return found
 
 
