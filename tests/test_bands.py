@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,33 @@ def test_bands_fit_the_cache(operation: str, monkeypatch: pytest.MonkeyPatch) ->
     assert found.way.copied <= 384 << 10
     assert found.copied() <= bands.AGAIN * found.whole.copied
     assert found.units == len(list(found.moves(0, (1, 1, 1, 1)))) > 1
+
+
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose"])
+def test_bands_are_those_that_take_least(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several as wide as the cache allows, and narrower; an odd number of them as one more, which two threads have;
+    and more where they fill most of the cache."""
+    tried, within = list[bands.Bands](), bands._of_examples
+
+    def told(*given: Any) -> Iterator[bands.Bands]:
+        for one in within(*given):
+            tried.append(one)
+            yield one
+
+    monkeypatch.setattr(bands, "_of_examples", told)
+    monkeypatch.setattr(bands, "cache_bytes", lambda: (32 << 10, 1 << 20))
+    found = chosen(operation, "channels last")
+    assert found is not None
+    assert len({one.parts.count for one in tried}) > len({one.examples for one in tried})
+
+    def takes(one: bands.Bands) -> float:
+        crowded = 1 if one.way.copied <= 1 << 19 else bands.CROWDED
+        return 2 * -(-one.units // 2) * one.way.seconds() * crowded
+
+    assert {one.way.copied <= 1 << 19 for one in tried} == {True, False}
+    assert any(one.units % 2 for one in tried)
+    assert takes(found) == min(takes(one) for one in tried if one.copied() <= bands.AGAIN * one.whole.copied)
+    assert [found.seconds()] == pytest.approx([takes(found)])
 
 
 def test_bands_of_two_threads_have_a_gap_between_them_where_there_is_room(

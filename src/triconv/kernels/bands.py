@@ -31,6 +31,12 @@ MANY_UNITS = 512
 COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
 """What a band has copies of."""
 
+NARROWER = 2.5
+"""How many times as many bands as fit may be less work."""
+
+CROWDED = 1.05
+"""How much longer bands take whose copies fill more than half of the cache, as what they are copied from comes by."""
+
 AGAIN = 1.5
 """How much more bands may copy than the whole, as what they read overlaps."""
 
@@ -58,6 +64,11 @@ class Bands:
     def copied(self) -> int:
         """The bytes that all bands copy."""
         return self.units * self.way.copied
+
+    def seconds(self) -> float:
+        """What all bands take, as many as two threads would share evenly."""
+        crowded = 2 * self.way.copied > cache_bytes()[1]
+        return (self.units + self.units % 2) * self.way.seconds() * (CROWDED if crowded else 1.0)
 
     @property
     def places(self) -> tuple[int, int, int]:
@@ -162,22 +173,25 @@ def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
     if any(abs(own[2:][at]) == 1 for own in strides[:2]):  # lines would be read and written in small pieces
         return None
     some = [batch for batch in range(1, problem.batch + 1) if problem.batch % batch == 0]
-    found = [one for batch in some if (one := _of_examples(best, strides, batch, at, room))]
-    least = min((one for one in found if one.units <= MANY_UNITS), key=Bands.copied, default=None)
-    return least if least is not None and least.copied() <= AGAIN * best.copied else None
+    found = [one for batch in some for one in _of_examples(best, strides, batch, at, room)]
+    able = (one for one in found if one.units <= MANY_UNITS and one.copied() <= AGAIN * best.copied)
+    return min(able, key=Bands.seconds, default=None)
 
 
-def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, room: int) -> Bands | None:
-    """The widest bands that fit the room, of so many examples, if these fill vectors as well as all do."""
+def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, room: int) -> Iterator[Bands]:
+    """The widest bands that fit the room, of so many examples, if these fill vectors as well as all do; and narrower
+    ones, whose tiles may leave less over."""
     problem = replace(best.asked, batch=batch)
     count = filling(problem) if best.parts > 1 else 1
     lanes = target().lanes(problem.itemsize)
     full = best.vector == "position" or batch * count % lanes == 0 or batch == best.asked.batch
     if not full:
-        return None
+        return
     axis, transposed = problem.geometry.axes[at], problem.produces is Role.VISIBLE
-    size = axis.visible if transposed else axis.hidden
+    size, widest = axis.visible if transposed else axis.hidden, MANY_BANDS
     for many in range(2, min(size, MANY_BANDS) + 1):
+        if many > NARROWER * widest:
+            return
         parts = axis.parts(many, transposed)
         if parts.step[ROLES.index(problem.produces)] * (many - 1) >= size:
             continue  # as wide as with fewer, and the last is empty
@@ -188,5 +202,5 @@ def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, r
             continue  # without what is added around them
         one = way(inner, best.vector, strides, best.exact, count, COPIED)
         if one.copied <= room:
-            return Bands(best, one, at % len(own), parts)
-    return None
+            widest = min(widest, many)
+            yield Bands(best, one, at % len(own), parts)
