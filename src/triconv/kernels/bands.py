@@ -174,8 +174,8 @@ def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
         return None
     some = [batch for batch in range(1, problem.batch + 1) if problem.batch % batch == 0]
     found = [one for batch in some for one in _of_examples(best, strides, batch, at, room)]
-    able = (one for one in found if one.units <= MANY_UNITS and one.copied() <= AGAIN * best.copied)
-    return min(able, key=Bands.seconds, default=None)
+    few = (one for one in found if one.units <= MANY_UNITS and one.copied() <= AGAIN * best.copied)
+    return min(few, key=Bands.seconds, default=None)
 
 
 def _of_examples(best: Way, strides: tuple[Strides, ...], batch: int, at: int, room: int) -> Iterator[Bands]:
