@@ -19,7 +19,7 @@ from triconv.coefficients import DEFAULT, use
 from triconv.engines import winograd
 from triconv.form import Problem, Role
 from triconv.geometry import Axis
-from triconv.kernels import loops, one_axis
+from triconv.kernels import loops, one_axis, target
 from triconv.kernels.finish import Finish
 from triconv.kernels.transform import Transform
 from triconv.kernels.ways import with_borders_written_out
@@ -259,8 +259,12 @@ def test_jobs_are_told(row: Row) -> None:
             assert finish == Finish() or 4 * made > whole.told
 
 
-def test_first_layers_take_it() -> None:
-    """And explain says so; layers of many channels transform all axes, and short sums none."""
+@pytest.mark.usefixtures("default")
+def test_first_layers_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And explain says so; layers of many channels transform all axes, and short sums none. Where a processor
+    multiplies no matrices: these are faster still."""
+    monkeypatch.setattr(target, "matrices_allowed", lambda: False)
+    use(DEFAULT)  # as if nothing had been chosen
     for visible, weight, options, along in (
         ((8, 3, 224, 224), (64, 3, 7, 7), OPTIONS, True),
         ((16, 3, 224, 224), (64, 3, 11, 11), {"stride": 4, "padding": 2}, True),

@@ -21,9 +21,10 @@ import triconv
 from triconv import dispatch, memory
 from triconv import torch as front
 from triconv.after import After
+from triconv.coefficients import DEFAULT, use
 from triconv.engines import winograd
 from triconv.form import Problem
-from triconv.kernels import prepared
+from triconv.kernels import prepared, target
 
 pytestmark = pytest.mark.usefixtures("all_axes")
 
@@ -188,8 +189,11 @@ def test_workspace_is_stated(row: Row, operation: str, infinite: bool, dtype: np
 
 
 @pytest.mark.usefixtures("default")
-def test_nothing_is_converted_where_transforms_are_faster() -> None:
-    """A dense convolution of 3 × 3 taps; of 1 × 1 there is nothing to be gained, and float16 is converted."""
+def test_nothing_is_converted_where_transforms_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense convolution of 3 × 3 taps, where a processor multiplies no matrices; of 1 × 1 there is nothing to be
+    gained, and float16 is converted."""
+    monkeypatch.setattr(target, "matrices_allowed", lambda: False)
+    use(DEFAULT)  # as if nothing had been chosen
     options = {"padding": 1, "dtype": "bfloat16"}
     plan = triconv.explain("conv", (8, 64, 56, 56), (64, 64, 3, 3), **options)
     assert (plan.engine.name, plan.problem.dtype) == ("winograd", "bfloat16")

@@ -21,12 +21,12 @@ class Recipe:
     masking, which sets that share of the values to zero. The classifier is fine-tuned with noise of `tune_amount`.
     """
 
-    epochs: int = 30
+    epochs: int = 60
     batch: int = 32
     rate: float = 7e-3
     greedy: bool = False
     noise: Noise = "gaussian"
-    amount: float = 0.15
+    amount: float = 0.18
     tune_epochs: int = 30
     tune_rate: float = 5e-3
     tune_amount: float = 0.2

@@ -159,7 +159,7 @@ def alike(parts: Parts, number: int, size: int, room: int, plan: Callable[[int],
 
 @lru_cache(maxsize=KEPT)
 def bands(best: Way, strides: tuple[Strides, ...]) -> Bands | None:
-    """The bands to run a problem in that copy the least, if its copies do not fit in the cache; or none.
+    """The bands to run a problem in that take the least, if its copies do not fit in the cache; or none.
 
     They are of the last axis, whose neighbours lie together; or of the first one where vectors run over the last.
     """
