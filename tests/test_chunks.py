@@ -101,7 +101,7 @@ def test_the_grid_in_chunks(found: Found, monkeypatch: pytest.MonkeyPatch) -> No
             axis = one.bands.parts.axis
             kinds = {"strided": axis.stride > 1, "dilated": axis.dilation > 1, "pieces": one.pieces > 1}
             kinds |= {"parts": one.bands.parts.count > 1, "examples": one.bands.examples > 1, "": True}
-            kinds |= {"bank": problem.geometry.banked, "blocks": problem.geometry.banked and prod(one.blocks) > 1}
+            kinds["bank"] = problem.geometry.banked
             tried.update((case.vector, kind) for kind, is_so in kinds.items() if is_so)
     for vector in ("hidden", "visible"):
         for kind in ("strided", "dilated", "pieces", "parts", "bank", ""):

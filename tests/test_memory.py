@@ -47,6 +47,13 @@ def test_a_call_takes_no_more_than_one_copy(name: str, operation: str) -> None:
     within(next(one for one in WORKLOADS if one.name.startswith(name)), operation)
 
 
+@pytest.mark.skipif(CHECKED, reason="not fast")
+def test_pieces_of_a_banks_gradient_have_room() -> None:
+    """Each piece of the sum has a result of its own, of all kernels."""
+    for visible, weight in (((16, 48, 24, 24), (3, 3, 48, 48, 3, 3)), ((32, 64, 16, 16), (2, 2, 64, 64, 3, 3))):
+        within(Workload("tiled", visible, weight, {"padding": 1}), "conv_weight")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
 @each_operation

@@ -29,7 +29,7 @@ from .layout import Buffer, Layout
 from .loops import Lying, nests
 from .program import Program, Tiled, Within, contractions
 from .rows import WORD
-from .schedule import Arrays, Schedule, Stage
+from .schedule import THREADS, Arrays, Schedule, Stage
 from .scratch import whole_lines
 from .target import cache_bytes, target
 from .ways import KEPT, MANY_PIECES, ROLES, Strides, Way, way
@@ -329,11 +329,24 @@ class Plan:
     count: int
     moved: float
 
+    def _has_room(self, problem: Problem, pieces: int) -> bool:
+        """Whether so many results of one's own, which are large of a bank, take no more than a call may beside copies."""
+        if not problem.geometry.banked:
+            return True
+        visible, hidden = (many // n for many, n in zip(_channels(problem), self.blocks, strict=True))
+        copies = 0 if self.in_place else self.shape.visible * visible + self.shape.hidden * hidden
+        copies *= self.count * prod(self.blocks) if self.ahead else THREADS
+        return (pieces * prod(problem.shape(Role.WEIGHT)) + copies) * problem.itemsize <= problem.extra
+
     def made(self, best: Way) -> Chunks:
         """The chunks to run instead of a way."""
         problem, shape = best.asked, self.shape
         terms = shape.hidden * self.count
-        able = [n for n in range(1, MANY_PIECES + 1) if self.count % n == 0 and (n == 1 or terms >= n * LONG)]
+        able = [
+            n
+            for n in range(1, MANY_PIECES + 1)
+            if self.count % n == 0 and (n == 1 or (terms >= n * LONG and self._has_room(problem, n)))
+        ]
         pieces = next((n for n in able if n * prod(self.blocks) >= SHARED), able[-1])
         parts = problem.geometry.axes[0].parts(shape.parts, False)
         geometry = replace(problem.geometry, axes=(parts.axis, *problem.geometry.axes[1:]))
@@ -399,7 +412,7 @@ def _plans(best: Way, shape: Shape, room: int, lies_well: bool) -> Iterator[Plan
         return
     near = (seen + made) * problem.itemsize <= cache_bytes()[0]
     if lies_well and near and 1 < count <= MANY_CHUNKS:
-        moved = count * (IN_PLACE * (seen + made) + NEARBY * visible * hidden)
+        moved = count * (IN_PLACE * (seen + made) + NEARBY * taps * visible * hidden)
         yield Plan(shape, (1, 1), False, True, True, count, moved)
     blocks = (
         divisors(many // panel) if panel else [1] for many, panel in zip((visible, hidden), _panels(best), strict=True)

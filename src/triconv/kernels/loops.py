@@ -277,7 +277,13 @@ def _order(
         return [*residues, *lines], [*line, *g], sums
     if vector in ("hidden", "visible") and problem.channels.groups > 1 and _stays(problem):
         return [*residues, *lines], [*line, *g, *channel], sums
-    if residues and lines and near == 1 and problem.bytes_of(Role.WEIGHT) <= cache_bytes()[1] // 2:
+    if (
+        residues
+        and lines
+        and vector != "example"
+        and near == 1
+        and problem.bytes_of(Role.WEIGHT) <= cache_bytes()[1] // 2
+    ):
         chunks, examples = _in_chunks(problem, lines[0])
         return [*g, chunks, *residues, examples, *lines[1:]], [*line, *channel], sums
     return [*g, *residues, *lines], [*line, *channel], sums
