@@ -51,7 +51,12 @@ def test_a_call_takes_no_more_than_one_copy(name: str, operation: str) -> None:
 def test_pieces_of_a_banks_gradient_have_room() -> None:
     """Each piece of the sum has a result of its own, of all kernels."""
     for visible, weight in (((16, 48, 24, 24), (3, 3, 48, 48, 3, 3)), ((32, 64, 16, 16), (2, 2, 64, 64, 3, 3))):
-        within(Workload("tiled", visible, weight, {"padding": 1}), "conv_weight")
+        problem = Workload("tiled", visible, weight, {"padding": 1}).problem("conv_weight")
+        call = ways()[0].ready(problem, operands(problem)).call
+        for threads in (1, 2):
+            with triconv.threads(threads):
+                call()
+                assert traced_extra(call) <= problem.extra
 
 
 @pytest.mark.slow

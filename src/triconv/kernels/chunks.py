@@ -330,7 +330,7 @@ class Plan:
     moved: float
 
     def _has_room(self, problem: Problem, pieces: int) -> bool:
-        """Whether so many results of one's own, which are large of a bank, take no more than a call may beside copies."""
+        """Whether so many results of one's own, large ones of a bank, take no more than a call may beside copies."""
         if not problem.geometry.banked:
             return True
         visible, hidden = (many // n for many, n in zip(_channels(problem), self.blocks, strict=True))
