@@ -303,10 +303,10 @@ def test_what_the_next_chunk_is_copied_from_is_asked_for(number: int, monkeypatc
     positions, array = one.bands.way.asked.batch * prod(one.bands.way.asked.geometry.hidden), given[number]
     begins = [(copy.values[0] - array.ctypes.data) // (4 * array.shape[1]) for copy in copies]
     assert begins == list(range(0, 4 * 28 * 28, positions))
-    asked = [(call.values[8 + number] - array.ctypes.data) // (4 * array.shape[1]) for call in products]
+    asked = [(call.values[9 + number] - array.ctypes.data) // (4 * array.shape[1]) for call in products]
     assert asked == [*begins[1:], begins[-1]]
     assert all(call.arrays[-2:] == (given[0], given[1]) for call in products)
-    steps = sum(len(table.tiles) * table.depth for table in tables) // 2  # there are two programs
+    steps = sum(len(table.tiles) * table.contraction.depth for table in tables) // 2  # there are two programs
     channels = array.shape[1]
     assert tables
     each = {table.contraction.soon[number] for table in tables}
@@ -342,7 +342,6 @@ def test_tables_ask_one_after_the_other() -> None:
             np.zeros((tiles, 5), np.int64),
             np.zeros((1, 2), np.int64),
             range(tiles + 1),
-            depth,
         )
         for depth, tiles in ((50, 3), (50, 7))
     )

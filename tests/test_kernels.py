@@ -28,6 +28,7 @@ from oracle import assert_close, bound
 from triconv import cache
 from triconv.kernels import compile as compiling
 from triconv.kernels.contract import Column, Contraction
+from triconv.kernels.finish import Finish
 from triconv.kernels.target import NAMED, cache_bytes, caches, lacking, runnable, target
 from triconv.kernels.words import CHECKED
 
@@ -64,6 +65,8 @@ class Case:
     together: int = 1
     written: bool = False
     """Whether the steps of the depth are written out; there are no taps then."""
+    evenly: bool = False
+    """Whether rows are evenly apart in C."""
 
 
 WHOLE_SUMS = ((0, 1), (1, 2), (2, 3))
@@ -86,6 +89,8 @@ CASES = {
     "of any depth": Case(rows=4, depth=21),
     "of any depth, masked, added": Case(rows=3, used=(0, 1, -1), depth=18, add=True),
     "of any depth, wide, asked for onward": Case(wide=True, rows=4, depth=37, onward=(64, 3)),
+    "of any depth and pitch": Case(rows=4, depth=21, evenly=True),
+    "of any depth and pitch, masked, added": Case(rows=3, used=(0, 1, -1), depth=18, add=True, evenly=True),
     "wide": Case(wide=True),
     "wide, masked, added": Case(wide=True, used=(1, -1), add=True),
     "wide, small": Case(wide=True, rows=1, used=(0,), depth=11),
@@ -124,21 +129,24 @@ class Work:
     c: Array
     tiles: NDArray[np.int64]
     taps: NDArray[np.int64]
-    depth: int = 1
     adding: bool = True
 
     def run(self, count: int | None = None) -> None:
         arrays = (self.a, self.b, self.c, self.tiles, self.taps)
         a, b, c, tiles, taps = (array.ctypes.data for array in arrays)
         number = len(self.tiles) if count is None else count
-        more = compiling.bounds(*arrays)
-        compiling.function(self.contraction)(a, b, c, tiles, number, taps, self.adding, self.depth, **more)
+        run, told, more = (
+            compiling.function(self.contraction.shared()),
+            self.contraction.told,
+            compiling.bounds(*arrays),
+        )
+        run(a, b, c, tiles, number, taps, self.adding, *told, **more)
 
 
 def indices(work: Work) -> Iterator[tuple[Array, Array, Array]]:
     """Numbers of C, and for each its factors in A and in B: arrays of (n,), (terms, n) and (terms, n) places."""
     spec = work.contraction
-    k = np.arange(work.depth)
+    k = np.arange(spec.depth)
     ak, bk, an = (1, 1, 0) if spec.summed else (spec.ak, spec.bk, int(spec.wide))
     for a0, b0, c0, t0, t1 in work.tiles:
         a_t, b_t = work.taps[t0:t1, :, None].swapaxes(0, 1)
@@ -186,7 +194,8 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
     used = [number if number > 0 else lanes + number for number in case.used]
     across, down = lanes + GAP, (lanes + GAP) * len(used)
     a_m, (a_j, b_j) = rng.integers(0, 50, case.rows), rng.integers(0, 50, (2, len(used)))
-    c_m, c_j = rng.permutation(case.rows) * down, rng.permutation(len(used)) * across
+    c_m = (np.arange if case.evenly else rng.permutation)(case.rows) * down
+    c_j = rng.permutation(len(used)) * across
     if case.side_by_side:
         c_j = np.arange(len(used))
     contraction = Contraction(
@@ -208,8 +217,7 @@ def work_of(case: Case, dtype: str, lanes: int, place: Callable[[Array], Array] 
     corners[:, 2] = GAP + rng.permutation(len(case.tiles)) * case.rows * down
     tiles = np.concatenate([corners, np.array(case.tiles, np.int64).reshape(-1, 2)], 1)
     taps = rng.integers(0, 1 if case.written else 30, (3, 2))
-    depth = contraction.depth
-    work = Work(contraction.of_any_depth(), *np.zeros((3, 0), dtype), tiles, taps, depth, case.adding)
+    work = Work(contraction, *np.zeros((3, 0), dtype), tiles, taps, case.adding)
     places = zip(*indices(work), strict=True)
     sizes = [max(int(which.max(initial=0)) + 1 for which in array) for array in places] or [1, 1, 1]
     work.c, work.a, work.b = (place(rng.standard_normal(size).astype(dtype)) for size in sizes)
@@ -235,6 +243,24 @@ def check(case: Case, dtype: str, place: Callable[[Array], Array] = guarded) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_contraction(name: str, dtype: str) -> None:
     check(CASES[name], dtype)
+
+
+def test_one_kernel_serves_any_depth_and_any_pitch_of_rows() -> None:
+    def kernel(**other: Any) -> Contraction:
+        rows = tuple((7 * m, other.get("pitch", 40) * m + other.get("uneven", 0) * (m == 2)) for m in range(4))
+        columns = tuple(Column(0, at, at, 16) for at in (0, 16))
+        finish = Finish(positive=other.get("positive", False))
+        return Contraction("float32", rows, columns, other.get("depth", 64), 1, 32, add=True, finish=finish)
+
+    one = kernel()
+    assert one.told == (64, 40)
+    assert kernel(pitch=320, depth=32).told == (32, 320)
+    assert kernel(pitch=320, depth=32).shared() == one.shared()
+    assert kernel(uneven=1).told == (64, 0)
+    assert kernel(uneven=1, depth=32).shared() == kernel(uneven=1).shared() != one.shared()
+    assert kernel(positive=True, depth=32).shared() == kernel(positive=True).shared()
+    assert kernel(positive=True, pitch=320).shared() != kernel(positive=True).shared()
+    assert kernel(depth=20).shared() == kernel(depth=20), "its steps are written out"
 
 
 def test_the_order_and_number_of_slices_change_no_bit() -> None:
@@ -362,8 +388,8 @@ def test_the_inner_loop_stays_in_registers(
 ) -> None:
     """Eight multiply-adds or more on the target's vectors, nothing put aside on the stack, and no function called."""
     machine = target(name)
-    case = Case(rows=rows, used=(0,) * vectors, depth=512)  # too long to be written out
-    text = compiling.assembly(work_of(case, "float32", machine.lanes(4)).contraction, machine)
+    case = Case(rows=rows, used=(0,) * vectors, depth=512, evenly=True)  # too long to be written out
+    text = compiling.assembly(work_of(case, "float32", machine.lanes(4)).contraction.shared(), machine)
     loop = hottest(text, multiply_add)
     assert len(re.findall(multiply_add, loop)) == max(8, rows * vectors)
     assert re.search(register, loop)
@@ -372,12 +398,23 @@ def test_the_inner_loop_stays_in_registers(
     assert not re.search(r"(?m)^\s(call|bl)\w*\s", text.split("contract_entry:")[0])
 
 
+@pytest.mark.skipif(CHECKED, reason="checked kernels leave their loops")
+def test_sums_that_leave_few_registers_are_not_moved_about() -> None:
+    """Neighbours along an axis, whose three taps are written out, in a tile of 7 × 4 vectors."""
+    at = [(y, x) for y in range(4) for x in range(7)]
+    columns = tuple(Column(0, 16 * (9 * y + x), 16 * (7 * y + x), 16) for y, x in at)
+    text = compiling.assembly(Contraction("float32", ((0, 0),), columns, 3, 1, 16, together=3), target("avx512"))
+    loop = hottest(text, r"\bvfmadd\d+ps\b")
+    assert len(re.findall(r"\bvfmadd\d+ps\b", loop)) == 3 * len(columns)
+    assert not re.search(r"vmovap[sd]\s+%zmm\d+, %zmm", loop)
+
+
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("case", ["masked, added", "wide, masked, added", "summed, small"])
 def test_every_target_compiles_everywhere(case: str, name: str) -> None:
     machine = target(name)
     for dtype, size in (("float32", 4), ("float64", 8)):
-        contraction = work_of(CASES[case], dtype, machine.lanes(size)).contraction
+        contraction = work_of(CASES[case], dtype, machine.lanes(size)).contraction.shared()
         code = compiling.object_code(contraction, machine)
         if "linux" in machine.triple:  # the machine in an ELF file's head
             assert int.from_bytes(code[18:20], "little") == (183 if name == "neon" else 62)

@@ -131,7 +131,7 @@ def test_a_tile(heights: tuple[int, ...], widths: tuple[int, ...], depth: int, s
     kernel = Contraction(PAIRS, rows, columns, depth, 1, width, stored=stored, pairs=at_a_time(depth))
     c = np.full((len(lines), width + 1), 99, KIND if stored else "float32")
     tiles, taps = np.array([[0, 0, 0, 0, 2]]), np.array([[0, 0], [2 * far, depth * width]])
-    function(kernel)(*map(address, (a, b, c, tiles)), 1, address(taps), 0, depth)
+    function(kernel)(*map(address, (a, b, c, tiles)), 1, address(taps), 0, depth, 0)
     wide, other = a.astype("float64"), b.astype("float64")
     expected = [
         sum(np.einsum("kp,knp->n", wide[n, m + 2 * tap, :depth], other[tap]) for tap in range(2)) for n, m in lines

@@ -244,7 +244,7 @@ class Chunks:
 
 def _asking(tables: Sequence[Tiled], sizes: Sequence[int]) -> list[Tiled]:
     """Contractions that ask for so many numbers of arrays, each for its share, one after the other."""
-    steps = [len(table.tiles) * table.depth for table in tables]
+    steps = [len(table.tiles) * table.contraction.depth for table in tables]
     each = [-(-size // sum(steps)) for size in sizes]
     before = accumulate(steps, initial=0)
     found = [tuple((begin * one, one) for one in each) for begin in before]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from typing import ClassVar
 
 from ..memory import LINE
@@ -62,7 +62,7 @@ class Contraction:
 
     dtype: str
     rows: tuple[tuple[int, int], ...]
-    """(a_m, c_m) of each row, from the tile's corner on."""
+    """(a_m, c_m) of each row, from the tile's corner on; c_m in pitches if each call says how long one is."""
     columns: tuple[Column, ...]
     depth: int
     """Steps of each tap; 0 where they are alike, and each call says how many there are."""
@@ -104,6 +104,8 @@ class Contraction:
     soon: tuple[tuple[int, int], ...] = ()
     """Of arrays that are to be copied next: from which number on, and how many a step, to ask for. Taps ask alike."""
 
+    pitched: bool = False
+    """Whether each call says how far a row is behind the one before in C."""
     finish: Finish = AS_IT_IS
     """What is done to the sums. Where a bias is added, vectors run over channels of C."""
 
@@ -113,15 +115,27 @@ class Contraction:
     def arguments(self) -> dict[str, ir.Type]:
         """Taps are pairs (a_t, b_t)."""
         arrays = {"A": POINTER, "B": POINTER, "C": POINTER}
-        work = {"tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, "depth": I64}
+        work = {"tiles": POINTER, "count": I64, "taps": POINTER, "add": I64, "depth": I64, "pitch": I64}
         own = {**arrays, **work, **self.finish.arguments}
         return {**own, **{f"soon{number}": POINTER for number in range(len(self.soon))}}
 
-    def of_any_depth(self) -> Contraction:
-        """The same kernel for any depth, if its steps are one loop and none of them is written out."""
+    @property
+    def told(self) -> tuple[int, int]:
+        """What a call says besides: how many steps each tap has, and how far rows are apart in C if they are evenly."""
+        places = [c_m for _, c_m in self.rows]
+        pitch = places[1] if len(places) > 1 else 0
+        return self.depth, pitch if places == [m * pitch for m in range(len(places))] else 0
+
+    def shared(self) -> Contraction:
+        """The same kernel for any depth and, if rows are evenly apart in C, any distance, as calls tell it; or itself,
+        if its steps are not one loop or some of them are written out."""
         sums, special = len(self.rows) * len(self.columns), self.steps or self.pairs or self.summed or any(self.ahead)
-        looped = not special and self.together == 1 and sums >= CHAINS and self.depth * sums > UNROLLED
-        return replace(self, depth=0) if looped else self
+        if special or self.together > 1 or sums < CHAINS or self.depth * sums <= UNROLLED:
+            return self
+        if not self.told[1] or self.finish != AS_IT_IS:
+            return replace(self, depth=0)
+        rows = tuple((a_m, m) for m, (a_m, _) in enumerate(self.rows))
+        return replace(self, depth=0, rows=rows, pitched=True)
 
     def emit(self, module: ir.Module, name: str, machine: Target) -> None:
         """Write the kernel for a target."""
@@ -236,8 +250,10 @@ class Contraction:
         lanes: int,
         finish: Callable[[int, int, Value], None],
         inside: Callable[[Place, int, int], Place] = lambda place, *_: place,
+        orderly: bool = False,
     ) -> None:
-        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn.
+        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn; `orderly`
+        if sums leave no registers for what is read before its turn.
 
         `inside` is where to read what is at a place of A, if some bits tell that this is outside.
         """
@@ -253,6 +269,8 @@ class Contraction:
 
         def vector(array: str, corner: Place, offset: int, used: int, bits: int = 0) -> Value:
             if (key := (array, offset, used, bits)) not in loaded:
+                if orderly and array == "B" and len(loaded) > 1:
+                    k.in_order()
                 place = inside(k.at(corner, offset), bits, used or 1)
                 loaded[key] = k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
             return loaded[key]
@@ -275,9 +293,18 @@ class Contraction:
         return 1 if self.together > 1 else max(1, min(fold, steps))
 
     def _finish(self, k: Kernel, values: Sequence[Value], corner: Place, ends: Corner) -> None:
-        cells = [(c_m + column.c, column.used) for (_, c_m), column in product(self.rows, self.columns)]
-        places = [(k.at(corner, offset), self.finish.at(k, ends, offset), used) for offset, used in cells]
-        self._store(k, [(value, *place) for value, place in zip(values, places, strict=True)])
+        ends_at = [self.finish.at(k, ends, c_m + column.c) for (_, c_m), column in product(self.rows, self.columns)]
+        used = [column.used for _, column in product(self.rows, self.columns)]
+        self._store(k, list(zip(values, self._cells(k, corner), ends_at, used, strict=True)))
+
+    def _cells(self, k: Kernel, corner: Place) -> list[Place]:
+        """Where the vectors of a tile are in C."""
+        if not self.pitched:
+            return [k.at(corner, c_m + column.c) for (_, c_m), column in product(self.rows, self.columns)]
+        # One after the other, or LLVM would keep where all rows are from tile to tile.
+        pitch = k.opaque(k["pitch"])
+        lines = accumulate(self.rows[1:], lambda line, _: k.at(line, pitch), initial=corner)
+        return [k.at(line, column.c) for line, column in product(lines, self.columns)]
 
     def _store(self, k: Kernel, results: Sequence[tuple[Value, Place, Corner, int]]) -> None:
         """Write vectors, finished, of which so many lanes are used, to their places, or add them to what is there."""
@@ -322,8 +349,8 @@ class Contraction:
         return k.row("tiles", k.build.select(k.less(number, k["count"]), number, tile), TILE)
 
     def _ask_for_c(self, k: Kernel, corner: Place) -> None:
-        for (_, c_m), column in product(self.rows, self.columns):
-            k.prefetch(corner, c_m + column.c)
+        for place in self._cells(k, corner):
+            k.prefetch(place, 0)
 
     def _ask(self, k: Kernel, a: Place, b: Place, lanes: int, ahead: Ahead) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.
@@ -398,7 +425,9 @@ class Contraction:
             values = {(m, j): k.get(held[0], kind) for m, line in enumerate(sums) for j, held in enumerate(line)}
             here = k.at(a, k.mul(at, ak)), k.at(b, k.mul(at, bk))
             steps = [(i * size * ak, i * size * bk) for i in range(many)]
-            self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
+            self._multiply(
+                k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value), orderly=True
+            )
 
         full, each = self.depth // size * size, self.together * size
         whole = full // each * each

@@ -589,13 +589,10 @@ def _transposed(
                     _ask(k, corners[0], [k.add(ahead, offset) for offset in offsets])
                     _ask(k, k.at(b, r), accumulate(repeat(apart, lanes - 1), k.add, initial=k.mul(j, apart)), True)
             if _splits(k):
-                _square(k, *corners, offsets, pitch, k.least(left, across))
+                read = _square(k, corners[0], offsets, k.least(left, across))
             else:
-                with k.build.if_else(k.less(across - 1, left)) as (then, otherwise):
-                    with then:
-                        _square(k, *corners, offsets, pitch, None)
-                    with otherwise:
-                        _square(k, *corners, offsets, pitch, left)
+                read = _either(k, k.less(across - 1, left), corners[0], offsets, left)
+            _turn(k, read, corners[1], pitch)
     rest = k.build.and_(height, I64(lanes - 1))
     whole_rows = k.sub(height, rest)
 
@@ -644,17 +641,27 @@ def _offsets(k: Kernel, first: Value, end: Value, rows: Loop, slices: Loop, lane
     return found
 
 
-def _square(
-    k: Kernel,
-    source: Place,
-    targets: Sequence[Place],
-    offsets: Sequence[Value],
-    pitch: Value,
-    used: Value | None,
-) -> None:
+def _square(k: Kernel, source: Place, offsets: Sequence[Value], used: Value | None = None) -> list[tuple[Value, ...]]:
+    """A vector of each row, of which so many numbers are there; or its halves."""
+    return [_read(k, k.at(source, offset), len(offsets), used) for offset in offsets]
+
+
+def _either(k: Kernel, whole: Value, source: Place, offsets: Sequence[Value], used: Value) -> list[tuple[Value, ...]]:
+    """A vector of each row that is read whole, or in part: what follows is written once, as shuffles take
+    long to compile."""
+    kind = k.vector(len(offsets))
+    kept = [k.variable(kind) for _ in offsets]
+    with k.build.if_else(whole) as branches:
+        for branch, count in zip(branches, (None, used), strict=True):
+            with branch:
+                for own, (row,) in zip(kept, _square(k, source, offsets, count), strict=True):
+                    k.put(own, row)
+    return [(k.get(own, kind),) for own in kept]
+
+
+def _turn(k: Kernel, read: Sequence[tuple[Value, ...]], targets: Sequence[Place], pitch: Value) -> None:
     """Transpose a vector's length of vectors, or of halves of them."""
-    lanes = len(offsets)
-    read = [_read(k, k.at(source, offset), lanes, used) for offset in offsets]
+    lanes = len(read)
     for target, rows in zip(targets, zip(*read, strict=True), strict=True):
         for first in range(0, rows[0].type.count, lanes):
             square = (

@@ -86,9 +86,10 @@ class Callee:
         self.result, self.ref = result, ref
 
 
-def inline_assembly(result: Type, text: str, constraints: str) -> Callee:
-    """Instructions as they are, in whose place LLVM knows nothing but the constraints of operands."""
-    return Callee(result, f'asm "{text}", "{constraints}"')
+def inline_assembly(result: Type, text: str, constraints: str, lasting: bool = False) -> Callee:
+    """Instructions as they are, of which LLVM knows nothing but the constraints of operands; `lasting` ones stay
+    where nobody asks for their result."""
+    return Callee(result, f'asm {"sideeffect " * lasting}"{text}", "{constraints}"')
 
 
 class Block:

@@ -56,9 +56,6 @@ class Tiled:
     taps: Table
     pieces: Sequence[int]
     """Where pieces of the table begin that write no number of C in common, and where the last ends."""
-    depth: int
-    """The steps of each tap."""
-
     first: bool = False
     """Whether its tiles write what those of other tables add to."""
 
@@ -105,7 +102,7 @@ def tiled(cut: Cut, dtype: str, in_line: bool, stored: str = "", finish: Finish 
             each = [tiles] if cut.nest.spread or cut.steps else _full_and_empty(tiles)
             for some in each:
                 size = max(1, len(some) // apart) if cut.nest.spread else 1
-                found.append(Tiled(contraction, some, taps, range(0, len(some) + 1, size), cut.depth.count))
+                found.append(Tiled(contraction, some, taps, range(0, len(some) + 1, size)))
     return found
 
 
@@ -120,7 +117,7 @@ def _in_pieces(cut: Cut, contraction: Contraction, tiles: Table, taps: Table, ea
     for which in (empty, ~empty):
         ends = np.cumsum(np.bincount(piece[which], minlength=len(pieces) - 1)).tolist()
         some = np.ascontiguousarray(tiles[which])
-        found.append(Tiled(contraction, some, taps, [0, *ends], cut.depth.count, which is empty))
+        found.append(Tiled(contraction, some, taps, [0, *ends], which is empty))
     return found
 
 
@@ -159,10 +156,10 @@ class Program:
         self.shares: dict[tuple[int, int], list[Share]] = {}
         self.steps = [
             (
-                function(one.contraction),
+                function(one.contraction.shared()),
                 address(one.tiles),
                 one.pieces,
-                (address(one.taps), not (first or one.first), one.depth),
+                (address(one.taps), not (first or one.first), *one.contraction.told),
             )
             for one in tiled
         ]
@@ -321,7 +318,7 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
     size = 2 if stored else BYTES[dtype]
     past = in_line and _past(cut, sizes, lanes, size)
     coming = _coming(cut, sizes, lanes)
-    made = Contraction(
+    return Contraction(
         dtype,
         tuple(zip(offsets(rows, "a"), offsets(rows, "c"), strict=True)),
         each,
@@ -344,7 +341,6 @@ def _contraction(cut: Cut, sizes: Sequence[int], lanes: int, dtype: str, in_line
         stored=stored,
         fetched=not past and _fetched(cut, bool(vector.a), size),
     )
-    return made.of_any_depth()
 
 
 def _fetched(cut: Cut, wide: bool, itemsize: int) -> bool:

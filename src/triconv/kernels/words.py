@@ -144,6 +144,10 @@ class Kernel:
         """The same whole number or pointer, of which LLVM does not know how it came about."""
         return self.build.call(ir.inline_assembly(value.type, "", "=r,0"), [value])
 
+    def in_order(self) -> None:
+        """What is read after this is not read before it, as numbers that are read too soon fill registers."""
+        self.build.call(ir.inline_assembly(ir.VOID, "", "~{memory}", lasting=True), [])
+
     # Whole numbers
 
     def whole(self, value: Value | int) -> Value:
