@@ -250,14 +250,13 @@ class Contraction:
         lanes: int,
         finish: Callable[[int, int, Value], None],
         inside: Callable[[Place, int, int], Place] = lambda place, *_: place,
-        orderly: bool = False,
     ) -> None:
-        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn; `orderly`
-        if sums leave no registers for what is read before its turn.
+        """Add the products of some steps to sums by (row, column), those that read the same numbers in turn.
 
         `inside` is where to read what is at a place of A, if some bits tell that this is outside.
         """
         wide = self.wide or self.summed
+        crowded = self.together > 1 and not wide  # sums and numbers of A leave few registers
         products = sorted(
             (j if wide else 0, a_m + a_k if wide else column.b + b_k, m, j, a_k, b_k, bits)
             for m, (a_m, _) in enumerate(self.rows)
@@ -269,7 +268,7 @@ class Contraction:
 
         def vector(array: str, corner: Place, offset: int, used: int, bits: int = 0) -> Value:
             if (key := (array, offset, used, bits)) not in loaded:
-                if orderly and array == "B" and len(loaded) > 1:
+                if crowded and array == "B" and len(loaded) > 1:
                     k.in_order()
                 place = inside(k.at(corner, offset), bits, used or 1)
                 loaded[key] = k.load_vector(place, lanes, used) if used else k.broadcast(k.load(place), lanes)
@@ -425,9 +424,7 @@ class Contraction:
             values = {(m, j): k.get(held[0], kind) for m, line in enumerate(sums) for j, held in enumerate(line)}
             here = k.at(a, k.mul(at, ak)), k.at(b, k.mul(at, bk))
             steps = [(i * size * ak, i * size * bk) for i in range(many)]
-            self._multiply(
-                k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value), orderly=True
-            )
+            self._multiply(k, *here, steps, values, lanes, lambda m, j, value: k.put(sums[m][j][0], value))
 
         full, each = self.depth // size * size, self.together * size
         whole = full // each * each
