@@ -398,6 +398,19 @@ def test_the_inner_loop_stays_in_registers(
     assert not re.search(r"(?m)^\s(call|bl)\w*\s", text.split("contract_entry:")[0])
 
 
+@pytest.mark.skipif(CHECKED, reason="checked kernels ask for nothing")
+@pytest.mark.parametrize(("dtype", "lanes", "each"), [("float32", 16, 1), ("float64", 8, 2)])
+def test_all_of_the_next_rows_are_asked_for(dtype: str, lanes: int, each: int) -> None:
+    """A line of every row in as many steps as a line has numbers: of 14 rows, 16 numbers of float32, but 8 of float64."""
+    rows, columns = tuple((256 * m, 64 * m) for m in range(14)), tuple(Column(0, at, at, lanes) for at in (0, lanes))
+    text = compiling.assembly(
+        Contraction(dtype, rows, columns, 256, 1, 2 * lanes, onward=(14 * 256, 256)).shared(), target("avx512")
+    )
+    loop = hottest(text, r"\bvfmadd\d+p[sd]\b")
+    assert len(re.findall(r"\bvfmadd\d+p[sd]\b", loop)) == 28
+    assert len(re.findall(r"\bprefetch", loop)) == each
+
+
 @pytest.mark.skipif(CHECKED, reason="checked kernels leave their loops")
 def test_sums_that_leave_few_registers_are_not_moved_about() -> None:
     """Neighbours along an axis, whose three taps are written out, in a tile of 7 × 4 vectors."""

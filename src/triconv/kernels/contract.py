@@ -406,11 +406,12 @@ class Contraction:
             step(at, number % fold, full and min(lanes, self.depth - at))
 
     def _ask_onward(self, k: Kernel, a: Place, at: Value | int) -> None:
-        """Ask for a line of one of the next tile's rows: in a line's worth of steps each row has its turn."""
+        """Ask for a line of some of the next tile's rows: in a line's worth of steps each row has its turn."""
         line = LINE // BYTES[self.dtype]
         far, row = self.onward
         turn = k.remainder(at, line)
-        k.prefetch(a, k.add(far, at, k.mul(turn, row - 1)))
+        for first in range(0, len(self.rows), line):
+            k.prefetch(a, k.add(far + first * row, at, k.mul(turn, row - 1)))
 
     def _sum_together(self, k: Kernel, a: Place, b: Place, sums: Sums, lanes: int) -> int:
         """Add the products of one tap, those of several steps that read the same numbers in turn; up to which number?
