@@ -395,13 +395,13 @@ def test_the_inner_loop_stays_in_registers(
     assert re.search(register, loop)
     frame = r"\(%rbp|" if re.search(r"%rsp, %rbp", text) else ""  # else a register like any other
     assert not re.search(frame + r"\(%rsp|\[sp|\[x29", loop)
-    assert not re.search(r"(?m)^\s(call|bl)\w*\s", text.split("contract_entry:")[0])
+    assert not re.search(r"(?m)^\s(call|bl)\w*\s", text)
 
 
 @pytest.mark.skipif(CHECKED, reason="checked kernels ask for nothing")
 @pytest.mark.parametrize(("dtype", "lanes", "each"), [("float32", 16, 1), ("float64", 8, 2)])
 def test_all_of_the_next_rows_are_asked_for(dtype: str, lanes: int, each: int) -> None:
-    """A line of every row in as many steps as a line has numbers: 16 of float32, 8 of float64, and there are 14 rows."""
+    """A line of each of 14 rows in as many steps as a line has numbers: 16 of float32, 8 of float64."""
     rows, columns = tuple((256 * m, 64 * m) for m in range(14)), tuple(Column(0, at, at, lanes) for at in (0, lanes))
     text = compiling.assembly(
         Contraction(dtype, rows, columns, 256, 1, 2 * lanes, onward=(14 * 256, 256)).shared(), target("avx512")

@@ -31,18 +31,12 @@ Array = NDArray[Any]
 LONG = 60
 """Seconds after which something that should have happened will not."""
 
-CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
 pytestmark = pytest.mark.skipif(module.CHECKED, reason="in checked mode all parts run on the thread that asks for them")
 
 
 def call(run: Callable[..., Any], *values: int) -> Call:
-    """A function of Python's in a kernel's place; what it is given is behind the address that it gets."""
-
-    def entry(row: int) -> None:
-        run(*(ctypes.c_int64 * len(values)).from_address(row))
-
-    machine_code: Any = CALLBACK(entry)
+    """A function of Python's in a kernel's place."""
+    machine_code: Any = ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * len(values))(lambda *told: run(*told) and None)
     kernel: Any = partial(run)
     kernel.entry = ctypes.cast(machine_code, ctypes.c_void_p).value
     return Call(kernel, values, (machine_code,))

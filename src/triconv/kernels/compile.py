@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from .. import cache
 from . import ir
 from .target import Target, runnable
-from .words import CHECKED, I64, POINTER
+from .words import CHECKED, POINTER
 
 KEPT = cache.Shelf("o", 4096)
 """Object code, of 2 to 10 kB a kernel."""
@@ -71,7 +71,7 @@ class Compiled(Protocol):
     """
 
     entry: int
-    """Where machine code can call it with one argument, the address of its arguments in a row; none in checked mode."""
+    """Where machine code can call it; none in checked mode."""
     pointers: tuple[int, ...]
     """Which of its arguments are addresses in arrays."""
     filed: Filed | None
@@ -121,7 +121,7 @@ def _function(kernel: Described, machine: Target) -> Compiled:
     if CHECKED:
         return _checked(kernel, ctypes.CFUNCTYPE(None, *kinds, ctypes.c_void_p)(place))
     compiled: Any = ctypes.CFUNCTYPE(None, *kinds)(place)
-    compiled.entry = linker.get_function_address(_entry_name(symbol))
+    compiled.entry = place
     compiled.pointers = tuple(number for number, kind in enumerate(kinds) if kind is ctypes.c_void_p)
     compiled.filed = None if key is None else Filed(kernel.name, key, symbol)
     return compiled  # type: ignore[no-any-return]
@@ -142,7 +142,7 @@ def entry(filed: Filed) -> int | None:
             if (code := KEPT.read(filed.name, filed.key)) is None:
                 return None
             _link(linker, filed.symbol, code)
-        return int(linker.get_function_address(_entry_name(filed.symbol)))
+        return int(linker.get_function_address(filed.symbol))
 
 
 def bounds(*arrays: NDArray[Any]) -> dict[str, Any]:
@@ -179,21 +179,6 @@ def _told_apart(kernel: Described) -> bytes:
     return f"{type(kernel).__module__} {kernel!r}".encode()
 
 
-def _entry_name(symbol: str) -> str:
-    return f"{symbol}_entry"
-
-
-def _emit_entry(module: ir.Module, symbol: str) -> None:
-    """Write a function that takes the kernel's arguments from a row of memory."""
-    run, entry = module.functions[symbol], ir.Function(module, ir.VOID, [POINTER], _entry_name(symbol))
-    build = ir.Builder(entry.append_basic_block("entry"))
-    row = build.ptrtoint(entry.args[0], I64)
-    places = [build.inttoptr(build.add(row, I64(8 * number)), POINTER) for number in range(len(run.args))]
-    given = [build.load(place, one.type) for place, one in zip(places, run.args, strict=True)]
-    build.call(run, given, tail=True)
-    build.ret_void()
-
-
 def object_code(kernel: Described, machine: Target, symbol: str = "") -> bytes:
     """Compile a kernel for a target, which need not be the machine at hand; `symbol` is what to call the code."""
     with _lock:
@@ -209,9 +194,7 @@ def assembly(kernel: Described, machine: Target) -> str:
 def _optimised(kernel: Described, machine: Target, symbol: str) -> Any:
     module = ir.Module(machine.triple)
     kernel.emit(module, symbol, machine)
-    _emit_entry(module, symbol)
-    for name in (symbol, _entry_name(symbol)):
-        module.functions[name].attributes.append("nounwind")
+    module.functions[symbol].attributes.append("nounwind")
     parsed = llvm.parse_assembly(str(module))
     # The kernels say themselves what is a vector and what is unrolled, and whoever emits the code keeps loops short: a
     # whole level of passes takes as long as that, and makes none of them faster.

@@ -332,10 +332,10 @@ class Builder:
 
     # Calls
 
-    def call(self, callee: Callee, values: Sequence[Value], tail: bool = False) -> Value:
+    def call(self, callee: Callee, values: Sequence[Value]) -> Value:
         """What a function returns; of one that returns nothing, not to be used."""
         given = ", ".join([value.typed for value in values])
-        text = f"{'tail ' if tail else ''}call {callee.result.text} {callee.ref}({given})"
+        text = f"call {callee.result.text} {callee.ref}({given})"
         if callee.result is not VOID:
             return self.value(callee.result, text)
         self._line(text)

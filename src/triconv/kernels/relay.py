@@ -92,6 +92,22 @@ class Relay:
         _help(k, machine, work)
 
 
+@dataclass(frozen=True)
+class Told:
+    """A call of a relay by somebody who knows but one address: of where it is, and of what it is told, in a row."""
+
+    name: ClassVar[str] = "told"
+    arguments: ClassVar[dict[str, ir.Type]] = {"row": I64}
+
+    def emit(self, module: ir.Module, name: str, machine: Target) -> None:
+        """Write the kernel for a target."""
+        del machine
+        k = begin(module, name, "float32", self.arguments)
+        relay, *told = (get(k, k["row"], word) for word in range(1 + len(Relay.arguments)))
+        k.build.call(ir.Callee(ir.VOID, k.build.inttoptr(relay, POINTER).ref), told)
+        k.build.ret_void()
+
+
 def _post(k: Kernel) -> None:
     with _helpers(k) as (mailbox, number):
         k.build.store(k.add(number, 1), at(k, mailbox, NUMBER))

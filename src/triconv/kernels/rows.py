@@ -1,6 +1,6 @@
 """Kernel calls written down in rows, to be run by machine code on arrays that come each time.
 
-The words of a row, of eight bytes: the address of an entry; which base each argument counts from, in four bits each;
+The words of a row, of eight bytes: where a kernel's code is; which base each argument counts from, in four bits each;
 the arguments. The bases are where arrays begin: the first is 0, for what is no address, and the last where each thread
 has memory of its own. So rows are written once and only read.
 """
@@ -18,7 +18,7 @@ ENTRY, WHICH, FIRST = range(3)
 """Words of a row, the last where the arguments begin."""
 
 NOTHING = 0
-"""In the place of an entry where there is no call."""
+"""In the place of the code where there is no call."""
 
 BITS = 4
 """Of a base's number."""
@@ -26,7 +26,7 @@ BITS = 4
 MANY = 1 << BITS
 """Bases."""
 
-MOST = 32
+MOST = 16
 """Arguments of a call. Those from the last on for which there are bits are no addresses in arrays to come."""
 
 NONE, OWN = 0, MANY - 1
@@ -62,14 +62,18 @@ class Repeat:
 
 
 def run(k: Kernel, row: Value, width: Value, bases: Value, room: Value) -> None:
-    """Run the call of a row, if there is one, whose arguments are written into some room."""
+    """Run the call of a row, if there is one, whose arguments are written into some room.
+
+    It is told as many as a call may have: those that a kernel has not are where it does not look, and who calls takes
+    them away again, in every convention of these processors.
+    """
     entry, which = get(k, row, ENTRY), get(k, row, WHICH)
     with k.when(k.build.icmp_signed("!=", entry, I64(NOTHING))):
         with k.loop(k.add(width, -FIRST)) as number:
             base = k.remainder(k.build.lshr(which, k.mul(BITS, k.least(number, MANY - 1))), MANY)
             k.build.store(k.add(get(k, row, k.add(FIRST, number)), get(k, bases, base)), at(k, room, number))
-        called, arguments = (k.build.inttoptr(place, POINTER) for place in (entry, room))
-        k.build.call(ir.Callee(ir.VOID, called.ref), [arguments])
+        called = k.build.inttoptr(entry, POINTER)
+        k.build.call(ir.Callee(ir.VOID, called.ref), [get(k, room, number) for number in range(MOST)])
 
 
 def stack(k: Kernel) -> tuple[Value, Value]:

@@ -279,8 +279,9 @@ class _OpenMP:
         """Run a job made for so many threads: for this one and at most so many others of the team."""
         job = made(most + 1)
         # Where there are more threads than processors, those that wait keep them from those that work.
-        row = array("q", (relay.JOINS, job.buffer_info()[0], TURNS if most < available() else 0))
-        self.parallel(_relay().entry, row.buffer_info()[0], most + 1, 0)
+        turns = TURNS if most < available() else 0
+        row = array("q", (_relay().entry, relay.JOINS, job.buffer_info()[0], turns))
+        self.parallel(function(relay.Told()).entry, row.buffer_info()[0], most + 1, 0)
 
     def dismiss(self) -> None:
         """They are not ours to send home."""
