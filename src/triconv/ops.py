@@ -253,7 +253,7 @@ def followed(
     Returns
     -------
     ndarray
-        As of the operation.
+        As of the operation, with channels innermost in memory: what reads it next does so fastest.
 
     Raises
     ------
@@ -276,7 +276,7 @@ def followed(
         raise ValueError(f"operation={operation!r}: expected conv or conv_transpose")
     sizes = () if operation == "conv" else (visible_size,)
     written = (stride, padding, dilation, groups, border, "default")
-    return _call(operation, data, weight, sizes, written, AUTO, after if any(after.steps) else None)
+    return _call(operation, data, weight, sizes, written, AUTO, True, after if any(after.steps) else None)
 
 
 def flip(weight: ArrayLike, *, rank: int | None = None) -> Array:
@@ -461,12 +461,13 @@ def _call(
     sizes: tuple[Any, ...],
     written: tuple[Any, ...],
     engine: str,
+    ordered: bool = False,
     after: After | None = None,
 ) -> Array:
-    """Find the call ready, or make it ready, and run it."""
+    """Find the call ready, or make it ready, and run it. Is the result `ordered` as engines read it fastest?"""
     key = None
     if type(a) is type(b) is np.ndarray and plain(sizes) and (known := _known_by((*written, engine))) is not None:
-        key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, known
+        key = operation, a.shape, b.shape, a.dtype, b.dtype, sizes, ordered, known
         if (ready := _ready.get(key)) is not None:
             return ready.run(a, b, after)
     first, second = (role.value for role in OPERANDS[OPERATIONS[operation]])
@@ -474,7 +475,7 @@ def _call(
     dtype = common_dtype(one.dtype, two.dtype)
     problem = PROBLEMS[operation](one.shape, two.shape, *sizes, dtype, Options(*written))
     plan = choose(problem, engine)
-    order = problem.order(Role.WEIGHT) if problem.produces is Role.WEIGHT else None
+    order = problem.order(problem.produces) if ordered or problem.produces is Role.WEIGHT else None
     shape, computed = problem.shape(problem.produces), named_dtype(plan.problem.dtype)
     casts = any(kind != computed for kind in (one.dtype, two.dtype, dtype))
     ready = Call(operation, plan, shape, dtype, computed, order, casts)
