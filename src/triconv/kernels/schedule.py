@@ -36,6 +36,11 @@ TOLD = 1 << 15
 """Numbers whose room the words of calls may take, which tell threads what to do."""
 
 
+SHARED = 16
+"""Times what is worth a thread elsewhere: stages wait for each other, most take a fraction of the multiplications that
+they stand for, and a thread that sleeps has to be woken first."""
+
+
 Calls = Callable[[Arrays, int, int, int], list[Call]]
 
 
@@ -81,7 +86,7 @@ class Schedule:
     def _parts(self, threads: int) -> int:
         """How many parts of a stage to run side by side."""
         worth = self.flops // (2 * MULTIPLICATIONS_A_COPY * NUMBERS_WORTH_A_THREAD)
-        parts = threads * SLICES if worth > 1 < threads else 1
+        parts = threads * SLICES if worth >= SHARED and threads > 1 else 1
         return parts if self.most is None else min(parts, self.most)
 
     def _room(self, threads: int) -> int:
