@@ -24,7 +24,7 @@ from .finish import Finish
 from .gradients import Gradient, gradient
 from .index import divisors
 from .layout import Buffer
-from .prepared import Prepared, Steps, finishing, moves
+from .prepared import Prepared, Steps, finishing, may_be_short, moves
 from .program import Program, tiled
 from .schedule import THREADS, TOLD, Arrays, Schedule, Stage
 from .scratch import whole_lines
@@ -187,7 +187,8 @@ def prepared(problem: Problem, turned: bool, lying: Sequence[Paired], steps: Ste
     finish = None if steps is None else finishing(found.whole, strides[produced], *steps)
     program, drains = found.schedule(lying, finish), moves(found.whole, strides, produced)[1]
     finishes, examples = finish is not None, 2 * problem.batch  # as many as arrays can have of that many pairs
-    return Prepared(found.whole, produced, None, examples, 1, program, (0, 1, 2), (), drains, finishes=finishes)
+    short = may_be_short(problem, strides)
+    return Prepared(found.whole, produced, None, examples, 1, program, (0, 1, 2), (), drains, short, finishes)
 
 
 def chosen(problem: Problem, strides: tuple[Strides, ...], turned: bool = False) -> Halves | Gradient:
