@@ -393,12 +393,12 @@ def _scheduled(
     problem, produced = best.asked, ROLES.index(best.asked.produces)
     if found := bands(best, strides):
         plain = replace(best, buffers=(None, None, None))
-        program = found.schedule(strides)
-        return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), ())
+        program, short = found.schedule(strides), may_be_short(problem, strides)
+        return Prepared(plain, produced, supposed, problem.batch, 1, program, (0, 1, 2), (), (), short)
     if finite and (in_blocks := of_pairs(best, strides)):  # zeros that fill up blocks meet what may be infinite
         program = in_blocks.schedule(list(zip(strides, others, strict=True)), None)
-        drains = moves(in_blocks.whole, strides, produced)[1]
-        return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains)
+        drains, short = moves(in_blocks.whole, strides, produced)[1], may_be_short(problem, strides)
+        return Prepared(in_blocks.whole, produced, produced, problem.batch, 1, program, (0, 1, 2), (), drains, short)
     in_chunks = chunks(best)
     return None if in_chunks is None else _in_chunks(in_chunks, strides, produced, others)
 
