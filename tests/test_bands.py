@@ -15,6 +15,8 @@ import triconv
 from triconv.engines import direct
 from triconv.form import Problem, Role
 from triconv.kernels import bands, prepared, schedule, ways
+from triconv.kernels.target import target
+from triconv.kernels.words import CHECKED
 
 COPIED = frozenset((Role.VISIBLE, Role.HIDDEN))
 
@@ -128,6 +130,36 @@ def test_bands_of_two_threads_have_a_gap_between_them_where_there_is_room(
         assert found is not None
         gaps.append(found.schedule(((), (), ()))._gap)
     assert gaps[0] == 0 < gaps[1]
+
+
+def test_stages_are_shared_where_a_thread_is_worth_waking() -> None:
+    """From sixteen times as many multiplications as take as long as handing work over."""
+    least = 16 * 2 * schedule.MULTIPLICATIONS_A_COPY * schedule.NUMBERS_WORTH_A_THREAD
+    for flops, threads, shared in ((least - 1, 2, 1), (least, 2, 2), (least, 1, 1), (least, 3, 3)):
+        assert schedule.Schedule(flops, 0, 0, 0, tuple).sharing(threads) == shared
+
+
+@pytest.mark.skipif(CHECKED, reason="nothing is written down")
+@pytest.mark.parametrize("engine", ["direct", "split"])
+def test_bands_and_pairs_are_written_down(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a small call takes Python no longer than in other engines."""
+    if engine == "split" and not target().matrices:
+        pytest.skip("no matrices")
+    monkeypatch.setattr(bands, "cache_bytes", lambda: (32 << 10, 512 << 10))
+    seen, written_down = list[bool](), prepared.Prepared._written_down
+
+    def noted(self: prepared.Prepared, *given: Any) -> Any:
+        assert isinstance(self.program, schedule.Schedule)
+        seen.append((found := written_down(self, *given)) is not None)
+        return found
+
+    monkeypatch.setattr(prepared.Prepared, "_written_down", noted)
+    random = np.random.default_rng(1)
+    v, w = (random.standard_normal(shape, np.float32) for shape in ((8, 28, 28, 64), (3, 3, 64, 64)))
+    groups = random.random((64, 64)) < 0.1 if engine == "direct" else 1
+    triconv.conv(np.moveaxis(v, -1, 1), w.transpose(3, 2, 0, 1), padding=1, groups=groups, engine=engine)
+    assert seen
+    assert all(seen)
 
 
 def test_no_bands_where_copies_fit_or_lines_would_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
