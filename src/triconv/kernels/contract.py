@@ -294,16 +294,17 @@ class Contraction:
     def _finish(self, k: Kernel, values: Sequence[Value], corner: Place, ends: Corner) -> None:
         ends_at = [self.finish.at(k, ends, c_m + column.c) for (_, c_m), column in product(self.rows, self.columns)]
         used = [column.used for _, column in product(self.rows, self.columns)]
-        self._store(k, list(zip(values, self._cells(k, corner), ends_at, used, strict=True)))
+        places = [k.at(place, offset) for place, offset in self._cells(k, corner)]
+        self._store(k, list(zip(values, places, ends_at, used, strict=True)))
 
-    def _cells(self, k: Kernel, corner: Place) -> list[Place]:
-        """Where the vectors of a tile are in C."""
+    def _cells(self, k: Kernel, corner: Place) -> list[tuple[Place, int]]:
+        """Where the vectors of a tile are in C: so far from a place on."""
         if not self.pitched:
-            return [k.at(corner, c_m + column.c) for (_, c_m), column in product(self.rows, self.columns)]
+            return [(corner, c_m + column.c) for (_, c_m), column in product(self.rows, self.columns)]
         # One after the other, or LLVM would keep where all rows are from tile to tile.
         pitch = k.opaque(k["pitch"])
         lines = accumulate(self.rows[1:], lambda line, _: k.at(line, pitch), initial=corner)
-        return [k.at(line, column.c) for line, column in product(lines, self.columns)]
+        return [(line, column.c) for line, column in product(lines, self.columns)]
 
     def _store(self, k: Kernel, results: Sequence[tuple[Value, Place, Corner, int]]) -> None:
         """Write vectors, finished, of which so many lanes are used, to their places, or add them to what is there."""
@@ -348,8 +349,8 @@ class Contraction:
         return k.row("tiles", k.build.select(k.less(number, k["count"]), number, tile), TILE)
 
     def _ask_for_c(self, k: Kernel, corner: Place) -> None:
-        for place in self._cells(k, corner):
-            k.prefetch(place, 0)
+        for place, offset in self._cells(k, corner):
+            k.prefetch(place, offset)
 
     def _ask(self, k: Kernel, a: Place, b: Place, lanes: int, ahead: Ahead) -> None:
         """Ask for what is some way ahead of what a tap reads: a line after the other, which is faster than mixed up.

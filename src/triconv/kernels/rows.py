@@ -26,7 +26,7 @@ BITS = 4
 MANY = 1 << BITS
 """Bases."""
 
-MOST = 16
+MOST = 20
 """Arguments of a call. Those from the last on for which there are bits are no addresses in arrays to come."""
 
 NONE, OWN = 0, MANY - 1
