@@ -24,6 +24,7 @@ from triconv.kernels import target as targets
 from triconv.kernels.compile import assembly
 from triconv.kernels.contract import Column, Contraction
 from triconv.kernels.program import Program, Tiled
+from triconv.kernels.rows import FIRST
 from triconv.kernels.target import cache_bytes as target_cache
 from triconv.kernels.target import target
 from triconv.kernels.words import CHECKED
@@ -299,6 +300,7 @@ def test_what_the_next_chunk_is_copied_from_is_asked_for(number: int, monkeypatc
     room = np.zeros(plan.shared + plan.own, "float32")
     stage = plan.stages[0]
     each = stage.calls((*given, room), plan.shared, 0, stage.units)
+    assert max(FIRST + len(call.values) for call in each) == chunks.WORDS
     copies, products = each[number::3], each[2::3]
     positions, array = one.bands.way.asked.batch * prod(one.bands.way.asked.geometry.hidden), given[number]
     begins = [(copy.values[0] - array.ctypes.data) // (4 * array.shape[1]) for copy in copies]

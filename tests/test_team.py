@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from program import python
 
+from triconv.kernels import rows
 from triconv.kernels import team as module
 from triconv.kernels.compile import Call, assembly
 from triconv.kernels.copy import Dim, Move
@@ -588,3 +589,10 @@ def _nobody_is_left_waiting() -> Iterator[None]:
     left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("triconv-")]
     assert left == []
     assert np.all([helper.mailbox[MAIL] == FREE for helper in OURS.idle])
+
+
+def test_a_call_of_more_arguments_than_there_is_room_for_is_refused() -> None:
+    words = [0] * (rows.MOST + 1)
+    with pytest.raises(ValueError, match=rf"^a call of {rows.MOST + 1} arguments: expected at most {rows.MOST}$"):
+        module.in_rows([[[call(lambda *_: None, *words)]]])
+    assert module.in_rows([[[call(lambda *_: None, *words[1:])]]])[1][0] == rows.FIRST + rows.MOST

@@ -63,7 +63,7 @@ ASKED = 0.5
 SHARED = 8
 """Units that make for an even share of any thread."""
 
-WORDS = 12
+WORDS = 13
 """Of a call, at most."""
 
 MANY_CHUNKS = 2048

@@ -31,7 +31,7 @@ from .target import Target, runnable
 from .words import CHECKED, POINTER
 
 KEPT = cache.Shelf("o", 4096)
-"""Object code, of 2 to 10 kB a kernel."""
+"""Object code, of 1 to 10 kB a kernel."""
 
 FOLDER = str(Path(__file__).parent)
 

@@ -115,7 +115,8 @@ def in_rows(stages: Stages) -> tuple[list[Call | None], Shape]:
         for part in parts:
             calls += (*part, *(None,) * (longest - len(part)))
     most = max(len(call.values) for call in calls if call is not None)
-    assert most <= rows.MOST, f"a call of {most} arguments: expected at most {rows.MOST}"
+    if most > rows.MOST:  # they would be written behind the room that there is
+        raise ValueError(f"a call of {most} arguments: expected at most {rows.MOST}")
     return calls, (rows.FIRST + most, tuple(sizes))
 
 
