@@ -127,8 +127,8 @@ class Contraction:
         return self.depth, pitch if places == [m * pitch for m in range(len(places))] else 0
 
     def shared(self) -> Contraction:
-        """The same kernel for any depth and, if rows are evenly apart in C and nothing is done to sums, any distance, as
-        calls tell it; or itself, if its steps are not one loop or some of them are written out."""
+        """The same kernel for any depth and, if rows are evenly apart in C and sums are left as they are, any distance,
+        as calls tell it; or itself, if its steps are not one loop or some of them are written out."""
         sums, special = len(self.rows) * len(self.columns), self.steps or self.pairs or self.summed or any(self.ahead)
         if special or self.together > 1 or sums < CHAINS or self.depth * sums <= UNROLLED:
             return self
